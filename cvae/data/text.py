@@ -1,0 +1,184 @@
+"""Sentences as one compact integer tensor, and the batches taken from it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PAD, UNK, BOS, EOS = range(4)
+SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+
+
+class Vocabulary:
+    """Words and their numbers. A corpus's literal `<unk>` is the same word as an unknown one."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.words = list(words)
+        self.index = {word: number for number, word in enumerate(self.words)}
+
+    @classmethod
+    def of(cls, sentences: Iterable[Sequence[str]]) -> Vocabulary:
+        """The special words, then every type by falling frequency, ties in alphabetical order."""
+        counts = Counter(word for sentence in sentences for word in sentence)
+        for special in SPECIALS:
+            counts.pop(special, None)
+        ranked = sorted(counts, key=lambda word: (-counts[word], word))
+        return cls([*SPECIALS, *ranked])
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def encode(self, sentence: Sequence[str]) -> list[int]:
+        """`<s>` words `</s>` as numbers."""
+        return [BOS, *(self.index.get(word, UNK) for word in sentence), EOS]
+
+    def decode(self, numbers: Iterable[int]) -> list[str]:
+        """The words up to the first `</s>`, without special words but `<unk>`."""
+        words = []
+        for number in numbers:
+            if number == EOS:
+                break
+            if number not in (PAD, BOS):
+                words.append(self.words[number])
+        return words
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`tokens` [B, L], `<s>` first, padded with 0 after `</s>`; `lengths` [B] count both."""
+
+    tokens: Tensor
+    lengths: Tensor
+
+    @property
+    def inputs(self) -> Tensor:
+        """What the decoder reads: [B, L-1]."""
+        return self.tokens[:, :-1]
+
+    @property
+    def targets(self) -> Tensor:
+        """What the decoder predicts: [B, L-1], `</s>` included, pads 0."""
+        return self.tokens[:, 1:]
+
+    @property
+    def counted(self) -> Tensor:
+        """Predicted tokens per sentence, `</s>` included and `<s>` not: [B]."""
+        return self.lengths - 1
+
+
+class Corpus:
+    """The sentences of one split, on one device, as a flat tensor of the smallest integer type."""
+
+    def __init__(
+        self, sentences: Sequence[Sequence[int]], words: int, device: torch.device
+    ) -> None:
+        kind = np.int16 if words <= np.iinfo(np.int16).max else np.int32
+        self.lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
+        flat = np.fromiter(
+            (n for sentence in sentences for n in sentence), kind, int(self.lengths.sum())
+        )
+        starts = np.cumsum(self.lengths) - self.lengths
+        self.tokens = torch.from_numpy(flat).to(device)
+        self._starts = torch.from_numpy(starts).to(device)
+        self._lengths = torch.from_numpy(self.lengths).to(device)
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def counted(self) -> int:
+        """Predicted tokens: every word and `</s>`, not `<s>`."""
+        return int(self.lengths.sum()) - len(self)
+
+    def batch(self, sentences: np.ndarray) -> Batch:
+        """The sentences with these numbers, in this order; padded where their lengths differ."""
+        lengths = self.lengths[sentences]
+        width = int(lengths.max())
+        rows = torch.from_numpy(sentences).to(self.tokens.device, non_blocking=True)
+        places = torch.arange(width, device=self.tokens.device)
+        length = self._lengths[rows]
+        if int(lengths.min()) == width:
+            return Batch(self.tokens[self._starts[rows, None] + places].long(), length)
+        inside = places < length[:, None]
+        index = (self._starts[rows, None] + places) * inside
+        return Batch(self.tokens[index].long() * inside, length)
+
+
+def order(n: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of n that depends on nothing but its arguments, so that resuming needs no state."""
+    return np.random.default_rng([seed, epoch]).permutation(n)
+
+
+def equal_length(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
+    """Batches of at most `size` sentences of exactly one length; every sentence in exactly one batch.
+
+    Protocol A1: shuffle, sort by length, cut; membership is fixed for the run.
+    """
+    ranked = _by_length(lengths, seed)
+    runs = np.split(ranked, np.flatnonzero(np.diff(lengths[ranked])) + 1)
+    return [run[i : i + size] for run in runs for i in range(0, len(run), size)]
+
+
+def bucketed(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
+    """Batches of `size` sentences of similar length, for corpora where equal lengths are rare."""
+    ranked = _by_length(lengths, seed)
+    return [ranked[i : i + size] for i in range(0, len(ranked), size)]
+
+
+def _by_length(lengths: np.ndarray, seed: int) -> np.ndarray:
+    """All sentences sorted by length, in random order within a length."""
+    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    return shuffled[np.argsort(lengths[shuffled], kind="stable")]
+
+
+SAMPLERS = {"equal_length": equal_length, "bucketed": bucketed}
+
+
+class Batches:
+    """A split cut into batches: the same sentences together in every epoch, in a new order each time."""
+
+    def __init__(self, corpus: Corpus, sampler: str, size: int, seed: int) -> None:
+        self.corpus = corpus
+        self.seed = seed
+        self.members = SAMPLERS[sampler](corpus.lengths, size, seed)
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Every batch once, in the order of length: for evaluation."""
+        return (self.corpus.batch(members) for members in self.members)
+
+    def at(self, step: int) -> Batch:
+        """The batch of optimiser step `step`, a pure function of (seed, step)."""
+        epoch, place = divmod(step, len(self))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(len(self), self.seed, epoch)
+        return self.corpus.batch(self.members[self._order[place]])
+
+
+@dataclass(frozen=True)
+class Splits:
+    """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were."""
+
+    vocabulary: Vocabulary
+    corpora: dict[str, Corpus]
+    fingerprints: dict[str, str]
+
+
+def splits(
+    sentences: dict[str, list[list[str]]], device: torch.device, fingerprints: dict[str, str]
+) -> Splits:
+    """Numbers the sentences of each split by the vocabulary of the train split."""
+    vocabulary = Vocabulary.of(sentences["train"])
+    corpora = {
+        split: Corpus([vocabulary.encode(s) for s in rows], len(vocabulary), device)
+        for split, rows in sentences.items()
+    }
+    return Splits(vocabulary, corpora, fingerprints)

@@ -1,0 +1,185 @@
+"""The folder is the run: whose it is, whether it is finished, and who may write to it now. Torch-free."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from cvae.config import Config, UserError, identity
+
+FORMAT = 1
+OURS = (
+    "run.json",
+    "results.json",
+    "*.jsonl",
+    "checkpoint_*.pt",
+    "vocabulary.txt",
+    "train.log",
+    "events.out.tfevents.*",
+    "*.png",
+    "*.tmp",
+)
+
+
+class FolderError(UserError):
+    """The run folder cannot be used by this command."""
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Either the old or the new content stands under `path`, never a part of it."""
+    draft = path.with_name(f"{path.name}.tmp")
+    with draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, None where there is no file. Raises FolderError where it is broken."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise FolderError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise FolderError(f"{path} must hold a JSON object, found {type(found).__name__}")
+    return found
+
+
+class RunFolder:
+    """One run's folder: `run.json` says whose it is, `results.json` what came out."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        with contextlib.suppress(ValueError):
+            return str(self.path.resolve().relative_to(Path.cwd()))
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    @property
+    def record(self) -> dict[str, Any] | None:
+        """What `run.json` holds, None for a folder without a run. Raises FolderError if unusable."""
+        found = read_json(self / "run.json")
+        if found is None:
+            if (self / "checkpoint_last.pt").exists() or (self / "metrics.jsonl").exists():
+                raise FolderError(
+                    f"{self} holds records of a run but no run.json that says of which"
+                )
+            return None
+        if found.get("format") != FORMAT or not isinstance(found.get("config"), dict):
+            raise FolderError(
+                f"{self / 'run.json'} has format {found.get('format')!r} of cvae"
+                f" {found.get('versions', {}).get('cvae', '?')}; this version reads format {FORMAT}"
+            )
+        return found
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What `results.json` holds so far; empty before the first result."""
+        return read_json(self / "results.json") or {}
+
+    def refuse_other(self, config: Config) -> None:
+        """Raises FolderError, naming the keys that differ, where the folder holds another run."""
+        if config.overwrite or (record := self.record) is None:
+            return
+        there, here = identity(record["config"]), identity(config.container)
+        differing = [
+            f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
+            for key in sorted(there.keys() | here.keys())
+            if there.get(key, "absent") != here.get(key, "absent")
+        ]
+        if differing:
+            raise FolderError(
+                f"{self} holds a different run: {'; '.join(differing)}."
+                " Give this one another name=…, or overwrite=true to lose that one"
+            )
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other processes out; the system drops the lock of a process that dies."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise FolderError(f"{self} is being written by another process") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def clear(self) -> None:
+        """Removes what a run leaves, and nothing else that may be in the folder."""
+        for pattern in OURS:
+            for path in self.path.glob(pattern):
+                path.unlink()
+        shutil.rmtree(self / ".hydra", ignore_errors=True)
+
+    def describe(self, config: Config, command: str, data: dict[str, str]) -> None:
+        """Writes `run.json`: all that is needed to repeat the run. Raises FolderError on other data."""
+        if (old := self.record) is not None:
+            if changed := [split for split in data if old["data"].get(split) != data[split]]:
+                raise FolderError(
+                    f"{self} was trained on other data: the {' and '.join(changed)} split has changed since"
+                )
+            return
+        about = {
+            "format": FORMAT,
+            "config": config.container,
+            "command": command,
+            "versions": versions(),
+            "git": git_commit(),
+            "data": data,
+        }
+        write_atomically(self / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
+    def finish(self, results: dict[str, Any]) -> None:
+        """Writes `results.json`."""
+        write_atomically(self / "results.json", json.dumps(results, indent=1) + "\n")
+
+    def discard_if_empty(self) -> None:
+        """Removes the folder, and the empty folders above it, that Hydra made for a refused run."""
+        with contextlib.suppress(OSError):
+            (self / ".lock").unlink(missing_ok=True)
+            for path in (self.path, *list(self.path.parents)[:2]):
+                path.rmdir()
+
+
+def versions() -> dict[str, str]:
+    """The versions that a result may depend on."""
+    import platform
+
+    names = ("cvae", "torch", "numpy", "hydra-core", "datasets")
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+
+
+def git_commit() -> str | None:
+    """The commit of this source tree, with `+` where it has uncommitted changes; None outside git."""
+    root = Path(__file__).parent
+    try:
+        commit = _git("rev-parse", "HEAD", at=root)
+        return commit + (
+            "+" if _git("status", "--porcelain", "--untracked-files=no", at=root) else ""
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str, at: Path) -> str:
+    done = subprocess.run(["git", *arguments], cwd=at, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

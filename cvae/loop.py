@@ -1,0 +1,281 @@
+"""The loop, one for all tasks: β and lr of the step, update, write, validate, save."""
+
+from __future__ import annotations
+
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cvae import checkpoint
+from cvae.config import Config, UserError
+from cvae.folder import RunFolder
+from cvae.metrics import perplexity
+from cvae.objective import Terms
+from cvae.record import Recorder
+from cvae.tasks.language_model import LanguageModelling
+from cvae.update import Update
+
+
+class Diverged(UserError):
+    """A loss or gradient is not a finite number."""
+
+
+class Window:
+    """Sums over the updates since a record was last written, kept on the device.
+
+    `sums` are nll, kl, loss (each over sentences), gradient norm (over updates) and tokens.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
+        self.sentences = 0
+        self.updates = 0
+
+    def add(self, values: Tensor, sentences: int) -> None:
+        """One update's sums [5]."""
+        self.sums += values
+        self.sentences += sentences
+        self.updates += 1
+
+    def state(self) -> dict[str, Any]:
+        """For the checkpoint."""
+        return {"sums": self.sums.cpu(), "sentences": self.sentences, "updates": self.updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """From the checkpoint."""
+        self.sums.copy_(state["sums"])
+        self.sentences, self.updates = state["sentences"], state["updates"]
+
+    def take(self, autoencoder: bool) -> tuple[dict[str, float], float]:
+        """The means per sentence, and the tokens per sentence; the window is empty afterwards."""
+        nll, kl, loss, norm, tokens = self.sums.tolist()
+        n = self.sentences
+        means = {"loss": loss / n, "rec": nll / n, "grad_norm": norm / self.updates}
+        if not autoencoder:
+            means |= {"elbo": -(nll + kl) / n, "kl": kl / n}
+        self.sums.zero_()
+        self.sentences = self.updates = 0
+        return means, tokens / n
+
+
+class Loop:
+    """Training of one run from wherever it stands to its end, or to where it is stopped."""
+
+    def __init__(self, config: Config, task: LanguageModelling, folder: RunFolder) -> None:
+        self.config, self.task, self.folder = config, task, folder
+        train = config.train
+        self.epoch = len(task.batches["train"])
+        self.total = train.steps or train.epochs * self.epoch
+        self.end = min(self.total, train.stop_after or self.total)
+        self.validate_every = train.validate_every or self.epoch
+        self.save_every = train.save_every or self.validate_every
+        self.update = Update(task.model, config)
+        self.step = 0
+        self.best = math.inf
+        self.recent, self.since_validation = Window(task.device), Window(task.device)
+        self._first_bad = torch.full((), self.total, device=task.device)
+        self._stopped_by: int | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether every update has been made."""
+        return self.step >= self.total
+
+    def resume(self) -> dict[str, int]:
+        """Takes up the last checkpoint, if any; the lengths of the records as of then.
+
+        Raises CheckpointError for a file that cannot be used, UserError for weights that do not fit.
+        """
+        path = self.folder / "checkpoint_last.pt"
+        if not path.exists():
+            return {}
+        saved = checkpoint.load(path)
+        self.task.model.load_state_dict(saved["model"])
+        self.update.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.best = saved["step"], saved["best"]
+        self.recent.restore(saved["recent"])
+        self.since_validation.restore(saved["since_validation"])
+        torch.set_rng_state(saved["rng"]["cpu"])
+        if saved["rng"]["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(saved["rng"]["cuda"])
+        if saved["threads"] != torch.get_num_threads():
+            tqdm.write(
+                f"warning: {saved['threads']} threads before, {torch.get_num_threads()} now:"
+                " the numbers will differ in their last digits",
+                file=sys.stderr,
+            )
+        return saved["offsets"]
+
+    def save(self, recorder: Recorder) -> None:
+        """Everything that going on needs, after making sure that it is worth keeping."""
+        self._refuse_divergence()
+        checkpoint.save(
+            self.folder / "checkpoint_last.pt",
+            {
+                "config": self.config.container,
+                "step": self.step,
+                "best": self.best,
+                "model": self.task.model.state_dict(),
+                "optimizer": self.update.optimizer.state_dict(),
+                "recent": self.recent.state(),
+                "since_validation": self.since_validation.state(),
+                "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_states()},
+                "threads": torch.get_num_threads(),
+                "offsets": recorder.offsets(),
+            },
+        )
+
+    def run(self, recorder: Recorder) -> None:
+        """Updates until the end. Raises Diverged, and SystemExit after Ctrl-C or SIGTERM, all saved."""
+        started = self.step
+        self._clock, self._tokens = time.perf_counter(), 0.0
+        self.task.model.train()
+        visible = self.config.train.progress and sys.stderr.isatty()
+        bar = tqdm(total=self.total, initial=self.step, unit="update", disable=not visible)
+        with bar, self._signals():
+            while self.step < self.end and self._stopped_by is None:
+                self._advance()
+                bar.update()
+                self._report(recorder, bar)
+                validating = self.step % self.validate_every == 0 or self.step == self.total
+                if validating:
+                    self._validate(recorder, started)
+                if validating or self.step % self.save_every == 0:
+                    self.save(recorder)
+            if self.step > started:
+                self.save(recorder)
+        if self._stopped_by is not None:
+            name = signal.Signals(self._stopped_by).name
+            recorder.say(
+                f"{name}: saved after {self.step:,} updates; the same command goes on from there"
+            )
+            recorder.close(finished=False)
+            raise SystemExit(128 + self._stopped_by)
+
+    def _advance(self) -> None:
+        """One update."""
+        batch = self.task.batches["train"].at(self.step)
+        found, loss, norm = self.update(batch, *self._weights(self.step))
+        self._note(found, loss, norm)
+        self.step += 1
+
+    def _weights(self, step: int) -> tuple[float, float]:
+        """β and the learning rate of an update."""
+        rate = self.config.lr(step, self.total, self.epoch)
+        return self.config.schedule(step, self.total), rate
+
+    def _note(self, found: Terms, loss: Tensor, norm: Tensor) -> None:
+        """Adds an update to the windows and remembers the first one that was not finite."""
+        size = len(found.nll)
+        with torch.no_grad():
+            values = torch.stack(
+                [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
+            ).double()
+            bad = torch.where(torch.isfinite(values.sum()), self.total, self.step)
+            self._first_bad = torch.minimum(self._first_bad, bad)
+        self.recent.add(values, size)
+        self.since_validation.add(values, size)
+
+    def _refuse_divergence(self) -> None:
+        """Raises Diverged if an update since the last look was not finite."""
+        if (step := int(self._first_bad)) < self.total:
+            beta, rate = self._weights(step)
+            raise Diverged(
+                f"loss or gradient not finite at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in"
+                f" {self.folder}; the last good checkpoint is kept. A smaller lr.value or train.clip may help"
+            )
+
+    def _report(self, recorder: Recorder, bar: tqdm) -> None:
+        """Every `log_every` updates, the train/* record: at step t, means since the last one up to t."""
+        step = self.step - 1
+        if step % self.config.train.log_every and self.step < self.total:
+            return
+        self._refuse_divergence()
+        sentences = self.recent.sentences
+        means, tokens = self.recent.take(self.config.autoencoder)
+        beta, rate = self._weights(step)
+        self._tokens += tokens * sentences
+        speed = self._tokens / (time.perf_counter() - self._clock)
+        values = {f"train/{name}": value for name, value in means.items()}
+        values |= {"train/beta": beta, "train/lr": rate, "time/tokens_per_second": speed}
+        recorder.write(step, values)
+        shown = {"β": f"{beta:.2f}", "rec": f"{means['rec']:.2f}"}
+        if "kl" in means:
+            shown["KL"] = f"{means['kl']:.2f}"
+        bar.set_postfix(shown | {"tok/s": f"{speed:,.0f}"}, refresh=False)
+
+    def _validate(self, recorder: Recorder, started: int) -> None:
+        """The val/* record: at step t, the weights after t updates. Keeps the best of them."""
+        self._refuse_divergence()
+        values = self._epoch_means()
+        measured = {split: self.task.evaluate(split) for split in self.config.train.validate_on}
+        for split, found in measured.items():
+            values |= {f"{split}/{name}": value for name, value in found.items()}
+        score = self.task.score(measured["val"])
+        if not math.isfinite(score):
+            raise Diverged(
+                f"validation after {self.step} updates in {self.folder} is not finite: {score}"
+            )
+        elapsed = time.perf_counter() - self._clock
+        left = elapsed / (self.step - started) * (self.end - self.step)
+        recorder.write(self.step, values | {"time/seconds": elapsed})
+        if (snapshot := self.task.snapshot()) is not None:
+            recorder.append("latents.jsonl", {"step": self.step, **snapshot})
+        if score < self.best:
+            self.best = score
+            content = {
+                "config": self.config.container,
+                "step": self.step,
+                "model": self.task.model.state_dict(),
+            }
+            checkpoint.save(self.folder / "checkpoint_best.pt", content)
+        recorder.say(self._line(values, left))
+
+    def _epoch_means(self) -> dict[str, float]:
+        """epoch/*: the training sentences since the last validation, dropout on."""
+        means, tokens = self.since_validation.take(self.config.autoencoder)
+        values = {f"epoch/{name}": means[name] for name in ("rec", "kl") if name in means}
+        if "elbo" in means:
+            values["epoch/ppl"] = perplexity(-means["elbo"], tokens)
+        return values
+
+    def _line(self, values: dict[str, float], left: float) -> str:
+        """A validation in a line: what is printed is what is recorded."""
+        parts = [f"{self.step:>7,}/{self.total:,}  β {self._weights(self.step - 1)[0]:.2f}"]
+        for split in ("epoch", *self.config.train.validate_on):
+            names = [name for name in ("rec", "kl", "ppl", "mi") if f"{split}/{name}" in values]
+            numbers = " ".join(f"{name} {values[f'{split}/{name}']:.4g}" for name in names)
+            parts.append(f"{'train' if split == 'epoch' else split} {numbers}")
+        return " | ".join(parts) + f" | {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM end the loop after the current update; a second Ctrl-C is immediate."""
+
+        def stop(number: int, frame: Any) -> None:
+            self._stopped_by = number
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _cuda_states() -> list[Tensor]:
+    """The random states of all GPUs, on the CPU; empty where there are none."""
+    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

@@ -1,0 +1,118 @@
+"""What a run says, said once: `write` feeds metrics.jsonl, TensorBoard and the console."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from cvae.config import Config, flatten
+from cvae.folder import FolderError, RunFolder
+
+log = logging.getLogger("cvae")
+
+LAYOUT = {
+    "overview": {
+        "ELBO, nats per sequence": ["Multiline", ["train/elbo", "val/elbo"]],
+        "rec, nats per sequence": ["Multiline", ["train/rec", "val/rec"]],
+        "KL, nats per sequence": ["Multiline", ["train/kl", "val/kl"]],
+        "rec, KL and β": ["Multiline", ["train/rec", "train/kl", "train/beta"]],
+        "β": ["Multiline", ["train/beta"]],
+    }
+}
+
+
+class Recorder:
+    """Appends to a run's records. `offsets` are their lengths in bytes as of the checkpoint."""
+
+    def __init__(
+        self, folder: RunFolder, config: Config, step: int, offsets: dict[str, int]
+    ) -> None:
+        self.folder = folder
+        self.config = config
+        self._files = {}
+        for name in ("metrics.jsonl", "latents.jsonl"):
+            self._open(name, offsets.get(name, 0))
+        self.board = SummaryWriter(str(folder.path), purge_step=step)
+        self.board.add_custom_scalars(LAYOUT)
+        self._hparams("start")
+        self._replay(step)
+
+    def _open(self, name: str, offset: int) -> None:
+        """Cuts a record to what the checkpoint knows of, so that the rest can be written again."""
+        path = self.folder / name
+        size = path.stat().st_size if path.exists() else 0
+        if size < offset:
+            raise FolderError(
+                f"{path} has {size} bytes, its checkpoint knows {offset}: it cannot be continued;"
+                " overwrite=true starts anew"
+            )
+        if size or name == "metrics.jsonl":
+            self._files[name] = path.open("ab")
+            self._files[name].truncate(offset)
+
+    def _replay(self, step: int) -> None:
+        """Gives TensorBoard what purging took from it although the checkpoint came after it."""
+        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            if record["step"] >= step:
+                self._scalars(record)
+
+    def _scalars(self, record: dict[str, Any]) -> None:
+        for tag, value in record.items():
+            if tag != "step":
+                self.board.add_scalar(tag, value, record["step"])
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One record of scalars at an optimiser step. Wall-clock values live below time/ only."""
+        record = {"step": step, **values}
+        self.append("metrics.jsonl", record)
+        self._scalars(record)
+
+    def append(self, name: str, record: dict[str, Any]) -> None:
+        """One line of JSON to one of the run's records."""
+        if name not in self._files:
+            self._files[name] = (self.folder / name).open("ab")
+        self._files[name].write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        self._files[name].flush()
+
+    def say(self, text: str) -> None:
+        """A line on the console and in train.log."""
+        log.info(text)
+
+    def offsets(self) -> dict[str, int]:
+        """The lengths of the records in bytes, all of it on the disk: what a checkpoint remembers."""
+        self.board.flush()
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
+
+    def _hparams(self, part: str) -> None:
+        """The hparams table, in this run's own event file and not in a sub-run as `add_hparams` does."""
+        kept = {
+            key: value if isinstance(value, bool | int | float | str) else str(value)
+            for key, value in flatten(self.config.container).items()
+        }
+        shown = ["rec"] if self.config.autoencoder else ["elbo", "rec", "kl", "ppl"]
+        metrics = dict.fromkeys(f"{split}/{name}" for split in ("val", "test") for name in shown)
+        experiment, start, end = hparams(kept, metrics)
+        for summary in (experiment, start) if part == "start" else (end,):
+            self.board.file_writer.add_summary(summary)
+
+    def picture(self, tag: str, path: Any, step: int) -> None:
+        """A PNG of the run folder, in TensorBoard."""
+        from matplotlib import image
+
+        self.board.add_image(tag, image.imread(path)[..., :3], step, dataformats="HWC")
+
+    def close(self, finished: bool) -> None:
+        """Ends the records; a finished run's row in the hparams table says so."""
+        if finished:
+            self._hparams("end")
+        self.board.close()
+        for file in self._files.values():
+            file.close()

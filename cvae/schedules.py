@@ -1,0 +1,172 @@
+"""The weight β of the KL term, and the learning rate, as pure functions of the optimiser step.
+
+Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing",
+equations 6 and 7. No torch, no Hydra, no state: `Cyclical(cycles=4, ratio=0.5)(step, total)` is β at
+update `step` of `total`, the first update being step 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from cvae.ranges import Checked, Range
+
+Shape = Literal["linear", "sigmoid", "cosine"]
+Beta = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(above=0, most=1)]
+Count = Annotated[int, Range(least=1)]
+Rate = Annotated[float, Range(above=0)]
+
+
+def ramp(shape: Shape, v: float) -> float:
+    """How far a ramp has risen after the share `v` in [0, 1) of its length.
+
+    The sigmoid is the logistic of 12v - 6 without normalisation (0.0025 to 0.9975) and the cosine is
+    1/2 - 1/2 cos(πv), as in the paper's notebook.
+    """
+    if shape == "linear":
+        return v
+    if shape == "sigmoid":
+        return 1 / (1 + math.exp(6 - 12 * v))
+    if shape == "cosine":
+        return 0.5 - 0.5 * math.cos(math.pi * v)
+    raise ValueError(f"shape must be linear, sigmoid or cosine, found {shape!r}")
+
+
+def cycle_position(step: int, total: int, cycles: int) -> float:
+    """τ in [0, 1): the share of the current cycle that lies behind `step`.
+
+    Integer arithmetic, so that cycle c starts at the first step >= c * total / cycles for any total.
+    """
+    return (step * cycles) % total / total
+
+
+def check_step(step: int, total: int) -> None:
+    """Raises ValueError where `step` is negative or there is nothing to schedule."""
+    if step < 0 or total < 1:
+        raise ValueError(f"a schedule needs step >= 0 and total >= 1, found {step} and {total}")
+
+
+@dataclass(frozen=True)
+class Constant(Checked):
+    """β = `stop` at every step; 1 is the plain VAE, below 1 the β-VAE of Higgins et al. (2017)."""
+
+    stop: Beta = 1.0
+
+    def __call__(self, step: int, total: int) -> float:
+        check_step(step, total)
+        return self.stop
+
+
+@dataclass(frozen=True)
+class Cyclical(Checked):
+    """β rises from `start` to `stop` during the share `ratio` of each of `cycles` cycles, then stays.
+
+    β = start + (stop - start) * shape(τ / ratio) while τ < ratio, else stop, with τ the position in the
+    cycle (Fu et al. 2019, equations 6 and 7). After the last step β stays at `stop`.
+    """
+
+    start: Beta = 0.0
+    stop: Beta = 1.0
+    cycles: Count = 4
+    ratio: Share = 0.5
+    shape: Shape = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ramp(self.shape, 0.0)
+
+    def __call__(self, step: int, total: int) -> float:
+        check_step(step, total)
+        tau = cycle_position(step, total, self.cycles)
+        if step >= total or tau >= self.ratio:
+            return self.stop
+        return self.start + (self.stop - self.start) * ramp(self.shape, tau / self.ratio)
+
+
+@dataclass(frozen=True)
+class Monotonic(Checked):
+    """β rises once, during the first share `ratio` of training: one cycle of `Cyclical`."""
+
+    start: Beta = 0.0
+    stop: Beta = 1.0
+    ratio: Share = 0.25
+    shape: Shape = "linear"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        ramp(self.shape, 0.0)
+
+    def __call__(self, step: int, total: int) -> float:
+        return Cyclical(self.start, self.stop, 1, self.ratio, self.shape)(step, total)
+
+
+@dataclass(frozen=True)
+class Off(Checked):
+    """β = 0: `schedule=none`, the deterministic autoencoder (z is the posterior mean)."""
+
+    def __call__(self, step: int, total: int) -> float:
+        check_step(step, total)
+        return 0.0
+
+
+@dataclass(frozen=True)
+class _Rate(Checked):
+    """What every learning rate has: the value it starts from and a linear warm-up in updates."""
+
+    value: Rate = 1e-3
+    warmup: Annotated[int, Range(least=0)] = 0
+
+    def factor(self, step: int, total: int, epoch: int) -> float:
+        """The share of `value` at update `step`, before warm-up."""
+        raise TypeError(f"{type(self).__name__} has no rule for the learning rate")
+
+    def __call__(self, step: int, total: int, epoch: int = 1) -> float:
+        """The learning rate at update `step` of `total`; `epoch` is the number of updates in an epoch."""
+        check_step(step, total)
+        rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        return self.value * rise * self.factor(step, total, epoch)
+
+
+@dataclass(frozen=True)
+class ConstantRate(_Rate):
+    """The same learning rate at every update."""
+
+    def factor(self, step: int, total: int, epoch: int) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True)
+class CosineRestarts(_Rate):
+    """Cosine decay to 0 with warm restarts: SGDR, Loshchilov and Hutter (2017), equation 5.
+
+    A period lasts `period` updates or, where that is None, one of `cycles` equal parts of training. With
+    `per="epoch"` the rate changes at the first update of an epoch only, as the authors' PTB script does.
+    """
+
+    period: Count | None = None
+    cycles: Count = 4
+    per: Literal["update", "epoch"] = "update"
+
+    def factor(self, step: int, total: int, epoch: int) -> float:
+        if self.per == "epoch":
+            step -= step % epoch
+        position = (
+            cycle_position(step, total, self.cycles)
+            if self.period is None
+            else step % self.period / self.period
+        )
+        return 0.5 * (1 + math.cos(math.pi * position))
+
+
+@dataclass(frozen=True)
+class Exponential(_Rate):
+    """The rate is multiplied by `decay` over every `every` updates, continuously."""
+
+    decay: Annotated[float, Range(above=0, most=1)] = 0.99
+    every: Count = 1000
+
+    def factor(self, step: int, total: int, epoch: int) -> float:
+        return self.decay ** (step / self.every)

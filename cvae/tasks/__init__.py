@@ -1,0 +1,16 @@
+"""Tasks: `build` makes what a configuration's task measures."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from cvae.config import Config, ToyTask
+from cvae.data.text import Splits
+from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.toy import Synthetic
+
+
+def build(config: Config, model: nn.Module, data: Splits) -> LanguageModelling:
+    """The task of a run."""
+    kind = Synthetic if isinstance(config.task, ToyTask) else LanguageModelling
+    return kind(config, model, data)

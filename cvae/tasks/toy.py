@@ -1,0 +1,36 @@
+"""The synthetic experiment: language modelling plus what the latent plane looks like."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from cvae import metrics
+from cvae.gaussian import Gaussian
+from cvae.tasks.language_model import LanguageModelling
+
+
+class Synthetic(LanguageModelling):
+    """The paper's ten sequences, whose posteriors can all be looked at."""
+
+    def _posterior(self) -> Gaussian:
+        """q(z|n) of each sequence, in order: mean and logvar [N, Z]."""
+        corpus = self.data.corpora["train"]
+        return self.model.posterior(corpus.batch(np.arange(len(corpus))))
+
+    def measures(self, split: str) -> dict[str, float]:
+        """Language modelling's, and how well z tells the sequences apart; see `metrics.separation`."""
+        found = super().measures(split)
+        if self.config.autoencoder:
+            return found
+        apart = metrics.separation(self._posterior(), self.config.task.samples, self.generator())
+        return found | apart
+
+    def snapshot(self) -> dict[str, Any]:
+        """The posterior of each sequence: mean and logvar [N, Z]."""
+        with torch.no_grad():
+            q = self._posterior()
+        labels = list(range(len(q.mean)))
+        return {"mean": q.mean.tolist(), "logvar": q.logvar.tolist(), "label": labels}

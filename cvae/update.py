@@ -1,0 +1,39 @@
+"""One batch, one optimiser step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cvae import objective
+from cvae.config import Config
+from cvae.data.text import Batch
+from cvae.objective import LatentModel, Terms
+
+
+@dataclass
+class Update:
+    """Adam on rec + β KL with the gradient's global norm clipped."""
+
+    model: LatentModel
+    config: Config
+
+    def __post_init__(self) -> None:
+        self.parameters = list(self.model.parameters())
+        self.optimizer = torch.optim.Adam(self.parameters, fused=True)
+
+    def __call__(self, batch: Batch, beta: float, lr: float) -> tuple[Terms, Tensor, Tensor]:
+        """The batch's terms, its loss and the gradient's norm before clipping; nothing synchronises."""
+        found = objective.terms(self.model, batch, deterministic=self.config.autoencoder)
+        loss = objective.loss(found, beta, self.config.objective.free_bits)
+        for parameter in self.parameters:
+            parameter.grad = None
+        loss.backward()
+        limit = self.config.train.clip or float("inf")
+        norm = nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        return found, loss.detach(), norm

@@ -1,0 +1,67 @@
+"""Draws the paper's Figures 2 to 4 from finished or running runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from cvae import figures
+
+EXAMPLES = """examples:
+  python scripts/figures.py 2                          the schedules; needs no run
+  python scripts/figures.py 3 outputs/toy              the latent plane over training
+  python scripts/figures.py 4 outputs/toy --to figs    loss, rec and KL over updates
+  python scripts/figures.py all outputs/toy            all three
+
+Figures 3 and 4 read every run in and below the given folders. A row or line is one schedule
+(and learning rate, where it varies); runs that differ in their seed share it."""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, with folders that figures 3 and 4 need."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("figure", choices=("2", "3", "4", "all"), help="which figure of the paper")
+    parser.add_argument("folders", nargs="*", type=Path, help="folders with runs in or below them")
+    parser.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="where to write (default: the first folder, or outputs/figures when none is given)",
+    )
+    options = parser.parse_args(arguments)
+    if options.figure != "2" and not options.folders:
+        parser.error(f"figure {options.figure} needs a folder with runs, for instance outputs/toy")
+    if options.to is None:
+        options.to = options.folders[0] if options.folders else Path("outputs/figures")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Draws what is asked for; the exit status is 1 where any figure could not be drawn."""
+    options = parse(arguments)
+    status = 0
+    drawers: dict[str, tuple[str, Callable[[], Figure]]] = {
+        "2": ("figure2_schedules", figures.schedules_figure),
+        "3": ("figure3_latents", lambda: figures.latent_figure(figures.find_runs(options.folders))),
+        "4": ("figure4_curves", lambda: figures.curves_figure(figures.find_runs(options.folders))),
+    }
+    for number, (name, draw) in drawers.items():
+        if options.figure not in (number, "all"):
+            continue
+        try:
+            for path in figures.save(draw(), options.to, name):
+                print(path)
+        except (figures.FigureError, OSError) as error:
+            print(f"figure {number}: {error}", file=sys.stderr)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,292 @@
+"""Figures from made-up run folders: what is read, what is averaged, and that pictures appear."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from cvae import figures
+from cvae.schedules import Constant, Cyclical, Monotonic, Off
+
+ROOT = Path(__file__).resolve().parents[1]
+BETAS = {"constant": Constant(), "monotonic": Monotonic(), "cyclical": Cyclical(), "none": Off()}
+TOTAL = 40000
+
+
+def make_run(
+    folder: Path,
+    schedule: str = "cyclical",
+    seed: int = 0,
+    lr: str = "constant",
+    until: int = TOTAL,
+    task: str = "toy",
+    latents: bool = True,
+) -> Path:
+    """A run folder with a record every 500 updates and a validation every 1,000."""
+    folder.mkdir(parents=True)
+    config = {
+        "schedule": {"name": schedule, **({"cycles": 4} if schedule == "cyclical" else {})},
+        "lr": {"name": lr},
+        "seed": seed,
+        "task": {"name": task},
+        "train": {"steps": TOTAL},
+    }
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+    records, snapshots = [], []
+    for step in range(500, until + 1, 500):
+        beta, rec, kl = BETAS[schedule](step - 1, TOTAL), 2 + seed + math.exp(-step / 999), 0.5
+        record = {"step": step, "train/rec": rec, "train/loss": rec + beta * kl, "train/beta": beta}
+        check = {"step": step, "val/rec": rec, "val/accuracy": 0.71}
+        if schedule != "none":
+            record |= {"train/kl": kl, "train/elbo": -rec - kl}
+            check |= {"val/kl": kl, "val/elbo": -rec - kl, "val/mi": 1.42}
+        records += [record, check] if step % 1000 == 0 else [record]
+        if step % 1000 == 0:
+            mean = [[math.cos(n), math.sin(n)] for n in range(10)]
+            logvar, label = [[-2.0, -1.0]] * 10, list(range(10))
+            snapshots.append({"step": step, "mean": mean, "logvar": logvar, "label": label})
+    write(folder / "metrics.jsonl", records)
+    if latents:
+        write(folder / "latents.jsonl", snapshots)
+    return folder
+
+
+def write(path: Path, records: list[dict]) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+def colours(path: Path) -> int:
+    """How many distinct colours a PNG holds."""
+    pixels = (imread(path)[..., :3] * 255).astype(np.uint32)
+    return len(np.unique(pixels @ np.array([65536, 256, 1], dtype=np.uint32)))
+
+
+def texts(figure) -> str:
+    """All words of a figure, in one string."""
+    found = [text.get_text() for text in figure.texts]
+    for ax in figure.axes:
+        found += [text.get_text() for text in ax.texts]
+        found += [ax.get_title(loc) for loc in ("left", "center", "right")]
+        found += [text.get_text() for text in ax.legend_.get_texts()] if ax.legend_ else []
+    return "\n".join(found)
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """Three schedules, two seeds of the cyclical one."""
+    for schedule in ("cyclical", "constant", "monotonic"):
+        make_run(tmp_path / "toy" / schedule, schedule)
+    make_run(tmp_path / "toy" / "cyclical-1", "cyclical", seed=1)
+    return tmp_path / "toy"
+
+
+def test_runs_are_found_at_any_depth_and_once(toy: Path):
+    runs = figures.find_runs([toy.parent, toy, toy / "constant"])
+    assert len(runs) == 4
+
+
+def test_groups_are_in_the_papers_order_and_by_seed(toy: Path):
+    groups = figures.group_runs(figures.find_runs([toy]))
+    assert [schedule for schedule, _ in groups] == ["constant", "monotonic", "cyclical"]
+    assert [run.seed for run in groups["cyclical", "constant"]] == [0, 1]
+
+
+def test_the_learning_rate_is_named_only_where_it_varies(toy: Path):
+    make_run(toy / "cosine", "cyclical", lr="cosine_restarts")
+    groups = list(figures.group_runs(figures.find_runs([toy])))
+    assert groups[-2:] == [("cyclical", "constant"), ("cyclical", "cosine_restarts")]
+    assert figures.labels(groups)[groups[-1]] == "Cyclical, cosine restarts lr"
+    assert figures.labels(groups[:-1])[groups[0]] == "Constant"
+
+
+def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
+    other = make_run(toy / "cyclical-2", "cyclical", seed=2)
+    content = json.loads((other / "run.json").read_text())
+    content["config"]["schedule"]["cycles"] = 8
+    (other / "run.json").write_text(json.dumps(content))
+    with pytest.raises(figures.FigureError, match=r"cyclical-2.*differ in schedule"):
+        figures.group_runs(figures.find_runs([toy]))
+    content["config"]["schedule"]["cycles"] = 4
+    content["config"]["seed"] = 1
+    (other / "run.json").write_text(json.dumps(content))
+    with pytest.raises(figures.FigureError, match="both have seed 1"):
+        figures.group_runs(figures.find_runs([toy]))
+
+
+def test_seed_mean_averages_the_runs_that_have_the_step(tmp_path: Path):
+    runs = [
+        figures.Run(tmp_path, {}, [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}], {}),
+        figures.Run(tmp_path, {}, [{"step": 1, "x": 4.0}], {}),
+    ]
+    steps, mean, low, high = (part.tolist() for part in figures.seed_mean(runs, "x"))
+    assert (steps, mean, low, high) == ([1, 2], [2.5, 2.0], [1.0, 2.0], [4.0, 2.0])
+
+
+def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
+    metrics = [
+        {"step": 2, "x": 1},
+        {"step": 1, "x": 5},
+        {"step": 2, "x": 3},
+        {"step": 3, "x": None},
+    ]
+    steps, values = figures.Run(tmp_path, {}, metrics, {}).series("x")
+    assert (steps.tolist(), values.tolist()) == ([1, 2], [5.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "message"),
+    [
+        ("metrics.jsonl", '{"step": 1,', "not JSON"),
+        ("metrics.jsonl", "[1]", "whole number 'step'"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": "a"}', "train/kl must be a number"),
+        ("latents.jsonl", '{"step": 1, "mean": [[0, 0]]}', "needs mean"),
+        ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}', "do not"),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message: str):
+    folder = make_run(tmp_path / "run", until=1000)
+    path = folder / name
+    count = len(path.read_text().splitlines())
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(figures.FigureError) as caught:
+        figures.read_run(folder)
+    assert f"{path}, line {count + 1}: " in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
+    folder = make_run(tmp_path / "run", until=1000)
+    with (folder / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1500, "train/r')
+    assert figures.read_run(folder).last == 1000
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {}}'])
+def test_a_malformed_run_json_is_named(tmp_path: Path, content: str):
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(figures.FigureError, match=r"run\.json: "):
+        figures.read_run(tmp_path)
+
+
+def test_figure_2_shows_three_schedules_and_three_shapes():
+    left, right = figures.schedules_figure().axes
+    assert [line.get_label() for line in left.lines] == ["Constant", "Monotonic", "Cyclical"]
+    assert [line.get_label() for line in right.lines] == ["linear", "sigmoid", "cosine"]
+    steps, beta = left.lines[2].get_data()
+    assert beta[list(steps).index(10000)] == 0
+    assert beta[list(steps).index(5000)] == 1
+
+
+def test_all_clouds_share_one_noise():
+    mean = np.array([[0.0, 0.0], [3.0, 1.0]])
+    z, label = figures.clouds(figures.Snapshot(mean, np.zeros((2, 2)), np.array([4, 7])), 50)
+    np.testing.assert_allclose(z[label == 7] - z[label == 4], np.tile([3.0, 1.0], (50, 1)))
+
+
+def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
+    figure = figures.latent_figure(figures.find_runs([toy]))
+    words = texts(figure)
+    assert len(figure.axes) == 18
+    for word in ("1st cycle", "4th cycle", "31K", "I = 1.42 nats, acc 71 %", "seed 0 (2 runs)"):
+        assert word in words
+    assert "3rd cycle" not in words
+
+
+def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
+    make_run(tmp_path / "a", "constant")
+    make_run(tmp_path / "b", "cyclical", until=12000)
+    started = make_run(tmp_path / "c", "monotonic", latents=False)
+    (started / "metrics.jsonl").unlink()
+    runs = figures.find_runs([tmp_path])
+    assert "ends at\n12K" in texts(figures.latent_figure(runs))
+    assert "no latents.jsonl" in texts(figures.latent_figure(runs))
+    words = texts(figures.curves_figure(runs))
+    assert "Cyclical (to 12K)" in words
+    assert "Monotonic (no records yet)" in words
+
+
+def test_figure_4_draws_the_mean_its_band_and_the_entropy(toy: Path):
+    figure = figures.curves_figure(figures.find_runs([toy]))
+    rec = figure.axes[1]
+    cyclical = next(line for line in rec.lines if line.get_label().startswith("Cyclical"))
+    assert cyclical.get_ydata()[-1] == pytest.approx(2.5)
+    assert len(rec.collections) == 1
+    assert "ln 10" in texts(figure)
+
+
+def test_figure_4_shows_one_task_only(toy: Path):
+    make_run(toy / "ptb", task="ptb", latents=False)
+    with pytest.raises(figures.FigureError, match="ptb, toy"):
+        figures.curves_figure(figures.find_runs([toy]))
+
+
+def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
+    make_run(toy / "none", "none")
+    figure = figures.curves_figure(figures.find_runs([toy]))
+    assert figure.axes[2].get_title("right") == "not recorded: Autoencoder"
+
+
+def test_run_pictures_of_a_toy_run(tmp_path: Path):
+    written = figures.run_pictures(make_run(tmp_path / "run"))
+    assert [path.name for path in written] == ["curves.png", "latents.png"]
+    assert colours(written[0]) > 50
+    assert colours(written[1]) > 1000
+
+
+@pytest.mark.parametrize("until", [0, 3000])
+def test_run_pictures_of_an_unfinished_autoencoder(tmp_path: Path, until: int):
+    written = figures.run_pictures(make_run(tmp_path / "run", "none", until=until))
+    assert [path.name for path in written] == ["curves.png", "latents.png"][: 2 if until else 1]
+
+
+def test_run_pictures_skip_a_latent_that_is_no_plane(tmp_path: Path):
+    folder = make_run(tmp_path / "run", task="ptb", until=1000)
+    record = {"step": 1000, "mean": [[0, 0, 0]], "logvar": [[0, 0, 0]], "label": [0]}
+    write(folder / "latents.jsonl", [record])
+    assert figures.run_pictures(folder) == [folder / "curves.png"]
+    with pytest.raises(figures.FigureError, match="2-d"):
+        figures.latent_figure(figures.find_runs([folder]))
+
+
+def test_spread_steps():
+    thousands = range(1000, 41000, 1000)
+    assert figures.spread_steps(thousands) == list(figures.SNAPSHOTS)
+    assert figures.spread_steps([7, 3]) == [3, 7]
+    assert figures.spread_steps(range(10, 121, 10))[-1] == 120
+    assert len(figures.spread_steps(range(10, 121, 10))) == 6
+
+
+def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Runs scripts/figures.py from the repository root."""
+    command = [sys.executable, "scripts/figures.py", *map(str, arguments)]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_the_script_writes_what_it_prints(tmp_path: Path):
+    done = script("2", "--to", tmp_path / "figs")
+    assert (done.returncode, done.stderr) == (0, "")
+    png, pdf = map(Path, done.stdout.split())
+    assert (png.name, pdf.name) == ("figure2_schedules.png", "figure2_schedules.pdf")
+    assert colours(png) > 50
+    assert pdf.read_bytes()[:4] == b"%PDF"
+    assert b"CreationDate" not in pdf.read_bytes()
+
+
+def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path):
+    done = script("4", tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"figure 4: {tmp_path}: no run found (no run.json in or below)\n"
+
+
+def test_an_absent_folder_is_named(tmp_path: Path):
+    with pytest.raises(figures.FigureError, match="absent: no such folder"):
+        figures.find_runs([tmp_path / "absent"])

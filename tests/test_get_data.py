@@ -1,0 +1,428 @@
+"""`scripts/get_data.py` against a real HTTP server on loopback."""
+
+import hashlib
+import http.server
+import importlib.util
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "get_data.py"
+CONTENT = {
+    "a/one.txt": b"first sentence\nsecond sentence\n" * 5000,
+    "a/two.txt": b"",
+    "b/three.json": b'{"key": "v\xc3\xa4lue"}\n',
+}
+TARGETS = {"ptb/one.txt": "a/one.txt", "ptb/two.txt": "a/two.txt", "yelp/three": "b/three.json"}
+
+Answer = Callable[[http.server.BaseHTTPRequestHandler], None]
+
+
+def blob_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def load_script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("get_data_under_test", SCRIPT)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves CONTENT; `answers` holds, for each path, what the next requests get instead."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[str] = []
+        self.answers: dict[str, list[Answer]] = {}
+        self.released = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        path = self.path.lstrip("/")
+        self.server.requests.append(path)
+        queue = self.server.answers.get(path)
+        if queue:
+            queue.pop(0)(self)
+        elif path in CONTENT:
+            send(self, CONTENT[path])
+        else:
+            self.send_error(404)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+def send(handler: http.server.BaseHTTPRequestHandler, body: bytes, length: int | None = None):
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(len(body) if length is None else length))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def status(code: int) -> Answer:
+    return lambda handler: handler.send_error(code)
+
+
+def body(content: bytes, length: int | None = None) -> Answer:
+    return lambda handler: send(handler, content, length)
+
+
+def redirect(location: str) -> Answer:
+    def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", location)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+def cut(handler: http.server.BaseHTTPRequestHandler) -> None:
+    """Close the connection without a byte."""
+
+
+def stall(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.server.released.wait(10)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as running:
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.released.set()
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    module = load_script()
+    files = tuple(
+        module.DataFile(target, source, blob_id(CONTENT[source]))
+        for target, source in TARGETS.items()
+    )
+    monkeypatch.setattr(module, "FILES", files)
+    monkeypatch.setattr(module, "RETRY_PAUSE", 0.0)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("CVAE_DATA", raising=False)
+    monkeypatch.delenv("CVAE_DATA_URL", raising=False)
+    return module
+
+
+@pytest.fixture
+def run(script: ModuleType, server: Server, tmp_path: Path) -> Callable[..., int]:
+    def call(corpus: str, *more: str) -> int:
+        return script.main([corpus, "--to", str(tmp_path), "--base-url", server.url, *more])
+
+    return call
+
+
+def stored(folder: Path) -> dict[str, bytes]:
+    """Every file below the folder, temporary ones included."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def expected(*targets: str) -> dict[str, bytes]:
+    return {target: CONTENT[TARGETS[target]] for target in targets}
+
+
+def one_sentence(capsys: pytest.CaptureFixture[str]) -> str:
+    """The only line on stderr."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("get_data: ") and lines[0].endswith(".")
+    return lines[0]
+
+
+def test_downloads_every_file(run, server, tmp_path, capsys):
+    assert run("all") == 0
+    assert stored(tmp_path) == expected(*TARGETS)
+    assert server.requests == list(TARGETS.values())
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out.splitlines()[-1] == f"export CVAE_DATA={tmp_path}"
+    assert "LDC" in out
+
+
+def test_downloads_only_the_corpus_asked_for(run, tmp_path, capsys):
+    assert run("yelp") == 0
+    assert stored(tmp_path) == expected("yelp/three")
+    assert "LDC" not in capsys.readouterr().out
+
+
+def test_files_get_the_permissions_of_ordinary_files(run, tmp_path):
+    (tmp_path / "ordinary").touch()
+    assert run("yelp") == 0
+    ordinary = (tmp_path / "ordinary").stat().st_mode
+    assert (tmp_path / "yelp" / "three").stat().st_mode == ordinary
+
+
+def test_file_already_there_is_not_requested(run, server, tmp_path, capsys):
+    assert run("ptb") == 0
+    (tmp_path / "ptb" / "two.txt").unlink()
+    server.requests.clear()
+    capsys.readouterr()
+    assert run("ptb", "--force") == 0
+    assert server.requests == ["a/two.txt"]
+    assert "ptb/one.txt: already there" in capsys.readouterr().out
+
+
+def test_another_file_is_left_alone(run, server, tmp_path, capsys):
+    own = tmp_path / "ptb" / "one.txt"
+    own.parent.mkdir()
+    own.write_bytes(b"my own stand-in\n")
+    assert run("ptb") == 1
+    assert stored(tmp_path) == expected("ptb/two.txt") | {"ptb/one.txt": b"my own stand-in\n"}
+    assert server.requests == ["a/two.txt"]
+    sentence = one_sentence(capsys)
+    for part in (str(own), blob_id(b"my own stand-in\n"), blob_id(CONTENT["a/one.txt"]), "--force"):
+        assert part in sentence
+
+
+def test_force_replaces_another_file(run, tmp_path):
+    (tmp_path / "ptb").mkdir()
+    (tmp_path / "ptb" / "one.txt").write_bytes(b"my own stand-in\n")
+    assert run("ptb", "--force") == 0
+    assert stored(tmp_path) == expected("ptb/one.txt", "ptb/two.txt")
+
+
+def test_force_keeps_the_old_file_when_the_download_fails(run, server, tmp_path, capsys):
+    (tmp_path / "ptb").mkdir()
+    (tmp_path / "ptb" / "one.txt").write_bytes(b"my own stand-in\n")
+    server.answers["a/one.txt"] = [status(404)]
+    assert run("ptb", "--force") == 1
+    assert stored(tmp_path)["ptb/one.txt"] == b"my own stand-in\n"
+    one_sentence(capsys)
+
+
+def test_wrong_content_is_refused_without_a_retry(run, server, tmp_path, capsys):
+    server.answers["a/one.txt"] = [body(b"tampered\n")]
+    assert run("all") == 1
+    assert stored(tmp_path) == expected("ptb/two.txt", "yelp/three")
+    assert server.requests.count("a/one.txt") == 1
+    sentence = one_sentence(capsys)
+    for part in (
+        "ptb/one.txt",
+        f"{server.url}/a/one.txt",
+        blob_id(b"tampered\n"),
+        blob_id(CONTENT["a/one.txt"]),
+        "--base-url",
+    ):
+        assert part in sentence
+
+
+def test_truncated_body_is_refused(run, server, tmp_path, capsys):
+    whole = CONTENT["a/one.txt"]
+    server.answers["a/one.txt"] = [body(whole[:-1], len(whole))] * 3
+    assert run("ptb") == 1
+    assert stored(tmp_path) == expected("ptb/two.txt")
+    assert server.requests.count("a/one.txt") == 3
+    sentence = one_sentence(capsys)
+    assert str(len(whole) - 1) in sentence or "broke off" in sentence
+    assert f"{server.url}/a/one.txt" in sentence and "--base-url" in sentence
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [cut, body(b"half", 8), status(503), status(429)],
+    ids=["cut", "truncated", "503", "429"],
+)
+def test_passing_failure_is_retried(run, server, tmp_path, capsys, failure):
+    server.answers["a/one.txt"] = [failure, failure]
+    assert run("ptb") == 0
+    assert stored(tmp_path) == expected("ptb/one.txt", "ptb/two.txt")
+    assert server.requests.count("a/one.txt") == 3
+    assert capsys.readouterr().err == ""
+
+
+def test_missing_file_is_not_retried(run, server, tmp_path, capsys):
+    server.answers["a/one.txt"] = [status(404)]
+    assert run("ptb") == 1
+    assert stored(tmp_path) == expected("ptb/two.txt")
+    assert server.requests.count("a/one.txt") == 1
+    sentence = one_sentence(capsys)
+    assert "404" in sentence and f"{server.url}/a/one.txt" in sentence
+
+
+def test_server_down_stops_with_one_sentence(script, tmp_path, capsys):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        assert script.main(["all", "--to", str(tmp_path), "--base-url", url]) == 1
+    assert stored(tmp_path) == {}
+    sentence = one_sentence(capsys)
+    assert "refused" in sentence and f"{url}/a/one.txt" in sentence
+
+
+def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(script, "TIMEOUT", 0.05)
+    server.answers["a/one.txt"] = [stall] * 3
+    assert run("all") == 1
+    assert stored(tmp_path) == {}
+    assert "timed out" in one_sentence(capsys)
+
+
+def test_half_a_file_never_has_the_final_name(run, server, tmp_path):
+    seen: list[dict[str, bytes]] = []
+    whole = CONTENT["a/one.txt"]
+
+    def pause_halfway(handler: http.server.BaseHTTPRequestHandler) -> None:
+        send(handler, whole[: len(whole) // 2], len(whole))
+        handler.wfile.flush()
+        while not (tmp_path / "ptb").exists() or not any((tmp_path / "ptb").iterdir()):
+            if handler.server.released.wait(0.005):
+                return
+        seen.append(stored(tmp_path))
+        handler.wfile.write(whole[len(whole) // 2 :])
+
+    server.answers["a/one.txt"] = [pause_halfway]
+    assert run("ptb") == 0
+    assert len(seen) == 1
+    (part,) = seen[0]
+    assert part.startswith("ptb/.one.txt.") and part.endswith(".part")
+    assert stored(tmp_path) == expected("ptb/one.txt", "ptb/two.txt")
+
+
+def test_interrupt_leaves_no_temporary_file(script, run, tmp_path, capsys, monkeypatch):
+    def interrupted(response: object) -> Iterator[bytes]:
+        yield b"some bytes"
+        assert len(stored(tmp_path)) == 1
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(script, "read_chunks", interrupted)
+    assert run("all") == 130
+    assert stored(tmp_path) == {}
+    assert "interrupted" in one_sentence(capsys)
+
+
+def test_full_disk_is_told_in_one_sentence(script, run, tmp_path, capsys, monkeypatch):
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(script.os, "fsync", full)
+    assert run("yelp") == 1
+    assert stored(tmp_path) == {}
+    sentence = one_sentence(capsys)
+    assert "No space left on device" in sentence and "--to" in sentence
+
+
+def test_mirror_and_folder_come_from_the_environment(script, server, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "my data"
+    monkeypatch.setenv("CVAE_DATA_URL", f"{server.url}/")
+    monkeypatch.setenv("CVAE_DATA", str(folder))
+    assert script.main(["yelp"]) == 0
+    assert stored(folder) == expected("yelp/three")
+    assert capsys.readouterr().out.splitlines()[-1] == f"export CVAE_DATA='{folder}'"
+
+
+def test_the_option_wins_over_the_environment(run, monkeypatch):
+    monkeypatch.setenv("CVAE_DATA_URL", "http://127.0.0.1:9/wrong")
+    assert run("yelp") == 0
+
+
+def test_redirect_on_the_same_server_is_followed(run, server, tmp_path):
+    server.answers["b/three.json"] = [redirect(f"{server.url}/b/three.json")]
+    assert run("yelp") == 0
+    assert stored(tmp_path) == expected("yelp/three")
+
+
+@pytest.mark.parametrize("location", ["http://example.invalid/x", "ftp://127.0.0.1/x", "http://[x"])
+def test_redirect_to_an_unsafe_address_is_refused(run, server, tmp_path, capsys, location):
+    server.answers["b/three.json"] = [redirect(location)]
+    assert run("yelp") == 1
+    assert stored(tmp_path) == {}
+    assert server.requests == ["b/three.json"]
+    assert f"{server.url}/b/three.json" in one_sentence(capsys)
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc", "ftp://127.0.0.1", "", "http://", "http://h:x", "h"]
+)
+def test_other_addresses_are_refused(script, tmp_path, capsys, url):
+    assert script.main(["all", "--to", str(tmp_path), "--base-url", url]) == 1
+    assert stored(tmp_path) == {}
+    assert "--base-url" in one_sentence(capsys)
+
+
+def test_plain_http_needs_loopback_or_the_users_word(script):
+    script.check_url(script.DEFAULT_BASE_URL, given_by_user=False)
+    script.check_url("http://127.0.0.1:80/x", given_by_user=False)
+    script.check_url("http://mirror.example/x", given_by_user=True)
+    with pytest.raises(script.DownloadError, match="https"):
+        script.check_url("http://mirror.example/x", given_by_user=False)
+
+
+def test_command_line_form(server, tmp_path):
+    env = {key: value for key, value in os.environ.items() if not key.startswith("CVAE_")}
+    command = [sys.executable, str(SCRIPT), "ptb", "--to", "data", "--base-url", server.url]
+    for name in ("train", "val"):
+        server.answers[f"language_model/data/ptb/{name}.txt"] = [body(b"wrong\n")]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=env | {"no_proxy": "*"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    names = ["ptb/train.txt", "ptb/valid.txt", "ptb/test.txt"]
+    for name, line in zip(names, done.stderr.splitlines(), strict=True):
+        assert line.startswith(f"get_data: {name}: {server.url}/language_model/data/ptb/")
+    assert "export" not in done.stdout
+    assert stored(tmp_path) == {}
+
+
+def test_starts_without_heavy_imports():
+    imports = re.findall(r"^(?:import|from) (\w+)", SCRIPT.read_text(encoding="utf-8"), re.M)
+    assert set(imports) <= set(sys.stdlib_module_names) | {"tqdm"}
+
+
+def test_real_table():
+    module = load_script()
+    assert len(module.FILES) == 13
+    assert len({item.target for item in module.FILES}) == 13
+    assert len({item.blob for item in module.FILES}) == 13
+    assert all(re.fullmatch("[0-9a-f]{40}", item.blob) for item in module.FILES)
+    assert {item.corpus for item in module.FILES} == {"ptb", "switchboard", "yelp"}
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not os.environ.get("CVAE_DATA"), reason="CVAE_DATA is not set")
+def test_data_in_use_is_the_public_one():
+    module = load_script()
+    names = [f"ptb/{split}.txt" for split in ("train", "valid", "test")]
+    names += [f"switchboard/{split}.jsonl" for split in ("valid", "test")]
+    blobs = {item.target: item.blob for item in module.FILES}
+    folder = Path(os.environ["CVAE_DATA"])
+    assert {name: module.git_blob_id(folder / name) for name in names} == {
+        name: blobs[name] for name in names
+    }

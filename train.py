@@ -1,0 +1,18 @@
+"""Trains and compares text VAEs: `python train.py --help`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+
+from cvae import cli
+
+
+@hydra.main(version_base="1.3", config_path="conf", config_name="config")
+def main(cfg):
+    return cli.run(cfg)
+
+
+if __name__ == "__main__":
+    cli.check(sys.argv[1:], Path(__file__).parent.resolve() / "conf")
+    main()
