@@ -95,9 +95,7 @@ def help_text(conf: Path) -> str:
     lines = []
     for group, meaning in GROUPS.items():
         files = sorted((conf / group).rglob("*.yaml"))
-        choices = ", ".join(
-            file.relative_to(conf / group).with_suffix("").as_posix() for file in files
-        )
+        choices = ", ".join(file.relative_to(conf / group).with_suffix("").as_posix() for file in files)
         lines += [f"  {group:<11} {meaning}", f"  {'':<11}   {choices}"]
     return HELP.format(groups="\n".join(lines))
 
@@ -109,14 +107,22 @@ def run(cfg: DictConfig) -> float | None:
     finished run is said to be finished.
     """
     config = load(cfg)
-    folder = RunFolder(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    folder = RunFolder(hydra.runtime.output_dir)
     folder.refuse_other(config)
     if not config.overwrite and (results := folder.results).get("finished"):
         log.info(f"{folder} is already finished; overwrite=true runs it again")
         return results["objective"]
     from cvae.run import run
 
-    return run(config, cfg, folder)
+    composition = {
+        "config": cfg,
+        "hydra": OmegaConf.create({"hydra": hydra}),
+        "overrides": hydra.overrides.task,
+    }
+    return run(
+        config, folder, {f"{name}.yaml": OmegaConf.to_yaml(part) for name, part in composition.items()}
+    )
 
 
 def check(arguments: Sequence[str], conf: Path) -> None:
@@ -221,18 +227,11 @@ def _output_dir(cfg: DictConfig, multirun: bool) -> str:
 def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: str) -> None:
     """Data that are missing, a folder with another run in it, two jobs for one folder."""
     if folder in seen:
-        raise UserError(
-            f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'"
-        )
+        raise UserError(f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'")
     seen[folder] = job
     RunFolder(folder).refuse_other(config)
     if isinstance(config.dataset, TextData):
-        for path in config.dataset.files().values():
-            if not path.is_file():
-                raise UserError(
-                    f"no data at {path}: python scripts/get_data.py {config.dataset.name} fetches them;"
-                    " CVAE_DATA or dataset.path says where they are"
-                )
+        config.dataset.refuse_missing()
 
 
 def sentence(error: Exception) -> str:

@@ -93,6 +93,15 @@ class TextData(Checked):
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
         return {split: Path(self.path).expanduser() / name for split, name in names.items()}
 
+    def refuse_missing(self) -> None:
+        """Raises UserError, with the path looked at and what fetches it, where a file is not there."""
+        for path in self.files().values():
+            if not path.is_file():
+                raise UserError(
+                    f"no data at {path}: python scripts/get_data.py {self.name} fetches them;"
+                    " CVAE_DATA or dataset.path says where they are"
+                )
+
 
 @dataclass(frozen=True)
 class SentenceModel(Checked):
@@ -344,11 +353,7 @@ def load(composed: DictConfig | dict[str, Any]) -> Config:
     Raises ConfigError with one line for each unknown key, wrong type, value out of range and
     contradictory combination.
     """
-    container = (
-        OmegaConf.to_container(composed, resolve=True)
-        if OmegaConf.is_config(composed)
-        else composed
-    )
+    container = OmegaConf.to_container(composed, resolve=True) if OmegaConf.is_config(composed) else composed
     assert isinstance(container, dict)
     container = {key: value for key, value in container.items() if key != "hydra"}
     reader = _Reader()

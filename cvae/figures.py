@@ -7,10 +7,8 @@ Nats are per sequence, x is the optimiser step ("update").
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from cvae.runs import Group, Run, RunsError, Snapshot, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic
 
 SNAPSHOTS = (1000, 10000, 11000, 20000, 31000, 40000)
@@ -42,154 +41,6 @@ PANELS = (
     ("rec", "reconstruction error: rec"),
     ("kl", "KL"),
 )
-
-Group = tuple[str, str]
-
-
-class FigureError(ValueError):
-    """A run folder cannot be drawn; the message names the file, and the line where there is one."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The posterior of each toy sequence at one step: `mean` and `logvar` [N, Z], `label` [N]."""
-
-    mean: np.ndarray
-    logvar: np.ndarray
-    label: np.ndarray
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a run folder says: its configuration, its records and, for the toy, its snapshots."""
-
-    folder: Path
-    config: Mapping[str, Any]
-    metrics: Sequence[Mapping[str, Any]]
-    latents: Mapping[int, Snapshot]
-
-    def get(self, section: str, key: str, default: Any = None) -> Any:
-        """`config[section][key]`, or `default` where either is absent."""
-        part = self.config.get(section)
-        return part.get(key, default) if isinstance(part, Mapping) else default
-
-    @property
-    def group(self) -> Group:
-        """(schedule name, learning-rate name): what a line or a row of a figure stands for."""
-        return self.get("schedule", "name"), self.get("lr", "name", "constant")
-
-    @property
-    def seed(self) -> int:
-        return int(self.config.get("seed") or 0)
-
-    @property
-    def task(self) -> str:
-        return str(self.get("task", "name", ""))
-
-    @property
-    def last(self) -> int:
-        """The last recorded update, 0 where nothing is recorded yet."""
-        return max((record["step"] for record in self.metrics), default=0)
-
-    @property
-    def total(self) -> int | None:
-        """The updates the run was set to last, None where it counts epochs."""
-        return self.get("train", "steps")
-
-    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of one scalar; of two records with one step, the later counts."""
-        found = {r["step"]: r[key] for r in self.metrics if r.get(key) is not None}
-        steps = sorted(found)
-        return np.array(steps, dtype=int), np.array([found[s] for s in steps], dtype=float)
-
-    def at(self, key: str, step: int) -> float | None:
-        """The value of one scalar at one step, None where it was not recorded."""
-        steps, values = self.series(key)
-        return float(values[steps == step][0]) if step in steps else None
-
-
-# ------------------------------------------------------------------------------------ reading
-
-
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a jsonl file, but for a last line that is still being written."""
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise FigureError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise FigureError(f"{path}, line {number}: needs an object with a whole number 'step'")
-        yield number, record
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; an absent file is a run without records yet."""
-    records = []
-    for number, record in _lines(path) if path.exists() else ():
-        for key, value in record.items():
-            if "/" in key and not isinstance(value, int | float | None):
-                raise FigureError(f"{path}, line {number}: {key} must be a number, found {value!r}")
-        records.append(record)
-    return records
-
-
-def read_latents(path: Path) -> dict[int, Snapshot]:
-    """Step -> posterior from a `latents.jsonl`; an absent file holds none."""
-    snapshots = {}
-    for number, record in _lines(path) if path.exists() else ():
-        try:
-            mean, logvar = (np.array(record[key], dtype=float) for key in ("mean", "logvar"))
-            label = np.array(record["label"], dtype=int)
-        except (KeyError, TypeError, ValueError):
-            raise FigureError(
-                f"{path}, line {number}: needs mean [N, Z], logvar [N, Z] and label [N]"
-            ) from None
-        if mean.ndim != 2 or mean.shape != logvar.shape or label.shape != mean.shape[:1]:
-            raise FigureError(
-                f"{path}, line {number}: mean {mean.shape}, logvar {logvar.shape} and label "
-                f"{label.shape} do not fit together"
-            )
-        snapshots[record["step"]] = Snapshot(mean, logvar, label)
-    return snapshots
-
-
-def read_run(folder: str | Path) -> Run:
-    """The run in `folder`, which holds a `run.json`."""
-    folder = Path(folder)
-    path = folder / "run.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FigureError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise FigureError(f"{path}: not JSON ({error})") from None
-    config = content.get("config") if isinstance(content, dict) else None
-    if not isinstance(config, dict):
-        raise FigureError(f"{path}: has no object 'config'")
-    metrics = read_metrics(folder / "metrics.jsonl")
-    run = Run(folder, config, metrics, read_latents(folder / "latents.jsonl"))
-    if not isinstance(run.group[0], str):
-        raise FigureError(f"{path}: the config has no schedule.name")
-    return run
-
-
-def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """All runs in and anywhere below `folders`, each once, in the order of their paths."""
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
-        if not folder.is_dir():
-            raise FigureError(f"{folder}: no such folder")
-    found = {path.resolve(): path for folder in folders for path in folder.rglob("run.json")}
-    if not found:
-        names = ", ".join(map(str, folders)) or "no folder given"
-        raise FigureError(f"{names}: no run found (no run.json in or below)")
-    return [read_run(path.parent) for path in sorted(found.values())]
 
 
 # ----------------------------------------------------------------------------------- grouping
@@ -220,7 +71,7 @@ def _check_seeds(runs: Sequence[Run]) -> None:
         differ = [p for p in parts if run.config.get(p) != first.config.get(p)]
         if differ or seeds.count(run.seed) > 1:
             what = f"differ in {', '.join(differ)}" if differ else f"both have seed {run.seed}"
-            raise FigureError(
+            raise RunsError(
                 f"{first.folder} and {run.folder} would be one line of the figure but {what}; "
                 "give folders whose runs differ in schedule, learning rate and seed only"
             )
@@ -249,10 +100,10 @@ def seed_mean(runs: Sequence[Run], key: str) -> tuple[np.ndarray, ...]:
 
 
 def one_task(runs: Sequence[Run]) -> str:
-    """The task all runs share; FigureError where there are several."""
+    """The task all runs share; RunsError where there are several."""
     tasks = sorted({run.task for run in runs})
     if len(tasks) > 1:
-        raise FigureError(f"one figure shows one task, found {', '.join(tasks)}: name the folders")
+        raise RunsError(f"one figure shows one task, found {', '.join(tasks)}: name the folders")
     return tasks[0]
 
 
@@ -342,9 +193,7 @@ def schedules_figure(total: int = 40000) -> Figure:
         ax.set(ylim=(-0.04, 1.07), yticks=(0, 0.5, 1))
         ax.set_title(title, loc="left", fontsize=12, pad=28)
         ax.set_xlabel("update", fontsize=11)
-        ax.legend(
-            loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, fontsize=10.5
-        )
+        ax.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, fontsize=10.5)
     left.set_ylabel(r"$\beta$", fontsize=13, rotation=0, labelpad=10)
     return figure
 
@@ -421,9 +270,7 @@ def cycle_numbers(runs: Iterable[Run], steps: Sequence[int]) -> list[int] | None
     return None
 
 
-def latent_figure(
-    runs: Sequence[Run], steps: Sequence[int] = SNAPSHOTS, samples: int = 300
-) -> Figure:
+def latent_figure(runs: Sequence[Run], steps: Sequence[int] = SNAPSHOTS, samples: int = 300) -> Figure:
     """Figure 3: samples of q(z|n) for the toy's sequences; a row per schedule, a column per step.
 
     Of several seeds the first with snapshots is drawn, and the numbers are that run's. Autoencoders
@@ -432,10 +279,10 @@ def latent_figure(
     rows = {g: members for g, members in group_runs(runs).items() if g[0] != "none"}
     drawn = {g: next((r for r in m if r.latents), m[0]) for g, m in rows.items()}
     if not any(run.latents for run in drawn.values()):
-        raise FigureError("none of the runs has both a posterior and a latents.jsonl: use task=toy")
+        raise RunsError("none of the runs has both a posterior and a latents.jsonl: use task=toy")
     for run in drawn.values():
         if any(snapshot.mean.shape[1] != 2 for snapshot in run.latents.values()):
-            raise FigureError(f"{run.folder / 'latents.jsonl'}: only a 2-d latent can be drawn")
+            raise RunsError(f"{run.folder / 'latents.jsonl'}: only a 2-d latent can be drawn")
     z = {
         (group, step): clouds(run.latents[step], samples)
         for group, run in drawn.items()
@@ -505,9 +352,7 @@ def _row_label(
     name = labels(rows)[group].replace(", ", "\n").replace(" restarts", "\nrestarts")
     middle = bottom + height / 2
     x = 0.1 / figure.get_figwidth()
-    figure.text(
-        x, middle, name, va="center", fontsize=12, weight="bold", c=COLOURS.get(group[0], "k")
-    )
+    figure.text(x, middle, name, va="center", fontsize=12, weight="bold", c=COLOURS.get(group[0], "k"))
     if len(rows[group]) > 1:
         seed = f"seed {drawn[group].seed} ({len(rows[group])} runs)"
         lower = (0.13 + 0.1 * name.count("\n")) / figure.get_figheight()
@@ -544,8 +389,7 @@ def _latent_caption(figure: Figure, shown: Sequence[int], samples: int, limit: f
     if len(shown) > len(TEN):
         return
     dots = [
-        Line2D([], [], marker="o", ls="", ms=7, mew=0, color=TEN[n % len(TEN)], label=str(n))
-        for n in shown
+        Line2D([], [], marker="o", ls="", ms=7, mew=0, color=TEN[n % len(TEN)], label=str(n)) for n in shown
     ]
     figure.legend(
         handles=[Line2D([], [], ls="", label="sequence n"), *dots],
@@ -747,9 +591,7 @@ def _run_latents(run: Run, steps: Sequence[int], samples: int = 300) -> Figure:
     return figure
 
 
-def save(
-    figure: Figure, folder: str | Path, name: str, kinds: Sequence[str] = ("png", "pdf")
-) -> list[Path]:
+def save(figure: Figure, folder: str | Path, name: str, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
     """Writes `figure` as folder/name.kind at 150 dots per inch; returns the paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -77,9 +77,7 @@ class RunFolder:
         found = read_json(self / "run.json")
         if found is None:
             if (self / "checkpoint_last.pt").exists() or (self / "metrics.jsonl").exists():
-                raise FolderError(
-                    f"{self} holds records of a run but no run.json that says of which"
-                )
+                raise FolderError(f"{self} holds records of a run but no run.json that says of which")
             return None
         if found.get("format") != FORMAT or not isinstance(found.get("config"), dict):
             raise FolderError(
@@ -109,6 +107,12 @@ class RunFolder:
                 " Give this one another name=…, or overwrite=true to lose that one"
             )
 
+    def refuse_other_data(self, data: dict[str, str]) -> None:
+        """Raises FolderError where the corpora's fingerprints are not those the run began with."""
+        before = (self.record or {}).get("data", {})
+        if changed := [split for split in data if before.get(split) != data[split]]:
+            raise FolderError(f"{self} was trained on other data: {' and '.join(changed)} changed since")
+
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other processes out; the system drops the lock of a process that dies."""
@@ -132,11 +136,8 @@ class RunFolder:
 
     def describe(self, config: Config, command: str, data: dict[str, str]) -> None:
         """Writes `run.json`: all that is needed to repeat the run. Raises FolderError on other data."""
-        if (old := self.record) is not None:
-            if changed := [split for split in data if old["data"].get(split) != data[split]]:
-                raise FolderError(
-                    f"{self} was trained on other data: the {' and '.join(changed)} split has changed since"
-                )
+        if self.record is not None:
+            self.refuse_other_data(data)
             return
         about = {
             "format": FORMAT,
@@ -173,9 +174,7 @@ def git_commit() -> str | None:
     root = Path(__file__).parent
     try:
         commit = _git("rev-parse", "HEAD", at=root)
-        return commit + (
-            "+" if _git("status", "--porcelain", "--untracked-files=no", at=root) else ""
-        )
+        return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no", at=root) else "")
     except (OSError, subprocess.CalledProcessError):
         return None
 

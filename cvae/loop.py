@@ -155,9 +155,7 @@ class Loop:
                 self.save(recorder)
         if self._stopped_by is not None:
             name = signal.Signals(self._stopped_by).name
-            recorder.say(
-                f"{name}: saved after {self.step:,} updates; the same command goes on from there"
-            )
+            recorder.say(f"{name}: saved after {self.step:,} updates; the same command goes on from there")
             recorder.close(finished=False)
             raise SystemExit(128 + self._stopped_by)
 
@@ -222,9 +220,7 @@ class Loop:
             values |= {f"{split}/{name}": value for name, value in found.items()}
         score = self.task.score(measured["val"])
         if not math.isfinite(score):
-            raise Diverged(
-                f"validation after {self.step} updates in {self.folder} is not finite: {score}"
-            )
+            raise Diverged(f"validation after {self.step} updates in {self.folder} is not finite: {score}")
         elapsed = time.perf_counter() - self._clock
         left = elapsed / (self.step - started) * (self.end - self.step)
         recorder.write(self.step, values | {"time/seconds": elapsed})

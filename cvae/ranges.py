@@ -26,9 +26,7 @@ class Range:
 
     def __str__(self) -> str:
         bounds = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
-        return " and ".join(
-            f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None
-        )
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
 
 
 @functools.cache

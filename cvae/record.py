@@ -29,9 +29,7 @@ LAYOUT = {
 class Recorder:
     """Appends to a run's records. `offsets` are their lengths in bytes as of the checkpoint."""
 
-    def __init__(
-        self, folder: RunFolder, config: Config, step: int, offsets: dict[str, int]
-    ) -> None:
+    def __init__(self, folder: RunFolder, config: Config, step: int, offsets: dict[str, int]) -> None:
         self.folder = folder
         self.config = config
         self._files = {}

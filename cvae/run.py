@@ -11,13 +11,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import checkpoint, data, figures, models, tasks
 from cvae.config import Config, UserError
-from cvae.folder import RunFolder
+from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.record import Recorder
 from cvae.tasks.language_model import LanguageModelling
@@ -25,9 +23,10 @@ from cvae.tasks.language_model import LanguageModelling
 log = logging.getLogger("cvae")
 
 
-def run(config: Config, cfg: DictConfig, folder: RunFolder) -> float:
+def run(config: Config, folder: RunFolder, composition: dict[str, str] | None = None) -> float:
     """Trains, or goes on training, in a folder that has accepted the configuration.
 
+    `composition` is what Hydra would have written to .hydra/: names of files and their text.
     Returns the objective: the best validation's -ELBO (rec for an autoencoder) in nats per sequence.
     """
     try:
@@ -36,7 +35,7 @@ def run(config: Config, cfg: DictConfig, folder: RunFolder) -> float:
         folder.discard_if_empty()
         raise
     with folder.held(), _log_file(folder), logging_redirect_tqdm():
-        return _train(config, cfg, folder, task)
+        return _train(config, folder, task, composition or {})
 
 
 def prepare(config: Config) -> LanguageModelling:
@@ -56,15 +55,15 @@ def evaluate(task: LanguageModelling, folder: RunFolder, split: str) -> dict[str
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
-def _train(config: Config, cfg: DictConfig, folder: RunFolder, task: LanguageModelling) -> float:
+def _train(config: Config, folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> float:
     """The part of a run during which the folder is ours."""
     if config.overwrite:
         folder.clear()
     folder.describe(config, " ".join(["python", *sys.argv]), task.data.fingerprints)
-    _write_hydra(cfg, folder)
-    (folder / "vocabulary.txt").write_text(
-        "".join(f"{word}\n" for word in task.data.vocabulary.words), encoding="utf-8"
-    )
+    for name, text in composition.items():
+        (folder / ".hydra").mkdir(exist_ok=True)
+        write_atomically(folder / ".hydra" / name, text)
+    write_atomically(folder / "vocabulary.txt", "\n".join(task.data.vocabulary.words) + "\n")
     loop = Loop(config, task, folder)
     results = {f"data/{name}": count for name, count in task.counts().items()}
     results["model/parameters"] = sum(p.numel() for p in task.model.parameters())
@@ -104,20 +103,9 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
 def _device(wish: str) -> torch.device:
     """`auto` is the GPU where there is one. Raises UserError for a GPU that is not there."""
     if wish == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            "device=cuda: no GPU that torch can use on this machine; device=auto or cpu"
-        )
+        raise UserError("device=cuda: no GPU that torch can use on this machine; device=auto or cpu")
     cuda = wish == "cuda" or (wish == "auto" and torch.cuda.is_available())
     return torch.device("cuda" if cuda else "cpu")
-
-
-def _write_hydra(cfg: DictConfig, folder: RunFolder) -> None:
-    """Hydra's own record of the composition, written once the folder is ours."""
-    (folder / ".hydra").mkdir(exist_ok=True)
-    hydra = HydraConfig.get()
-    OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
-    OmegaConf.save(OmegaConf.create({"hydra": hydra}), folder / ".hydra" / "hydra.yaml")
-    OmegaConf.save(hydra.overrides.task, folder / ".hydra" / "overrides.yaml")
 
 
 @contextmanager
@@ -126,6 +114,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
+    log.setLevel(logging.INFO)
     try:
         yield
     except Exception as error:

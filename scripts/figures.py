@@ -10,6 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cvae import figures
+from cvae.runs import RunsError, find_runs
 
 EXAMPLES = """examples:
   python scripts/figures.py 2                          the schedules; needs no run
@@ -48,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     status = 0
     drawers: dict[str, tuple[str, Callable[[], Figure]]] = {
         "2": ("figure2_schedules", figures.schedules_figure),
-        "3": ("figure3_latents", lambda: figures.latent_figure(figures.find_runs(options.folders))),
-        "4": ("figure4_curves", lambda: figures.curves_figure(figures.find_runs(options.folders))),
+        "3": ("figure3_latents", lambda: figures.latent_figure(find_runs(options.folders))),
+        "4": ("figure4_curves", lambda: figures.curves_figure(find_runs(options.folders))),
     }
     for number, (name, draw) in drawers.items():
         if options.figure not in (number, "all"):
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for path in figures.save(draw(), options.to, name):
                 print(path)
-        except (figures.FigureError, OSError) as error:
+        except (RunsError, OSError) as error:
             print(f"figure {number}: {error}", file=sys.stderr)
             status = 1
     return status

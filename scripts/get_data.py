@@ -345,9 +345,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="mirror with the layout of the source repository (default: $CVAE_DATA_URL, else "
         f"{DEFAULT_BASE_URL})",
     )
-    parser.add_argument(
-        "--force", action="store_true", help="replace files whose content is another one"
-    )
+    parser.add_argument("--force", action="store_true", help="replace files whose content is another one")
     return parser.parse_args(argv)
 
 

@@ -14,6 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from cvae import figures
+from cvae.runs import RunsError, find_runs, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic, Off
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,19 +90,19 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_runs_are_found_at_any_depth_and_once(toy: Path):
-    runs = figures.find_runs([toy.parent, toy, toy / "constant"])
+    runs = find_runs([toy.parent, toy, toy / "constant"])
     assert len(runs) == 4
 
 
 def test_groups_are_in_the_papers_order_and_by_seed(toy: Path):
-    groups = figures.group_runs(figures.find_runs([toy]))
+    groups = figures.group_runs(find_runs([toy]))
     assert [schedule for schedule, _ in groups] == ["constant", "monotonic", "cyclical"]
     assert [run.seed for run in groups["cyclical", "constant"]] == [0, 1]
 
 
 def test_the_learning_rate_is_named_only_where_it_varies(toy: Path):
     make_run(toy / "cosine", "cyclical", lr="cosine_restarts")
-    groups = list(figures.group_runs(figures.find_runs([toy])))
+    groups = list(figures.group_runs(find_runs([toy])))
     assert groups[-2:] == [("cyclical", "constant"), ("cyclical", "cosine_restarts")]
     assert figures.labels(groups)[groups[-1]] == "Cyclical, cosine restarts lr"
     assert figures.labels(groups[:-1])[groups[0]] == "Constant"
@@ -112,13 +113,13 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
     content = json.loads((other / "run.json").read_text())
     content["config"]["schedule"]["cycles"] = 8
     (other / "run.json").write_text(json.dumps(content))
-    with pytest.raises(figures.FigureError, match=r"cyclical-2.*differ in schedule"):
-        figures.group_runs(figures.find_runs([toy]))
+    with pytest.raises(RunsError, match=r"cyclical-2.*differ in schedule"):
+        figures.group_runs(find_runs([toy]))
     content["config"]["schedule"]["cycles"] = 4
     content["config"]["seed"] = 1
     (other / "run.json").write_text(json.dumps(content))
-    with pytest.raises(figures.FigureError, match="both have seed 1"):
-        figures.group_runs(figures.find_runs([toy]))
+    with pytest.raises(RunsError, match="both have seed 1"):
+        figures.group_runs(find_runs([toy]))
 
 
 def test_seed_mean_averages_the_runs_that_have_the_step(tmp_path: Path):
@@ -156,8 +157,8 @@ def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message
     path = folder / name
     count = len(path.read_text().splitlines())
     path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(figures.FigureError) as caught:
-        figures.read_run(folder)
+    with pytest.raises(RunsError) as caught:
+        read_run(folder)
     assert f"{path}, line {count + 1}: " in str(caught.value)
     assert message in str(caught.value)
 
@@ -166,14 +167,14 @@ def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
     folder = make_run(tmp_path / "run", until=1000)
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1500, "train/r')
-    assert figures.read_run(folder).last == 1000
+    assert read_run(folder).last == 1000
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {}}'])
 def test_a_malformed_run_json_is_named(tmp_path: Path, content: str):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(figures.FigureError, match=r"run\.json: "):
-        figures.read_run(tmp_path)
+    with pytest.raises(RunsError, match=r"run\.json: "):
+        read_run(tmp_path)
 
 
 def test_figure_2_shows_three_schedules_and_three_shapes():
@@ -192,7 +193,7 @@ def test_all_clouds_share_one_noise():
 
 
 def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
-    figure = figures.latent_figure(figures.find_runs([toy]))
+    figure = figures.latent_figure(find_runs([toy]))
     words = texts(figure)
     assert len(figure.axes) == 18
     for word in ("1st cycle", "4th cycle", "31K", "I = 1.42 nats, acc 71 %", "seed 0 (2 runs)"):
@@ -205,7 +206,7 @@ def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
     make_run(tmp_path / "b", "cyclical", until=12000)
     started = make_run(tmp_path / "c", "monotonic", latents=False)
     (started / "metrics.jsonl").unlink()
-    runs = figures.find_runs([tmp_path])
+    runs = find_runs([tmp_path])
     assert "ends at\n12K" in texts(figures.latent_figure(runs))
     assert "no latents.jsonl" in texts(figures.latent_figure(runs))
     words = texts(figures.curves_figure(runs))
@@ -214,7 +215,7 @@ def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
 
 
 def test_figure_4_draws_the_mean_its_band_and_the_entropy(toy: Path):
-    figure = figures.curves_figure(figures.find_runs([toy]))
+    figure = figures.curves_figure(find_runs([toy]))
     rec = figure.axes[1]
     cyclical = next(line for line in rec.lines if line.get_label().startswith("Cyclical"))
     assert cyclical.get_ydata()[-1] == pytest.approx(2.5)
@@ -224,13 +225,13 @@ def test_figure_4_draws_the_mean_its_band_and_the_entropy(toy: Path):
 
 def test_figure_4_shows_one_task_only(toy: Path):
     make_run(toy / "ptb", task="ptb", latents=False)
-    with pytest.raises(figures.FigureError, match="ptb, toy"):
-        figures.curves_figure(figures.find_runs([toy]))
+    with pytest.raises(RunsError, match="ptb, toy"):
+        figures.curves_figure(find_runs([toy]))
 
 
 def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
     make_run(toy / "none", "none")
-    figure = figures.curves_figure(figures.find_runs([toy]))
+    figure = figures.curves_figure(find_runs([toy]))
     assert figure.axes[2].get_title("right") == "not recorded: Autoencoder"
 
 
@@ -252,8 +253,8 @@ def test_run_pictures_skip_a_latent_that_is_no_plane(tmp_path: Path):
     record = {"step": 1000, "mean": [[0, 0, 0]], "logvar": [[0, 0, 0]], "label": [0]}
     write(folder / "latents.jsonl", [record])
     assert figures.run_pictures(folder) == [folder / "curves.png"]
-    with pytest.raises(figures.FigureError, match="2-d"):
-        figures.latent_figure(figures.find_runs([folder]))
+    with pytest.raises(RunsError, match="2-d"):
+        figures.latent_figure(find_runs([folder]))
 
 
 def test_spread_steps():
@@ -288,5 +289,5 @@ def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path
 
 
 def test_an_absent_folder_is_named(tmp_path: Path):
-    with pytest.raises(figures.FigureError, match="absent: no such folder"):
-        figures.find_runs([tmp_path / "absent"])
+    with pytest.raises(RunsError, match="absent: no such folder"):
+        find_runs([tmp_path / "absent"])

@@ -121,8 +121,7 @@ def server() -> Iterator[Server]:
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = load_script()
     files = tuple(
-        module.DataFile(target, source, blob_id(CONTENT[source]))
-        for target, source in TARGETS.items()
+        module.DataFile(target, source, blob_id(CONTENT[source])) for target, source in TARGETS.items()
     )
     monkeypatch.setattr(module, "FILES", files)
     monkeypatch.setattr(module, "RETRY_PAUSE", 0.0)
@@ -143,9 +142,7 @@ def run(script: ModuleType, server: Server, tmp_path: Path) -> Callable[..., int
 def stored(folder: Path) -> dict[str, bytes]:
     """Every file below the folder, temporary ones included."""
     return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file()
+        path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()
     }
 
 
@@ -362,9 +359,7 @@ def test_redirect_to_an_unsafe_address_is_refused(run, server, tmp_path, capsys,
     assert f"{server.url}/b/three.json" in one_sentence(capsys)
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///etc", "ftp://127.0.0.1", "", "http://", "http://h:x", "h"]
-)
+@pytest.mark.parametrize("url", ["file:///etc", "ftp://127.0.0.1", "", "http://", "http://h:x", "h"])
 def test_other_addresses_are_refused(script, tmp_path, capsys, url):
     assert script.main(["all", "--to", str(tmp_path), "--base-url", url]) == 1
     assert stored(tmp_path) == {}

@@ -14,6 +14,7 @@ def read(config: TextData) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
 
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
+    config.refuse_missing()
     files = config.files()
     prints = {split: check(path, config.max_words) for split, path in files.items()}
     return {split: _lines(path) for split, path in files.items()}, prints

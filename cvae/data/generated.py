@@ -23,20 +23,20 @@ def toy(config: ToyData) -> Sentences:
 
 
 _WORDS = {
-    "D": "the a every some this one".split(),
-    "A": "old small red quiet strange happy tired famous".split(),
-    "N": "dog child market river teacher company song house train king".split(),
-    "V": "sees likes follows finds paints remembers buys leaves".split(),
-    "I": "sleeps waits sings falls returns laughs".split(),
-    "P": "near behind without under after".split(),
-    "R": "slowly today again often together".split(),
+    "D": ["the", "a", "every", "some", "this", "one"],
+    "A": ["old", "small", "red", "quiet", "strange", "happy", "tired", "famous"],
+    "N": ["dog", "child", "market", "river", "teacher", "company", "song", "house", "train", "king"],
+    "V": ["sees", "likes", "follows", "finds", "paints", "remembers", "buys", "leaves"],
+    "I": ["sleeps", "waits", "sings", "falls", "returns", "laughs"],
+    "P": ["near", "behind", "without", "under", "after"],
+    "R": ["slowly", "today", "again", "often", "together"],
 }
 _RULES = {
     "S": ["NP VP", "NP VP", "NP VP C S"],
     "NP": ["D N", "D A N", "D N P D N"],
     "VP": ["V NP", "I", "I R", "V NP P D N"],
 }
-_JOINERS = "and but while because".split()
+_JOINERS = ["and", "but", "while", "because"]
 
 
 def _expand(symbol: str, rng: random.Random) -> list[str]:

@@ -74,14 +74,10 @@ class Batch:
 class Corpus:
     """The sentences of one split, on one device, as a flat tensor of the smallest integer type."""
 
-    def __init__(
-        self, sentences: Sequence[Sequence[int]], words: int, device: torch.device
-    ) -> None:
+    def __init__(self, sentences: Sequence[Sequence[int]], words: int, device: torch.device) -> None:
         kind = np.int16 if words <= np.iinfo(np.int16).max else np.int32
         self.lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
-        flat = np.fromiter(
-            (n for sentence in sentences for n in sentence), kind, int(self.lengths.sum())
-        )
+        flat = np.fromiter((n for sentence in sentences for n in sentence), kind, int(self.lengths.sum()))
         starts = np.cumsum(self.lengths) - self.lengths
         self.tokens = torch.from_numpy(flat).to(device)
         self._starts = torch.from_numpy(starts).to(device)

@@ -41,12 +41,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.config = config
         self.embedding = nn.Embedding(words, config.embed)
-        self.lstm = nn.LSTM(
-            config.embed + config.latent, config.hidden, config.layers, batch_first=True
-        )
-        self.start = (
-            nn.Linear(config.latent, config.layers * config.hidden) if config.latent else None
-        )
+        self.lstm = nn.LSTM(config.embed + config.latent, config.hidden, config.layers, batch_first=True)
+        self.start = nn.Linear(config.latent, config.layers * config.hidden) if config.latent else None
         self.output = nn.Linear(config.hidden, words)
 
     def initial(self, z: Tensor) -> tuple[Tensor, Tensor]:

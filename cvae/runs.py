@@ -1,0 +1,158 @@
+"""Reading run folders: what figures and tables are made from. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cvae.config import UserError
+
+Group = tuple[str, str]
+
+
+class RunsError(UserError):
+    """Runs cannot be read or compared; the message names the file, and the line where there is one."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The posterior of each toy sequence at one step: `mean` and `logvar` [N, Z], `label` [N]."""
+
+    mean: np.ndarray
+    logvar: np.ndarray
+    label: np.ndarray
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run folder says: its configuration, its records and, for the toy, its snapshots."""
+
+    folder: Path
+    config: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    latents: Mapping[int, Snapshot]
+
+    def get(self, section: str, key: str, default: Any = None) -> Any:
+        """`config[section][key]`, or `default` where either is absent."""
+        part = self.config.get(section)
+        return part.get(key, default) if isinstance(part, Mapping) else default
+
+    @property
+    def group(self) -> Group:
+        """(schedule name, learning-rate name): what a line or a row of a figure stands for."""
+        return self.get("schedule", "name"), self.get("lr", "name", "constant")
+
+    @property
+    def seed(self) -> int:
+        return int(self.config.get("seed") or 0)
+
+    @property
+    def task(self) -> str:
+        return str(self.get("task", "name", ""))
+
+    @property
+    def last(self) -> int:
+        """The last recorded update, 0 where nothing is recorded yet."""
+        return max((record["step"] for record in self.metrics), default=0)
+
+    @property
+    def total(self) -> int | None:
+        """The updates the run was set to last, None where it counts epochs."""
+        return self.get("train", "steps")
+
+    def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """Steps and values of one scalar; of two records with one step, the later counts."""
+        found = {r["step"]: r[key] for r in self.metrics if r.get(key) is not None}
+        steps = sorted(found)
+        return np.array(steps, dtype=int), np.array([found[s] for s in steps], dtype=float)
+
+    def at(self, key: str, step: int) -> float | None:
+        """The value of one scalar at one step, None where it was not recorded."""
+        steps, values = self.series(key)
+        return float(values[steps == step][0]) if step in steps else None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a jsonl file, but for a last line that is still being written."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise RunsError(f"{path}, line {number}: not JSON ({error})") from None
+        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
+            raise RunsError(f"{path}, line {number}: needs an object with a whole number 'step'")
+        yield number, record
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; an absent file is a run without records yet."""
+    records = []
+    for number, record in _lines(path) if path.exists() else ():
+        for key, value in record.items():
+            if "/" in key and not isinstance(value, int | float | None):
+                raise RunsError(f"{path}, line {number}: {key} must be a number, found {value!r}")
+        records.append(record)
+    return records
+
+
+def read_latents(path: Path) -> dict[int, Snapshot]:
+    """Step -> posterior from a `latents.jsonl`; an absent file holds none."""
+    snapshots = {}
+    for number, record in _lines(path) if path.exists() else ():
+        try:
+            mean, logvar = (np.array(record[key], dtype=float) for key in ("mean", "logvar"))
+            label = np.array(record["label"], dtype=int)
+        except (KeyError, TypeError, ValueError):
+            raise RunsError(
+                f"{path}, line {number}: needs mean [N, Z], logvar [N, Z] and label [N]"
+            ) from None
+        if mean.ndim != 2 or mean.shape != logvar.shape or label.shape != mean.shape[:1]:
+            raise RunsError(
+                f"{path}, line {number}: mean {mean.shape}, logvar {logvar.shape} and label "
+                f"{label.shape} do not fit together"
+            )
+        snapshots[record["step"]] = Snapshot(mean, logvar, label)
+    return snapshots
+
+
+def read_run(folder: str | Path) -> Run:
+    """The run in `folder`, which holds a `run.json`."""
+    folder = Path(folder)
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunsError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
+        raise RunsError(f"{path}: not JSON ({error})") from None
+    config = content.get("config") if isinstance(content, dict) else None
+    if not isinstance(config, dict):
+        raise RunsError(f"{path}: has no object 'config'")
+    metrics = read_metrics(folder / "metrics.jsonl")
+    run = Run(folder, config, metrics, read_latents(folder / "latents.jsonl"))
+    if not isinstance(run.group[0], str):
+        raise RunsError(f"{path}: the config has no schedule.name")
+    return run
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Run]:
+    """All runs in and anywhere below `folders`, each once, in the order of their paths."""
+    folders = [Path(folder) for folder in folders]
+    for folder in folders:
+        if not folder.is_dir():
+            raise RunsError(f"{folder}: no such folder")
+    found = {path.resolve(): path for folder in folders for path in folder.rglob("run.json")}
+    if not found:
+        names = ", ".join(map(str, folders)) or "no folder given"
+        raise RunsError(f"{names}: no run found (no run.json in or below)")
+    return [read_run(path.parent) for path in sorted(found.values())]

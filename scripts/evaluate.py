@@ -1,0 +1,64 @@
+"""Measures a run's best checkpoint again: prints what training recorded in results.json."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvae.config import Config, UserError, load
+from cvae.folder import FolderError, RunFolder
+
+EXAMPLES = """examples:
+  python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb
+  python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb val --data ../corpora/ptb"""
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="a run folder")
+    parser.add_argument("split", nargs="?", default="test", choices=("train", "val", "test"))
+    parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    return parser.parse_args(arguments)
+
+
+def recorded(folder: RunFolder, data: str | None, device: str) -> Config:
+    """The run's own configuration, on this machine's device and data location."""
+    if (record := folder.record) is None:
+        raise FolderError(f"{folder} is not a run folder: it has no run.json")
+    config = load(record["config"])
+    changed = {"device": device}
+    if data is not None:
+        if not hasattr(config.dataset, "path"):
+            raise UserError(f"--data: the dataset {config.dataset.name} of this run is generated")
+        changed["dataset"] = dataclasses.replace(config.dataset, path=data)
+    return dataclasses.replace(config, **changed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the measures as JSON, one key a line; the exit status is 1 where it cannot."""
+    options = parse(arguments)
+    folder = RunFolder(options.folder)
+    try:
+        config = recorded(folder, options.data, options.device)
+        from cvae import run
+
+        task = run.prepare(config)
+        folder.refuse_other_data(task.data.fingerprints)
+        found = run.evaluate(task, folder, options.split)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

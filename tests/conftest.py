@@ -1,0 +1,25 @@
+"""What several test files share: small configurations, made as the command line makes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from cvae import cli  # noqa: F401  registers the resolver that conf/config.yaml uses
+from cvae.config import Config, load
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def configured() -> Callable[..., Config]:
+    """`configured("task=toy", "seed=1")` is the typed configuration of that command line."""
+
+    def make(*overrides: str) -> Config:
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return load(compose("config", list(overrides)))
+
+    return make

@@ -1,0 +1,314 @@
+"""Corpora and batches: the vocabulary, encoding, samplers, generated data and text files."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvae import data
+from cvae.config import TextData, TinyData, ToyData, UserError
+from cvae.data import files, generated
+from cvae.data.text import (
+    BOS,
+    EOS,
+    PAD,
+    SAMPLERS,
+    SPECIALS,
+    UNK,
+    Batches,
+    Corpus,
+    Vocabulary,
+    bucketed,
+    equal_length,
+    order,
+    splits,
+)
+
+CPU = torch.device("cpu")
+TINY = TinyData(name="tiny", sentences=100, sampler="equal_length")
+quick = settings(deadline=None, max_examples=50)
+many_lengths = st.lists(st.integers(2, 12), min_size=1, max_size=200).map(np.array)
+samplers = pytest.mark.parametrize("sampler", SAMPLERS)
+
+
+def corpus_of(lengths: list[int], words: int = 500) -> Corpus:
+    """Sentence n is `<s>`, then the number n + 4 repeated, then `</s>`."""
+    sentences = [[BOS, *[n + 4] * (length - 2), EOS] for n, length in enumerate(lengths)]
+    return Corpus(sentences, words, CPU)
+
+
+# ---- vocabulary ----
+
+
+def test_words_are_ranked_by_frequency_and_ties_alphabetically():
+    found = Vocabulary.of([["b", "c", "a"], ["b", "d"], ["d", "b"]])
+    assert found.words == [*SPECIALS, "b", "d", "a", "c"]
+
+
+def test_the_order_of_the_sentences_does_not_change_the_numbers():
+    sentences = [["b", "c", "a"], ["b", "d"], ["e"], ["c"]]
+    assert Vocabulary.of(sentences).words == Vocabulary.of(sentences[::-1]).words
+
+
+def test_a_literal_unk_is_the_unknown_word_however_frequent():
+    found = Vocabulary.of([["<unk>", "the", "<unk>", "<unk>"]])
+    assert found.words == [*SPECIALS, "the"]
+    assert found.encode(["<unk>", "the", "never-seen"]) == [BOS, UNK, 4, UNK, EOS]
+    assert UNK == 1
+
+
+def test_decoding_stops_at_the_end_and_undoes_encoding():
+    found = Vocabulary.of([["a", "b"]])
+    assert found.decode(found.encode(["a", "<unk>", "b"])) == ["a", "<unk>", "b"]
+    assert found.decode([BOS, 5, EOS, 4, 4]) == ["b"]
+    assert found.decode([4, PAD, PAD]) == ["a"]
+
+
+def test_the_vocabulary_comes_from_the_train_split_only():
+    rows = {"train": [["a", "b"]], "val": [["c", "a"]], "test": [["d"]]}
+    found = splits(rows, CPU, {})
+    assert found.vocabulary.words == [*SPECIALS, "a", "b"]
+    assert found.corpora["val"].batch(np.array([0])).tokens.tolist() == [[BOS, UNK, 4, EOS]]
+
+
+# ---- corpus and batch ----
+
+
+def test_a_batch_holds_its_sentences_in_the_order_asked_for_and_pads_behind_them():
+    corpus = Corpus([[2, 7, 3], [2, 5, 6, 4, 3], [2, 3]], 10, CPU)
+    batch = corpus.batch(np.array([2, 1, 0, 2]))
+    assert batch.tokens.tolist() == [[2, 3, 0, 0, 0], [2, 5, 6, 4, 3], [2, 7, 3, 0, 0], [2, 3, 0, 0, 0]]
+    assert batch.lengths.tolist() == [2, 5, 3, 2]
+    assert batch.inputs.tolist()[2] == [2, 7, 3, 0] and batch.targets.tolist()[2] == [7, 3, 0, 0]
+    assert batch.counted.tolist() == [1, 4, 2, 1]
+    assert batch.tokens.dtype == batch.lengths.dtype == torch.int64
+
+
+def test_equal_lengths_need_no_pads():
+    batch = Corpus([[2, 7, 3], [2, 3], [2, 8, 3]], 10, CPU).batch(np.array([2, 0]))
+    assert batch.tokens.tolist() == [[2, 8, 3], [2, 7, 3]]
+
+
+@quick
+@given(many_lengths, st.data())
+def test_any_batch_is_the_sentences_themselves(lengths, data):
+    corpus = corpus_of(list(lengths))
+    chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=9))
+    batch = corpus.batch(np.array(chosen))
+    for n, row, length in zip(chosen, batch.tokens.tolist(), batch.lengths.tolist(), strict=True):
+        assert row[:length] == [BOS, *[n + 4] * (lengths[n] - 2), EOS]
+        assert set(row[length:]) <= {PAD}
+    assert batch.tokens.size(1) == max(lengths[chosen])
+
+
+@pytest.mark.parametrize(("words", "dtype"), [(32_767, torch.int16), (32_768, torch.int32)])
+def test_tokens_take_two_bytes_below_32768_words_and_four_above(words, dtype):
+    corpus = Corpus([[2, words - 1, 3]], words, CPU)
+    assert corpus.tokens.dtype == dtype
+    assert corpus.batch(np.array([0])).tokens.tolist() == [[2, words - 1, 3]]
+
+
+def test_counted_tokens_are_the_words_and_the_end():
+    corpus = corpus_of([2, 5, 9])
+    assert corpus.counted == 1 + 4 + 8
+    assert corpus.counted == sum(int(batch.counted.sum()) for batch in Batches(corpus, "bucketed", 2, 0))
+
+
+# ---- samplers ----
+
+
+@samplers
+@quick
+@given(lengths=many_lengths, size=st.integers(1, 40), seed=st.integers(0, 2**63 - 1))
+def test_every_sentence_is_in_exactly_one_batch(sampler, lengths, size, seed):
+    batches = SAMPLERS[sampler](lengths, size, seed)
+    assert sorted(np.concatenate(batches)) == list(range(len(lengths)))
+    assert all(1 <= len(batch) <= size for batch in batches)
+
+
+@quick
+@given(many_lengths, st.integers(1, 40), st.integers(0, 99))
+def test_equal_length_batches_have_one_length_and_only_the_last_of_a_length_is_small(lengths, size, seed):
+    batches = equal_length(lengths, size, seed)
+    assert all(len(set(lengths[batch])) == 1 for batch in batches)
+    assert len(batches) == sum(-(-count // size) for count in Counter(lengths.tolist()).values())
+
+
+@quick
+@given(many_lengths, st.integers(1, 40), st.integers(0, 99))
+def test_bucketed_batches_are_full_and_sorted_by_length(lengths, size, seed):
+    batches = bucketed(lengths, size, seed)
+    assert [len(batch) for batch in batches[:-1]] == [size] * (len(batches) - 1)
+    assert (np.diff(lengths[np.concatenate(batches)]) >= 0).all()
+
+
+@samplers
+def test_the_seed_alone_decides_who_shares_a_batch(sampler):
+    lengths = np.array([3, 4] * 50)
+    groups = [[set(batch) for batch in SAMPLERS[sampler](lengths, 8, seed)] for seed in (0, 0, 1)]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_order_is_a_pure_permutation_of_its_own_for_each_seed_and_epoch():
+    found = {(seed, epoch): order(50, seed, epoch) for seed in range(3) for epoch in range(3)}
+    assert all(sorted(places) == list(range(50)) for places in found.values())
+    assert len({tuple(places) for places in found.values()}) == 9
+    np.random.default_rng(0).permutation(50)
+    for seed, epoch in [(2, 2), (0, 1), (1, 0)]:
+        assert (order(50, seed, epoch) == found[seed, epoch]).all()
+
+
+@samplers
+def test_the_batch_of_a_step_does_not_depend_on_what_was_asked_before(sampler):
+    lengths = [2 + n % 5 for n in range(60)]
+    batches = Batches(corpus_of(lengths), sampler, 8, seed=3)
+    steps = range(3 * len(batches))
+    forward = [batches.at(step).tokens.tolist() for step in steps]
+    for step in reversed(steps):
+        assert batches.at(step).tokens.tolist() == forward[step]
+        assert Batches(corpus_of(lengths), sampler, 8, seed=3).at(step).tokens.tolist() == forward[step]
+
+
+@samplers
+def test_an_epoch_is_every_batch_once_and_the_next_has_them_in_another_order(sampler):
+    batches = Batches(corpus_of([2 + n % 5 for n in range(60)]), sampler, 8, seed=3)
+    tokens = [batches.at(step).tokens.tolist() for step in range(2 * len(batches))]
+    first, second = tokens[: len(batches)], tokens[len(batches) :]
+    assert sorted(first) == sorted(second) == sorted(batch.tokens.tolist() for batch in batches)
+    assert first != second
+
+
+# ---- generated corpora ----
+
+
+def test_the_toy_sequences_are_one_hot_and_val_and_test_repeat_them():
+    config = ToyData(name="toy", sequences=10, draws=3, sampler="equal_length")
+    found = generated.toy(config)
+    assert [row.index("1") for row in found["train"]] == list(range(10))
+    assert all(row.count("0") == 9 and len(row) == 10 for row in found["train"])
+    assert found["val"] == found["test"] and len(found["val"]) == 30
+    assert Counter(map(tuple, found["val"])) == {tuple(row): 3 for row in found["train"]}
+    built = data.build(config, CPU)
+    assert built.vocabulary.words == [*SPECIALS, "0", "1"]
+    assert len(built.corpora["train"]) == 10 and len(built.corpora["test"]) == 30
+
+
+def test_the_tiny_corpus_is_the_same_at_every_call_and_varied():
+    torch.manual_seed(0)
+    first = generated.tiny(TINY)
+    torch.manual_seed(1)
+    assert generated.tiny(TINY) == first
+    assert {split: len(rows) for split, rows in first.items()} == {"train": 100, "val": 10, "test": 10}
+    assert all(2 <= len(row) <= 40 for rows in first.values() for row in rows)
+    assert len({tuple(row) for row in first["train"]}) > 80
+    assert first["val"] != first["test"]
+
+
+def test_the_tiny_corpus_has_no_word_in_val_that_train_lacks():
+    built = data.build(TinyData(name="tiny", sentences=2000, sampler="bucketed"), CPU)
+    assert all((corpus.tokens != UNK).all() for corpus in built.corpora.values())
+
+
+def test_fingerprints_tell_corpora_apart():
+    prints = [data.build(config, CPU).fingerprints for config in (TINY, TINY)]
+    assert prints[0] == prints[1]
+    assert set(prints[0]) == {"train", "val", "test"} and len(set(prints[0].values())) == 3
+    assert generated.fingerprint([["a"], ["b"]]) != generated.fingerprint([["a", "b"]])
+
+
+# ---- text files ----
+
+
+def write(folder: Path, **contents: bytes) -> TextData:
+    """train.txt, valid.txt and test.txt in `folder`, and the configuration that reads them."""
+    for name in ("train", "valid", "test"):
+        (folder / f"{name}.txt").write_bytes(contents.get(name, b"a\n"))
+    return TextData(name="ptb", path=str(folder), max_words=200, sampler="equal_length")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Keeps what `datasets` caches out of the home folder."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.mark.usefixtures("cache")
+def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_path):
+    plain = "the naïve dog\n<unk> sat\nthe end\n".encode()
+    config = write(
+        tmp_path,
+        train=plain,
+        valid=plain.replace(b"\n", b"\r\n"),
+        test=b"\n  \n" + plain.replace(b"\n", b"\n\n").rstrip() + b" ",
+    )
+    sentences, prints = files.read(config)
+    assert sentences["train"] == [["the", "naïve", "dog"], ["<unk>", "sat"], ["the", "end"]]
+    assert sentences["train"] == sentences["val"] == sentences["test"]
+    assert prints["train"] == hashlib.sha256(plain).hexdigest()
+    assert len(set(prints.values())) == 3
+    built = data.build(config, CPU)
+    assert built.vocabulary.words == [*SPECIALS, "the", "dog", "end", "naïve", "sat"]
+    assert built.fingerprints == prints
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"a b\nc \xff d\n", "{path}, line 2: not UTF-8 (byte 0xff at place 2)"),
+        (b"", "{path} has no sentence in it"),
+        (b"\n \r\n\n", "{path} has no sentence in it"),
+        (b"a\n\n" + b"w " * 6 + b"\n", "{path}, line 3: 6 words, dataset.max_words allows 5"),
+        (b"a <s> b\n", "{path}, line 1: <s> is reserved; of <pad>, <unk>, <s>, </s> only <unk> may stand"),
+        (b"a\nb </s> <pad>\n", "{path}, line 2: </s>, <pad> is reserved; "),
+    ],
+    ids=["bytes", "empty", "blank", "long", "reserved", "two-reserved"],
+)
+def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_line(tmp_path, content, sentence):
+    path = tmp_path / "train.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        files.check(path, max_words=5)
+    assert str(refusal.value).startswith(sentence.format(path=path))
+
+
+def test_the_longest_allowed_sentence_and_a_literal_unk_pass(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_bytes(b"w w <unk> w w\n")
+    assert files.check(path, max_words=5) == hashlib.sha256(b"w w <unk> w w\n").hexdigest()
+
+
+def test_a_bad_file_is_found_in_any_split_before_anything_is_read(tmp_path):
+    config = write(tmp_path, test=b"\xff\n")
+    with pytest.raises(UserError, match=r"test\.txt, line 1: not UTF-8"):
+        files.read(config)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not os.environ.get("CVAE_DATA"), reason="CVAE_DATA is not set")
+@pytest.mark.usefixtures("cache")
+def test_ptb_has_the_sizes_of_the_authors_experiment():
+    folder = Path(os.environ["CVAE_DATA"]) / "ptb"
+    found = data.build(TextData("ptb", str(folder), max_words=200, sampler="equal_length"), CPU)
+    assert len(found.vocabulary) == 10_002
+    # protocol A1: sentences, batches, counted tokens
+    expected = {
+        "train": (42_068, 1_359, 929_589),
+        "val": (3_370, 142, 73_760),
+        "test": (3_761, 155, 82_430),
+    }
+    cut = {split: Batches(corpus, "equal_length", 32, seed=0) for split, corpus in found.corpora.items()}
+    sizes = {
+        split: (len(batches.corpus), len(batches), batches.corpus.counted) for split, batches in cut.items()
+    }
+    assert sizes == expected
+    assert sum(len(members) == 32 for members in cut["train"].members) == 1_282

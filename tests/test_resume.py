@@ -1,0 +1,388 @@
+"""A run that is stopped anywhere and started again is the run that was never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cvae import checkpoint
+from cvae.config import Config, UserError
+from cvae.folder import FolderError, RunFolder
+from cvae.loop import Diverged, Loop
+from cvae.record import Recorder
+from cvae.run import run
+
+ROOT = Path(__file__).parent.parent
+TINY = (
+    "experiment=ptb_debug",
+    "dataset.sentences=60",
+    "model.embed=6",
+    "model.hidden=8",
+    "model.latent=2",
+    "train.batch_size=8",
+    "train.epochs=3",
+    "train.log_every=4",
+    "train.save_every=5",
+    "remedy=[word_dropout]",
+)
+TOY = (
+    "train.steps=40",
+    "train.log_every=7",
+    "train.validate_every=10",
+    "train.save_every=6",
+    "dataset.draws=2",
+    "task.samples=10",
+)
+COMMANDS = {"tiny": TINY, "toy": TOY, "autoencoder": (*TOY, "schedule=none")}
+
+
+class Crash(Exception):
+    """Stands for whatever may end a process between two updates."""
+
+
+def without_time(record: dict) -> dict:
+    return {key: value for key, value in record.items() if not key.startswith("time/")}
+
+
+def outcome(folder: Path) -> dict:
+    """Everything a run leaves that must not depend on whether it was stopped."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    latents = folder / "latents.jsonl"
+    return {
+        "metrics": [without_time(json.loads(line)) for line in lines],
+        "latents": latents.read_text() if latents.exists() else None,
+        "results": without_time(json.loads((folder / "results.json").read_text())),
+        "weights": {
+            (which, name): tensor.tolist()
+            for which in ("last", "best")
+            for name, tensor in checkpoint.load(folder / f"checkpoint_{which}.pt")["model"].items()
+        },
+    }
+
+
+def board(folder: Path) -> dict[str, list[int]]:
+    """The steps of every scalar, as TensorBoard reads the folder."""
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, configured) -> dict[str, Path]:
+    """Each command, run without a stop."""
+    folders = {}
+    for name, command in COMMANDS.items():
+        folders[name] = tmp_path_factory.mktemp(name)
+        run(configured(*command), RunFolder(folders[name]))
+    return folders
+
+
+def crash_after(monkeypatch, updates: int, where: str = "_advance") -> None:
+    """The `updates`-th call of a step of the loop raises Crash instead of returning."""
+    original = getattr(Loop, where)
+    calls = Counter()
+
+    def crashing(self, *arguments):
+        calls[where] += 1
+        original(self, *arguments)
+        if calls[where] == updates:
+            raise Crash
+
+    monkeypatch.setattr(Loop, where, crashing)
+
+
+def survive(config: Config, folder: Path, monkeypatch, updates: int, where: str) -> None:
+    with monkeypatch.context() as patch:
+        crash_after(patch, updates, where)
+        with pytest.raises(Crash):
+            run(config, RunFolder(folder))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    ("updates", "where"), [(1, "_advance"), (13, "_advance"), (1, "_validate"), (2, "save"), (25, "_report")]
+)
+def test_a_crash_anywhere_changes_nothing(name, updates, where, whole, tmp_path, monkeypatch, configured):
+    config = configured(*COMMANDS[name])
+    survive(config, tmp_path, monkeypatch, updates, where)
+    run(config, RunFolder(tmp_path))
+    assert outcome(tmp_path) == outcome(whole[name])
+
+
+def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
+    whole, tmp_path, monkeypatch, configured
+):
+    config = configured(*TINY)
+    for updates in (3, 9, 7, 11):
+        survive(config, tmp_path, monkeypatch, updates, "_advance")
+    run(config, RunFolder(tmp_path))
+    assert outcome(tmp_path) == outcome(whole["tiny"])
+    read = board(tmp_path)
+    expected = {
+        (tag, json.loads(line)["step"])
+        for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+        for tag in json.loads(line)
+        if tag != "step"
+    }
+    assert {(tag, step) for tag, steps in read.items() for step in steps} == expected
+    assert all(len(steps) == len(set(steps)) for steps in read.values())
+
+
+def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_path, configured):
+    run(configured(*TOY, "train.stop_after=17"), RunFolder(tmp_path))
+    early = json.loads((tmp_path / "results.json").read_text())
+    assert early["finished"] is False
+    assert early["step"] == 17
+    assert early["val/elbo"] < 0
+    run(configured(*TOY), RunFolder(tmp_path))
+    assert outcome(tmp_path) == outcome(whole["toy"])
+
+
+def test_sigterm_and_ctrl_c_save_and_exit_and_the_run_goes_on(whole, tmp_path, monkeypatch, configured):
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with monkeypatch.context() as patch:
+            original = Loop._advance
+
+            def signalled(self, number=number, original=original):
+                original(self)
+                if self.step in (9, 23):
+                    os.kill(os.getpid(), number)
+
+            patch.setattr(Loop, "_advance", signalled)
+            with pytest.raises(SystemExit) as ended:
+                run(configured(*TOY), RunFolder(tmp_path))
+        assert ended.value.code == 128 + number
+        assert checkpoint.load(tmp_path / "checkpoint_last.pt")["step"] in (9, 23)
+    run(configured(*TOY), RunFolder(tmp_path))
+    assert outcome(tmp_path) == outcome(whole["toy"])
+
+
+def test_kill_minus_nine_from_the_command_line(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), *TOY, "train.steps=400", "train.log_every=1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(name: str) -> tuple[Path, subprocess.Popen]:
+        folder = tmp_path / name
+        arguments = [*command, f"hydra.run.dir={folder}"]
+        return folder, subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+
+    (killed, first), (undisturbed, other) = start("killed"), start("undisturbed")
+    metrics = killed / "metrics.jsonl"
+    deadline = time.monotonic() + 60
+    while not (metrics.exists() and metrics.stat().st_size > 9000) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert not json.loads((killed / "results.json").read_text())["finished"]
+    _, again = start("killed")
+    assert again.wait(60) == 0
+    assert other.wait(60) == 0
+    assert outcome(killed) == outcome(undisturbed)
+
+
+def test_a_finished_run_is_not_run_again_and_returns_its_objective(whole, configured):
+    folder = RunFolder(whole["toy"])
+    best = max(r["val/elbo"] for r in outcome(whole["toy"])["metrics"] if "val/elbo" in r)
+    assert folder.results["finished"] is True
+    assert folder.results["objective"] == -best == -folder.results["val/elbo"]
+
+
+def test_the_best_checkpoint_is_the_best_validation(whole):
+    records = outcome(whole["tiny"])["metrics"]
+    best = max((r for r in records if "val/elbo" in r), key=lambda r: r["val/elbo"])
+    assert checkpoint.load(whole["tiny"] / "checkpoint_best.pt")["step"] == best["step"]
+
+
+def test_the_first_update_is_step_0_and_beta_is_the_schedules(whole, configured):
+    config = configured(*TOY)
+    records = [r for r in outcome(whole["toy"])["metrics"] if "train/beta" in r]
+    assert [r["step"] for r in records] == [0, 7, 14, 21, 28, 35, 39]
+    assert [r["train/beta"] for r in records] == [config.schedule(r["step"], 40) for r in records]
+
+
+def test_recorded_numbers_fit_together(whole):
+    for record in outcome(whole["tiny"])["metrics"]:
+        for split in ("train", "val", "test"):
+            if f"{split}/elbo" in record:
+                parts = record[f"{split}/rec"] + record[f"{split}/kl"]
+                assert record[f"{split}/elbo"] == pytest.approx(-parts)
+        if record["step"] == 0 and "train/loss" in record:
+            beta = record["train/beta"]
+            assert record["train/loss"] == pytest.approx(record["train/rec"] + beta * record["train/kl"])
+
+
+def test_an_autoencoder_has_no_bound(whole):
+    found = outcome(whole["autoencoder"])
+    keys = set(found["results"]).union(*found["metrics"])
+    assert not {key for key in keys if key.split("/")[-1] in ("elbo", "kl", "ppl", "mi")}
+    assert found["results"]["objective"] == found["results"]["val/rec"]
+
+
+def test_the_folder_holds_what_repeats_the_run(whole, configured):
+    folder = whole["tiny"]
+    about = json.loads((folder / "run.json").read_text())
+    assert about["config"] == configured(*TINY).container
+    assert set(about["data"]) == {"train", "val", "test"}
+    assert about["versions"]["torch"] == torch.__version__
+    assert (folder / "curves.png").stat().st_size > 10_000
+    assert (folder / "train.log").read_text().count("best checkpoint") == 1
+    assert (folder / "vocabulary.txt").read_text().splitlines()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
+
+
+def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured):
+    before = {path: path.read_bytes() for path in whole["toy"].rglob("*") if path.is_file()}
+    with pytest.raises(
+        FolderError, match=r"schedule.cycles is 4 there and 3 here; seed is 0 there and 1 here"
+    ):
+        RunFolder(whole["toy"]).refuse_other(configured(*TOY, "seed=1", "schedule.cycles=3"))
+    assert before == {path: path.read_bytes() for path in whole["toy"].rglob("*") if path.is_file()}
+
+
+def test_overwrite_starts_anew(tmp_path, configured):
+    (tmp_path / "notes.md").write_text("mine")
+    run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
+    run(configured(*TOY, "train.stop_after=3", "seed=5", "overwrite=true"), RunFolder(tmp_path))
+    assert RunFolder(tmp_path).record["config"]["seed"] == 5
+    assert not (tmp_path / "checkpoint_best.pt").exists()
+    assert (tmp_path / "notes.md").read_text() == "mine"
+    assert max(steps[-1] for steps in board(tmp_path).values()) <= 3
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
+    hold = f"from cvae.folder import RunFolder\nwith RunFolder({str(tmp_path)!r}).held(): print('held', flush=True); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(FolderError, match="another process"), RunFolder(tmp_path).held():
+        pass
+    other.kill()
+    other.communicate()
+    with RunFolder(tmp_path).held():
+        pass
+
+
+def test_other_data_are_refused(whole, configured):
+    folder = RunFolder(whole["toy"])
+    with pytest.raises(FolderError, match="other data: train changed"):
+        folder.describe(configured(*TOY), "", folder.record["data"] | {"train": "0" * 64})
+
+
+def test_another_thread_count_is_warned_about(tmp_path, configured, capsys):
+    run(configured(*TOY, "train.stop_after=6"), RunFolder(tmp_path))
+    path = tmp_path / "checkpoint_last.pt"
+    content = checkpoint.load(path)
+    checkpoint.save(path, content | {"threads": 77})
+    run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
+    assert "77 threads before" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tmp_path, monkeypatch, configured
+):
+    original = Loop._advance
+
+    def poisoned(self):
+        if self.step == 15:
+            next(iter(self.task.model.parameters())).data.fill_(float("nan"))
+        original(self)
+
+    monkeypatch.setattr(Loop, "_advance", poisoned)
+    with pytest.raises(Diverged, match=r"step 15 \(β = 1, lr = 0.0001\)") as stopped:
+        run(configured(*TOY), RunFolder(tmp_path))
+    assert str(tmp_path) in str(stopped.value)
+    saved = checkpoint.load(tmp_path / "checkpoint_last.pt")
+    assert saved["step"] == 12
+    assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
+    assert "step 15" in (tmp_path / "train.log").read_text()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format"])
+def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damage, tmp_path):
+    path = tmp_path / "checkpoint_last.pt"
+    checkpoint.save(path, {"weights": torch.arange(4000.0)})
+    content = bytearray(path.read_bytes())
+    if damage == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flipped":
+        content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    elif damage == "foreign":
+        path.write_bytes(b"not a checkpoint")
+    elif damage == "format":
+        torch.save({"format": 99, "version": "7.1"}, path)
+    else:
+
+        class Trap:
+            def __reduce__(self):
+                return os.mkdir, (str(tmp_path / "executed"),)
+
+        torch.save({"format": 1, "trap": Trap()}, path)
+    with pytest.raises(checkpoint.CheckpointError) as refused:
+        checkpoint.load(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "executed").exists()
+
+
+def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint_last.pt"
+    checkpoint.save(path, {"value": 1})
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.save(path, {"value": 2})
+    monkeypatch.undo()
+    assert checkpoint.load(path)["value"] == 1
+
+
+def test_records_shorter_than_the_checkpoint_knows_are_refused(tmp_path, configured):
+    run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(FolderError, match=r"metrics.jsonl has 0 bytes, its checkpoint knows"):
+        run(configured(*TOY), RunFolder(tmp_path))
+
+
+def test_the_gpu_is_asked_for_in_vain_in_a_sentence(tmp_path, configured):
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    with pytest.raises(UserError, match="device=cuda: no GPU"):
+        run(configured(*TOY, "device=cuda"), RunFolder(tmp_path / "refused"))
+    assert not (tmp_path / "refused").exists()
+
+
+def test_hparams_have_values_and_curves_a_layout(whole):
+    from tensorboard.plugins.custom_scalar import layout_pb2
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    events = EventAccumulator(str(whole["tiny"]))
+    events.Reload()
+    tensors = events.Tensors("custom_scalars__config__")
+    layout = layout_pb2.Layout()
+    layout.ParseFromString(tensors[0].tensor_proto.string_val[0])
+    overlaid = [chart.multiline.tag for category in layout.category for chart in category.chart]
+    assert ["train/elbo", "val/elbo"] in [list(tags) for tags in overlaid]
+    start = plugin_data_pb2.HParamsPluginData()
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    start.ParseFromString(content)
+    assert start.session_start_info.hparams["schedule.name"].string_value == "cyclical"
+    experiment = plugin_data_pb2.HParamsPluginData()
+    experiment.ParseFromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
+    shown = {info.name.tag for info in experiment.experiment.metric_infos}
+    assert shown <= set(events.Tags()["scalars"])
+
+
+def test_recorder_refuses_numbers_that_json_has_not(tmp_path, configured):
+    recorder = Recorder(RunFolder(tmp_path), configured(*TOY), 0, {})
+    with pytest.raises(ValueError, match="JSON"):
+        recorder.write(0, {"train/loss": float("nan")})
+    recorder.close(finished=False)

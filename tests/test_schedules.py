@@ -1,0 +1,279 @@
+"""β and the learning rate: closed forms, the paper's published code, and the authors' PTB runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvae import config
+from cvae.schedules import Constant, ConstantRate, CosineRestarts, Cyclical, Exponential, Monotonic, Off
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+SHAPES = {
+    "linear": lambda v: v,
+    "sigmoid": lambda v: 1 / (1 + math.exp(-(12 * v - 6))),
+    "cosine": lambda v: 0.5 - 0.5 * math.cos(math.pi * v),
+}
+BETAS = [Constant(0.7), Off(), Monotonic(), *(Cyclical(shape=shape) for shape in SHAPES)]
+RATES = [
+    ConstantRate(2e-3, warmup=7),
+    CosineRestarts(2e-3, warmup=7),
+    CosineRestarts(period=33),
+    Exponential(decay=0.5, every=10),
+]
+quick = settings(deadline=None, max_examples=50)
+
+
+def published(n: int, start: float, stop: float, cycles: int, ratio: float, shape: str) -> list[float]:
+    """The paper's notebook: β of every update, accumulated step by step as it does."""
+    found = [float(stop)] * n
+    period = n / cycles
+    step = (stop - start) / (period * ratio)
+    for cycle in range(cycles):
+        v, i = start, 0
+        while v <= stop and int(i + cycle * period) < n:
+            found[int(i + cycle * period)] = SHAPES[shape](v)
+            v += step
+            i += 1
+    return found
+
+
+def preset(name: str) -> config.Config:
+    """The committed experiment, composed as the command line does."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return config.load(compose("config", overrides=[f"experiment=original/{name}"]))
+
+
+# ---- β ----
+
+
+@quick
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    start=st.floats(0, 2),
+    stop=st.floats(0, 2),
+    cycles=st.integers(1, 12),
+    ratio=st.floats(0.01, 1),
+    total=st.integers(1, 10**6),
+    data=st.data(),
+)
+def test_cyclical_is_equations_6_and_7(shape, start, stop, cycles, ratio, total, data):
+    step = data.draw(st.integers(0, total - 1))
+    tau = float(Fraction(step * cycles, total) % 1)
+    expected = start + (stop - start) * SHAPES[shape](tau / ratio) if tau < ratio else stop
+    assert Cyclical(start, stop, cycles, ratio, shape)(step, total) == pytest.approx(expected, abs=1e-9)
+
+
+@quick
+@given(total=st.integers(2, 3000), data=st.data())
+def test_cycle_c_starts_at_the_first_update_not_before_c_times_t_over_m(total, data):
+    cycles = data.draw(st.integers(1, min(total - 1, 40)))
+    beta = [Cyclical(cycles=cycles, ratio=1.0)(step, total) for step in range(total)]
+    falls = [step for step in range(1, total) if beta[step] < beta[step - 1]]
+    assert falls == [-(-cycle * total // cycles) for cycle in range(1, cycles)]
+
+
+@quick
+@given(cycles=st.integers(1, 12), length=st.integers(1, 3000))
+def test_where_t_over_m_is_whole_every_cycle_is_the_same(cycles, length):
+    schedule, total = Cyclical(cycles=cycles), cycles * length
+    assert [schedule(step, total) for step in range(length)] == [
+        schedule(step, total) for step in range(total - length, total)
+    ]
+
+
+@quick
+@given(
+    cycles=st.integers(1, 8),
+    length=st.integers(1, 200),
+    ratio=st.one_of(st.floats(0.01, 1), st.sampled_from([0.25, 0.5, 1.0])),
+    start=st.floats(0, 0.5),
+    stop=st.floats(0.6, 2),
+)
+def test_linear_equals_the_published_code(cycles, length, ratio, start, stop):
+    total = cycles * length
+    expected = published(total, start, stop, cycles, ratio, "linear")
+    schedule = Cyclical(start, stop, cycles, ratio)
+    # where a ramp ends exactly on an update, the published sum may pass `stop` by rounding: stop as well
+    assert [schedule(step, total) for step in range(total)] == pytest.approx(expected, abs=1e-9)
+
+
+@quick
+@given(
+    shape=st.sampled_from(["sigmoid", "cosine"]),
+    cycles=st.integers(1, 8),
+    length=st.integers(1, 200),
+    ratio=st.one_of(st.floats(0.01, 1), st.sampled_from([0.25, 0.5, 1.0])),
+)
+def test_sigmoid_and_cosine_equal_the_published_code(shape, cycles, length, ratio):
+    total = cycles * length
+    expected = published(total, 0.0, 1.0, cycles, ratio, shape)
+    schedule = Cyclical(cycles=cycles, ratio=ratio, shape=shape)
+    for step in range(total):
+        reaches_stop = abs(step % length - length * ratio) < 1e-6
+        if shape == "cosine" or not reaches_stop:
+            assert schedule(step, total) == pytest.approx(expected[step], abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_papers_figure_of_40000_updates_equals_the_published_code(shape):
+    expected = published(40_000, 0.0, 1.0, 4, 0.5, shape)
+    schedule = Cyclical(cycles=4, ratio=0.5, shape=shape)
+    apart = [
+        step
+        for step in range(40_000)
+        if not math.isclose(schedule(step, 40_000), expected[step], abs_tol=1e-9)
+    ]
+    assert set(apart) <= ({5_000, 15_000, 25_000, 35_000} if shape == "sigmoid" else set())
+
+
+@quick
+@given(st.sampled_from(sorted(SHAPES)), st.floats(0, 1), st.floats(0.01, 1), st.integers(1, 500), st.data())
+def test_monotonic_is_cyclical_with_one_cycle(shape, start, ratio, total, data):
+    step = data.draw(st.integers(0, total + 10))
+    once = Cyclical(start=start, cycles=1, ratio=ratio, shape=shape)
+    assert Monotonic(start=start, ratio=ratio, shape=shape)(step, total) == once(step, total)
+
+
+def test_constant_is_its_value_and_off_is_0():
+    assert {Constant(0.25)(step, 100) for step in range(120)} == {0.25}
+    assert {Off()(step, 100) for step in range(120)} == {0.0}
+
+
+@pytest.mark.parametrize("schedule", [Cyclical(stop=0.8, ratio=1.0), Monotonic(stop=0.8, ratio=1.0)])
+def test_past_the_end_beta_is_stop(schedule):
+    assert schedule(99, 100) < 0.8
+    assert [schedule(step, 100) for step in (100, 101, 125, 10_000)] == [0.8] * 4
+
+
+# ---- both ----
+
+
+@pytest.mark.parametrize("schedule", BETAS + RATES, ids=repr)
+def test_a_value_depends_on_the_arguments_only_and_not_on_the_order_of_calls(schedule):
+    steps = list(range(200))
+    in_order = [schedule(step, 200) for step in steps]
+    shuffled = random.Random(0).sample(steps, len(steps))
+    elsewhere = {step: schedule(step, 200) for step in shuffled if schedule(step + 1, 77) >= 0}
+    assert [elsewhere[step] for step in steps] == in_order
+    assert [dataclasses.replace(schedule)(step, 200) for step in steps] == in_order
+
+
+@pytest.mark.parametrize("schedule", BETAS + RATES, ids=repr)
+@pytest.mark.parametrize(("step", "total"), [(-1, 10), (0, 0)])
+def test_a_negative_step_or_no_updates_are_refused(schedule, step, total):
+    with pytest.raises(ValueError, match="step >= 0 and total >= 1, found"):
+        schedule(step, total)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "sentence"),
+    [
+        (Constant, {"stop": -0.1}, "Constant: stop must be >= 0, found -0.1"),
+        (Constant, {"stop": math.nan}, "Constant: stop must be >= 0, found nan"),
+        (Cyclical, {"start": -1.0}, "Cyclical: start must be >= 0, found -1.0"),
+        (Cyclical, {"cycles": 0}, "Cyclical: cycles must be >= 1, found 0"),
+        (Cyclical, {"ratio": 0.0}, "Cyclical: ratio must be > 0 and <= 1, found 0.0"),
+        (Cyclical, {"ratio": 1.5}, "Cyclical: ratio must be > 0 and <= 1, found 1.5"),
+        (Cyclical, {"shape": "cubic"}, "shape must be linear, sigmoid or cosine, found 'cubic'"),
+        (Monotonic, {"ratio": 0.0}, "Monotonic: ratio must be > 0 and <= 1, found 0.0"),
+        (Monotonic, {"shape": "cubic"}, "shape must be linear, sigmoid or cosine, found 'cubic'"),
+        (ConstantRate, {"value": 0.0}, "ConstantRate: value must be > 0, found 0.0"),
+        (ConstantRate, {"warmup": -1}, "ConstantRate: warmup must be >= 0, found -1"),
+        (CosineRestarts, {"cycles": 0}, "CosineRestarts: cycles must be >= 1, found 0"),
+        (CosineRestarts, {"period": 0}, "CosineRestarts: period must be >= 1, found 0"),
+        (Exponential, {"decay": 1.1}, "Exponential: decay must be > 0 and <= 1, found 1.1"),
+        (Exponential, {"every": 0}, "Exponential: every must be >= 1, found 0"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_a_sentence(kind, values, sentence):
+    with pytest.raises(ValueError) as refusal:
+        kind(**values)
+    assert str(refusal.value) == sentence
+
+
+def test_every_violation_is_named():
+    with pytest.raises(ValueError, match=r"stop must be .*; cycles must be .*; ratio must be "):
+        Cyclical(stop=-1.0, cycles=0, ratio=2.0)
+
+
+def test_the_ends_of_a_range_are_allowed():
+    Cyclical(start=0.0, stop=0.0, cycles=1, ratio=1.0)
+    Exponential(decay=1.0, every=1)
+    CosineRestarts(period=None)
+
+
+# ---- the learning rate ----
+
+
+def test_a_constant_rate_is_constant_and_warm_up_is_linear_to_its_value():
+    assert {ConstantRate(3e-4)(step, 50) for step in range(50)} == {3e-4}
+    rates = [ConstantRate(1.0, warmup=4)(step, 50) for step in range(50)]
+    assert rates == [0.25, 0.5, 0.75] + [1.0] * 47
+
+
+@pytest.mark.parametrize("rate", [CosineRestarts(2e-3), Exponential(2e-3)], ids=repr)
+def test_warm_up_multiplies_every_rule(rate):
+    warm = dataclasses.replace(rate, warmup=10)
+    for step in range(40):
+        assert warm(step, 40) == pytest.approx(rate(step, 40) * min(1, (step + 1) / 10), rel=1e-12)
+
+
+def test_cosine_restarts_follow_their_closed_form_by_cycles():
+    for step in range(1000):
+        expected = 1e-3 * 0.5 * (1 + math.cos(math.pi * (step % 250) / 250))
+        assert CosineRestarts(1e-3, cycles=4)(step, 1000) == pytest.approx(expected, abs=1e-12)
+
+
+def test_cosine_restarts_follow_their_closed_form_by_period_in_updates_whatever_the_total():
+    # dialog, protocol B3: 1e-3 * 0.5 (1 + cos(pi ((t - 1) mod 5148) / 5148)), t from 1
+    rate = CosineRestarts(1e-3, period=5148)
+    for t in range(1, 11_000, 7):
+        expected = 1e-3 * 0.5 * (1 + math.cos(math.pi * ((t - 1) % 5148) / 5148))
+        assert rate(t - 1, 102_960) == rate(t - 1, 20_000) == pytest.approx(expected, abs=1e-12)
+
+
+def test_cosine_restarts_per_epoch_change_only_where_an_epoch_starts():
+    rate = CosineRestarts(1e-3, cycles=2, per="epoch")
+    for step in range(80):
+        assert rate(step, 80, epoch=10) == CosineRestarts(1e-3, cycles=2)(step // 10 * 10, 80)
+
+
+def test_exponential_multiplies_by_decay_over_every_updates_continuously():
+    # Yelp, protocol C3: 1e-4 * 0.99^(t / 2774), 6.05e-5 at the end
+    rate = Exponential(1e-4, decay=0.99, every=2774)
+    for step in range(0, 138_701, 1387):
+        assert rate(step, 138_700) == pytest.approx(1e-4 * math.exp(step / 2774 * math.log(0.99)), rel=1e-9)
+    assert rate(138_700, 138_700) == pytest.approx(6.05e-5, abs=5e-8)
+
+
+# ---- the authors' PTB runs, protocol A3, at every update ----
+
+EPOCH, TOTAL = 1_359, 54_360
+
+
+def test_the_preset_ptb_monotonic_is_the_authors_baseline_at_every_update():
+    found = preset("ptb_monotonic")
+    assert found.train.steps is None and found.train.epochs * EPOCH == TOTAL
+    for step in range(TOTAL):
+        t = step + 1
+        assert abs(found.schedule(step, TOTAL) - min(1, 0.1 + t / 13_590)) < 1e-9
+        assert found.lr(step, TOTAL, EPOCH) == 1e-3
+
+
+def test_the_preset_ptb_cyclical_is_the_authors_run_at_every_update():
+    found = preset("ptb_cyclical")
+    assert found.train.steps is None and found.train.epochs * EPOCH == TOTAL
+    for step in range(TOTAL):
+        j, epoch = step % 13_590 + 1, step // EPOCH + 1
+        lr = 1e-3 * 0.5 * (1 + math.cos(math.pi * ((epoch - 1) % 10) / 10))
+        assert abs(found.schedule(step, TOTAL) - min(1, 0.1 + j / 6_795)) < 1e-9
+        assert abs(found.lr(step, TOTAL, EPOCH) - lr) < 1e-9
