@@ -6,18 +6,22 @@ and its folders stay behind. So `check` composes the same jobs first, without si
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
-from hydra import compose, initialize_config_dir
+from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import get_args_parser
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path, get_args_parser
 from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -25,6 +29,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from cvae.config import (
     NOT_IDENTITY,
@@ -34,6 +39,8 @@ from cvae.config import (
     UserError,
     listing,
     load,
+    unknown_key,
+    unresolved,
 )
 from cvae.folder import RunFolder
 
@@ -130,43 +137,85 @@ def check(arguments: Sequence[str], conf: Path) -> None:
 
     Nothing is created, and a folder that holds another run is refused before Hydra touches it.
     """
-    args = get_args_parser().parse_args(list(arguments))
+    args = _parse(arguments)
     if args.help:
         print(help_text(conf), end="")
         sys.exit(0)
     if args.hydra_help or args.shell_completion:
         return
-    conf = Path(args.config_path).resolve() if args.config_path else conf
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
+        with _composing(conf, args):
             try:
-                _check_jobs(args, [*args.overrides, *_searched(args.config_dir)])
-            except (UserError, HydraException, OmegaConfBaseException) as error:
-                sys.exit(sentence(error))
-    except HydraException as error:
+                _check_jobs(args)
+            except (HydraException, OmegaConfBaseException, YAMLError) as error:
+                raise UserError(sentence(error)) from None
+    except UserError as error:
         sys.exit(str(error))
 
 
-def _searched(config_dir: str | None) -> list[str]:
-    """The override by which `--config-dir` reaches the composition here."""
-    return [f"hydra.searchpath=[file://{Path(config_dir).resolve()}]"] if config_dir else []
+def _parse(arguments: Sequence[str]) -> Namespace:
+    """The flags, refused in one sentence where argparse would print its usage and Hydra a traceback."""
+    parser = get_args_parser()
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    args = parser.parse_args(list(arguments))
+    modes = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
+    given = [flag for flag, value in modes.items() if value]
+    if len(given) > 1:
+        _refuse_flag(f"{' and '.join(given)} cannot be combined")
+    if (args.resolve or args.package) and not (args.cfg or args.help):
+        _refuse_flag(f"{'--resolve' if args.resolve else '--package'} goes with --cfg only")
+    if args.experimental_rerun:
+        _refuse_flag("--experimental-rerun is not supported, the command of a run continues it")
+    return args
 
 
-def _check_jobs(args, overrides: list[str]) -> None:
+def _refuse_flag(message: str) -> NoReturn:
+    """Ends the program with what is wrong with a flag."""
+    sys.exit(f"{message}; keys are set as key=value without dashes, --hydra-help lists the flags")
+
+
+@contextlib.contextmanager
+def _composing(conf: Path, args: Namespace) -> Iterator[None]:
+    """Hydra set up for `compose` as its own main will be: the same folders in the same order."""
+    if args.config_path:
+        conf = conf.parent / args.config_path
+    for flag, folder in {"--config-path": conf, "--config-dir": Path(args.config_dir or conf)}.items():
+        if not folder.is_dir():
+            raise UserError(f"{flag} must be a folder of configurations, found no folder {folder}")
+    search_path = create_config_search_path(str(conf.resolve()))
+    if args.config_dir:
+        extra = f"file://{Path(args.config_dir).resolve()}"
+        search_path.prepend("command-line", extra, SearchPathQuery(provider="schema"))
+    version.setbase("1.3")
+    Hydra.create_main_hydra2("train", search_path)
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _check_jobs(args: Namespace) -> None:
     """Raises what is wrong with the first wrong job: all its problems together."""
     name = args.config_name or "config"
     seen: dict[str, str] = {}
-    for job in _jobs(name, overrides, args.multirun):
+    jobs = _jobs(name, args.overrides, args.multirun)
+    for number, job in enumerate(jobs):
         cfg = _compose(name, job)
-        config = load(cfg)
+        cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)
+        try:
+            config = load(cfg)
+        except ConfigError as error:
+            if len(jobs) == 1:
+                raise
+            where = f" (in the job {' '.join(job)})\n"
+            raise ConfigError(where.join([*str(error).splitlines(), ""]).rstrip()) from None
         if not (args.cfg or args.info):
             _check_surroundings(config, _output_dir(cfg, args.multirun), seen, " ".join(job))
 
 
 def _jobs(name: str, overrides: list[str], multirun: bool) -> list[list[str]]:
     """The overrides of each job, as Hydra's own sweeper will spell them."""
-    parser = OverridesParser.create()
-    parsed = parser.parse_overrides(overrides)
+    parsed = [_parsed(override) for override in overrides]
     plain = [o.input_line for o in parsed if not o.is_sweep_override()]
     hydra = _compose(name, plain).hydra
     if not (multirun or hydra.mode == RunMode.MULTIRUN):
@@ -174,8 +223,51 @@ def _jobs(name: str, overrides: list[str], multirun: bool) -> list[list[str]]:
         return [overrides]
     if not hydra.sweeper._target_.endswith("BasicSweeper"):
         return [plain]
-    swept = [f"{key}={value}" for key, value in (hydra.sweeper.params or {}).items()]
-    return BasicSweeper.split_arguments(parser.parse_overrides([*swept, *overrides]), None)[0]
+    swept = [_parsed(f"{key}={value}") for key, value in (hydra.sweeper.params or {}).items()]
+    return _new_values_first(BasicSweeper.split_arguments([*swept, *parsed], None)[0])
+
+
+def _new_values_first(jobs: list[list[str]]) -> list[list[str]]:
+    """Jobs in which a value appears for the first time come first: a wrong value is soon found."""
+    seen: set[str] = set()
+    new, rest = [], []
+    for job in jobs:
+        (rest if seen.issuperset(job) else new).append(job)
+        seen.update(job)
+    return new + rest
+
+
+def _parsed(override: str) -> Override:
+    """Hydra's reading of `key=value`."""
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except OverrideParseException:
+        parsed = None
+    if parsed is not None and parsed.key_or_group:
+        return parsed
+    if "=" not in override.strip("="):
+        raise ConfigError(f"'{override}' sets nothing: write key=value, without spaces around the =")
+    raise ConfigError(
+        f"{override} cannot be read: write key=value, close brackets and quotes, and put a value with"
+        " special characters in quotes inside quotes, as in name='\"a=b\"'"
+    )
+
+
+def _refuse_misuse(parsed: Override) -> None:
+    """What Hydra would take, or refuse in words of its own, where a group has one choice per run."""
+    group, value, line = parsed.key_or_group, parsed.value(), parsed.input_line
+    parent, _, last = group.rpartition(".")
+    if last == "name" and parent in GROUPS:
+        raise ConfigError(f"{line}: {parent} is chosen with {parent}=…, one of {listing(_choices(parent))}")
+    if group not in GROUPS or parsed.is_delete() or isinstance(value, dict):
+        return
+    allowed = f"{group} is one of {listing(_choices(group))}"
+    if parsed.is_add() or parsed.is_force_add():
+        raise ConfigError(f"{line}: every run has one {group}, chosen without the +; {allowed}")
+    if isinstance(value, list) and group != "remedy":
+        raise ConfigError(f"{line}: a run takes one choice, not a list; {allowed}")
+    if not isinstance(value, list | str) and not parsed.is_sweep_override():
+        raise ConfigError(f"{line}: no such choice, {allowed}")
 
 
 def _refuse_sweep(parsed: Sequence[Override]) -> None:
@@ -189,25 +281,38 @@ def _refuse_sweep(parsed: Sequence[Override]) -> None:
 
 def _compose(name: str, overrides: list[str]) -> DictConfig:
     """Hydra's composition; an unknown key is left for `load`, which knows the allowed ones."""
+    for override in overrides:
+        _refuse_misuse(_parsed(override))
     try:
         return compose(name, overrides, return_hydra_config=True)
     except MissingConfigException:
         raise
     except HydraException as error:
-        try:
-            load(compose(name, [_forced(o) for o in overrides]))
-        except ConfigError as ours:
-            raise ours from None
-        except HydraException:
-            pass
-        raise error
+        with contextlib.suppress(HydraException):
+            forced = compose(name, [_forced(o) for o in overrides], return_hydra_config=True)
+            load(forced)
+            if found := re.match(r"Could not override '(hydra\.[^']+)'", str(error)):
+                where, _, last = found[1].rpartition(".")
+                allowed = [key for key in OmegaConf.select(forced, where) if key != last]
+                raise ConfigError(unknown_key(found[1], allowed, f"{where}.")) from None
+        raise
+    except (AssertionError, TypeError, ValueError) as error:  # Hydra's own slips over odd overrides
+        raise ConfigError(f"{' '.join(overrides)}: Hydra cannot compose this: {error}") from None
 
 
 def _forced(override: str) -> str:
     """`key=value` as `++key=value`, which Hydra takes whether or not it knows the key."""
-    key, equals, _ = override.partition("=")
-    is_group = _loader().get_group_options(key.lstrip("+~"))
-    return override if not equals or key.startswith(("+", "~")) or is_group else f"++{override}"
+    parsed = _parsed(override)
+    changes = not (parsed.is_add() or parsed.is_force_add() or parsed.is_delete())
+    is_choice = _choices(parsed.key_or_group) and not isinstance(parsed.value(), dict)
+    return f"++{override}" if changes and not is_choice else override
+
+
+def _choices(group: str) -> list[str]:
+    """What a config group offers, with what lies in folders below it."""
+    loader = _loader()
+    below = [f"{sub}/{choice}" for sub in loader.list_groups(group) for choice in _choices(f"{group}/{sub}")]
+    return [*loader.get_group_options(group), *below]
 
 
 def _loader() -> ConfigLoader:
@@ -236,13 +341,25 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
 
 def sentence(error: Exception) -> str:
     """An error as the user should read it: what was found and what is allowed, without Hydra's advice."""
-    if isinstance(error, UserError):
-        return str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        if group and (options := _loader().get_group_options(group)):
+        missing = str(error.missing_cfg_file)
+        group, _, choice = missing.partition("/")
+        if group not in GROUPS:
+            group, _, choice = missing.rpartition("/")
+        if not group:
+            return f"--config-name {choice}: no such configuration, it is one of {listing(_choices(''))}"
+        if options := _choices(group):
             return f"{group}={choice}: no such choice, {group} is one of {listing(options)}"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("See ", "full_key", "object_type"))]
-    override = f"{error.override}: " if isinstance(error, OverrideParseException) else ""
-    return override + " ".join(kept)
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return unresolved(error, error.full_key)
+    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
+    noise = (
+        "See ",
+        "To append ",
+        "Config search path",
+        "provider=",
+        "full_key",
+        "object_type",
+        "reference_type",
+    )
+    return " ".join(line for line in lines if line and not line.startswith(noise))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 import types
 import typing
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.errors import CompactHydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from cvae import schedules
 from cvae.ranges import Checked, Range, hints, violations
@@ -178,7 +180,7 @@ class Config(Checked):
         return isinstance(self.schedule, schedules.Off)
 
 
-_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 
 # what may change between two starts of the same run; everything else is the run's identity
 NOT_IDENTITY = {
@@ -207,6 +209,9 @@ def identity(container: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in flatten(container).items() if key not in NOT_IDENTITY}
 
 
+# the largest float; a whole number may be larger, and then cannot become one
+FINITE = sys.float_info.max
+
 # stands for a value that could not be read; NaN, since it compares false with everything
 UNKNOWN = float("nan")
 
@@ -216,16 +221,42 @@ class _Reader:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
+        self.keys: list[str] = []
 
-    def section(self, cls: type, found: Any, path: str) -> Any:
+    def read(self, composed: DictConfig | dict[str, Any]) -> tuple[dict[str, Any], Any]:
+        """The plain container with its interpolations resolved, and the Config made from it."""
+        container = self.resolved(composed, "")
+        self.keys = list(flatten(container))
+        return container, self.section(Config, container, "")
+
+    def resolved(self, node: DictConfig | dict[str, Any], path: str) -> dict[str, Any]:
+        """The plain dict of a node, Hydra's own part left out; UNKNOWN for what does not resolve."""
+        plain = {}
+        for key in node:
+            if f"{path}{key}" == "hydra":
+                continue
+            try:
+                value = node[key]
+                if isinstance(value, ListConfig):
+                    value = OmegaConf.to_container(value, resolve=True)
+            except OmegaConfBaseException as error:
+                self.problems.append(unresolved(error, f"{path}{key}"))
+                value = UNKNOWN
+            is_group = isinstance(value, DictConfig | dict)
+            plain[str(key)] = self.resolved(value, f"{path}{key}.") if is_group else value
+        return plain
+
+    def section(self, cls: type, found: Any, path: str, label: str = "") -> Any:
         """An instance of `cls`; where its values are out of range, a stand-in with the same names."""
+        label = label or path.rstrip(".")
         if not isinstance(found, dict):
-            self.problems.append(f"{path.rstrip('.')} must be a group of keys, found {found!r}")
+            self.problems.append(f"{label} must be a group of keys, found {shown(found)}")
             return UNKNOWN
         kinds = {name: hint for name, hint in hints(cls).items() if name != "container"}
         for key in found:
             if key not in kinds:
-                self.problems.append(unknown_key(f"{path}{key}", list(kinds), path))
+                allowed = [name for name in kinds if not (path and name == "name")]
+                self.problems.append(unknown_key(f"{path}{key}", allowed, path, label, self.keys))
         values, complete = {}, True
         for name, hint in kinds.items():
             before = len(self.problems)
@@ -234,7 +265,7 @@ class _Reader:
             else:
                 self.problems.append(f"{path}{name} is missing")
                 values[name] = UNKNOWN
-            complete &= len(self.problems) == before
+            complete &= len(self.problems) == before and values[name] is not UNKNOWN
         if not complete:
             return types.SimpleNamespace(**values)
         if outside := violations(cls, values):
@@ -246,21 +277,23 @@ class _Reader:
         """The class that `found["name"]` stands for, built from the other keys."""
         name = found.get("name") if isinstance(found, dict) else None
         if name not in options:
-            self.problems.append(f"{path}.name must be one of {listing(options)}, found {name!r}")
+            self.problems.append(f"{path}.name must be one of {listing(options)}, found {shown(name)}")
             return UNKNOWN
         cls = options[name]
         keys = found if "name" in hints(cls) else {k: v for k, v in found.items() if k != "name"}
-        return self.section(cls, keys, f"{path}.")
+        return self.section(cls, keys, f"{path}.", f"{path}={name}")
 
     def value(self, hint: Any, found: Any, path: str) -> Any:
         """`found` as `hint` says, or UNKNOWN with a problem recorded."""
+        if found is UNKNOWN:
+            return UNKNOWN
         for part in getattr(hint, "__metadata__", ()):
             if isinstance(part, Choice):
                 return self.choice(part.options, found, path)
         if dataclasses.is_dataclass(hint):
             return self.section(hint, found, f"{path}.")
         if not fits(hint, found):
-            self.problems.append(f"{path} must be {describe(hint)}, found {found!r}")
+            self.problems.append(f"{path} must be {describe(hint)}, found {shown(found)}")
             return UNKNOWN
         return float(found) if bare(hint) is float else found
 
@@ -271,7 +304,7 @@ def bare(hint: Any) -> Any:
 
 
 def fits(hint: Any, value: Any) -> bool:
-    """Whether a plain value has the annotated type; true and false are not numbers."""
+    """Whether a plain value has the annotated type; true and false, NaN and inf are not numbers."""
     hint = bare(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -281,7 +314,7 @@ def fits(hint: Any, value: Any) -> bool:
     if origin is list:
         return isinstance(value, list) and all(fits(typing.get_args(hint)[0], v) for v in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= FINITE
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, hint)
@@ -289,7 +322,7 @@ def fits(hint: Any, value: Any) -> bool:
 
 def describe(hint: Any) -> str:
     """The annotation in words, with its range."""
-    limit = next((f" {p}" for p in getattr(hint, "__metadata__", ()) if isinstance(p, Range)), "")
+    limit = "".join(f" {part}" for part in getattr(hint, "__metadata__", ()) if isinstance(part, Range))
     hint = bare(hint)
     origin = typing.get_origin(hint)
     if origin in (typing.Union, types.UnionType):
@@ -299,8 +332,21 @@ def describe(hint: Any) -> str:
         return f"one of {listing(options)}" if len(options) > 1 else str(options[0])
     if origin is list:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    words = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
     return words.get(hint, "null") + limit
+
+
+def shown(value: Any) -> str:
+    """A value as the command line and YAML spell it."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def unresolved(error: OmegaConfBaseException, path: str) -> str:
+    """The sentence about a value that refers to what is not there."""
+    reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", str(error).splitlines()[0])
+    return f"{path} has no value: {reason}"
 
 
 def listing(names: typing.Iterable[str]) -> str:
@@ -308,11 +354,17 @@ def listing(names: typing.Iterable[str]) -> str:
     return ", ".join(sorted(names))
 
 
-def unknown_key(key: str, allowed: list[str], where: str = "") -> str:
-    """The sentence about a key that nobody reads."""
-    close = difflib.get_close_matches(key.removeprefix(where), allowed, n=1)
-    hint = f", did you mean {where}{close[0]}?" if close else ""
-    group = f"keys of {where.rstrip('.')}" if where else "keys"
+def unknown_key(
+    key: str, allowed: list[str], where: str = "", label: str = "", elsewhere: typing.Iterable[str] = ()
+) -> str:
+    """The sentence about a key that nobody reads; `label` names the group that starts with `where`."""
+    last = key.removeprefix(where)
+    same = [other for other in elsewhere if other.endswith(f".{last}") and other != key]
+    close = same or [f"{where}{name}" for name in difflib.get_close_matches(last, allowed, n=1)]
+    hint = f", did you mean {close[0]}?" if close else ""
+    if not allowed:
+        return f"unknown key {key}{hint} ({label or where} has no keys)"
+    group = f"keys of {label or where.rstrip('.')}" if where else "keys"
     return f"unknown key {key}{hint} ({group}: {listing(allowed)})"
 
 
@@ -342,8 +394,8 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             yield "task=toy draws the latent space: model.latent must be > 0"
     if isinstance(config.name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", config.name):
         yield (
-            "name must be a relative path of letters, digits, '.', '_' and '-', since it becomes a folder"
-            f" below outputs, found {config.name!r}"
+            "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
+            f" it becomes a folder below outputs, found {config.name!r}"
         )
 
 
@@ -353,11 +405,8 @@ def load(composed: DictConfig | dict[str, Any]) -> Config:
     Raises ConfigError with one line for each unknown key, wrong type, value out of range and
     contradictory combination.
     """
-    container = OmegaConf.to_container(composed, resolve=True) if OmegaConf.is_config(composed) else composed
-    assert isinstance(container, dict)
-    container = {key: value for key, value in container.items() if key != "hydra"}
     reader = _Reader()
-    config = reader.section(Config, container, "")
+    container, config = reader.read(composed)
     reader.problems += contradictions(config)
     if reader.problems:
         raise ConfigError("\n".join(reader.problems))

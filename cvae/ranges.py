@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 
@@ -26,7 +27,7 @@ class Range:
 
     def __str__(self) -> str:
         bounds = {">=": self.least, ">": self.above, "<=": self.most, "<": self.below}
-        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds.items() if bound is not None)
+        return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
 
 
 @functools.cache
@@ -36,14 +37,23 @@ def hints(cls: type) -> dict[str, typing.Any]:
     return {field.name: known[field.name] for field in fields(cls)}
 
 
+def limits(hint: typing.Any) -> Iterator[Range]:
+    """The ranges in an annotation, also in that of an optional value."""
+    if typing.get_origin(hint) is typing.Annotated:
+        yield from (part for part in hint.__metadata__ if isinstance(part, Range))
+    else:
+        for option in typing.get_args(hint):
+            yield from limits(option)
+
+
 def violations(cls: type, values: dict[str, typing.Any]) -> list[str]:
     """One sentence for each value outside the range its field declares."""
     found = []
     for name, hint in hints(cls).items():
         value = values.get(name)
-        for limit in getattr(hint, "__metadata__", ()):
+        for limit in limits(hint):
             # `not in` also refuses NaN, which compares false with every bound
-            if isinstance(limit, Range) and value is not None and value not in limit:
+            if value is not None and value not in limit:
                 found.append(f"{name} must be {limit}, found {value!r}")
     return found
 

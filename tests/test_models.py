@@ -306,12 +306,10 @@ def test_a_step_runs_on_the_meta_device(layers, latent):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA")
 @layers
 def test_a_step_on_cuda_equals_the_same_step_on_the_cpu(layers):
-    model, corpora = make(layers=layers), {}
-    found = {}
+    model, found = make(layers=layers), {}
     for device in ("cpu", "cuda"):
         model.to(device)
-        corpora[device] = Corpus(SENTENCES, WORDS, torch.device(device))
-        batch = corpora[device].batch(np.arange(len(SENTENCES)))
+        batch = Corpus(SENTENCES, WORDS, torch.device(device)).batch(np.arange(len(SENTENCES)))
         loss = objective.loss(objective.terms(model, batch, deterministic=True), beta=0.5)
         gradients = torch.autograd.grad(loss, model.parameters())
         found[device] = [part.cpu() for part in (loss.detach(), *gradients)]

@@ -15,7 +15,7 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cvae import checkpoint
+from cvae import checkpoint, figures
 from cvae.config import Config, UserError
 from cvae.folder import FolderError, RunFolder
 from cvae.loop import Diverged, Loop
@@ -85,6 +85,12 @@ def whole(tmp_path_factory, configured) -> dict[str, Path]:
         folders[name] = tmp_path_factory.mktemp(name)
         run(configured(*command), RunFolder(folders[name]))
     return folders
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(whole, monkeypatch) -> None:
+    """Drawing takes longer than these runs; those of `whole` are made before this and have theirs."""
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
 
 
 def crash_after(monkeypatch, updates: int, where: str = "_advance") -> None:
@@ -259,10 +265,9 @@ def test_overwrite_starts_anew(tmp_path, configured):
 
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
-    hold = f"from cvae.folder import RunFolder\nwith RunFolder({str(tmp_path)!r}).held(): print('held', flush=True); input()"
-    other = subprocess.Popen(
-        [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    hold = "with RunFolder(sys.argv[1]).held(): print('held', flush=True); input()"
+    program = [sys.executable, "-c", f"import sys\nfrom cvae.folder import RunFolder\n{hold}", str(tmp_path)]
+    other = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     with pytest.raises(FolderError, match="another process"), RunFolder(tmp_path).held():
         pass
