@@ -25,7 +25,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -137,41 +137,47 @@ def check(arguments: Sequence[str], conf: Path) -> None:
 
     Nothing is created, and a folder that holds another run is refused before Hydra touches it.
     """
-    args = _parse(arguments)
+    parser = get_args_parser()
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    args = parser.parse_args(list(arguments))
     if args.help:
         print(help_text(conf), end="")
         sys.exit(0)
     if args.hydra_help or args.shell_completion:
         return
     try:
+        _check_flags(args)
         with _composing(conf, args):
             try:
                 _check_jobs(args)
+            except UserError:
+                raise
             except (HydraException, OmegaConfBaseException, YAMLError) as error:
                 raise UserError(sentence(error)) from None
     except UserError as error:
         sys.exit(str(error))
 
 
-def _parse(arguments: Sequence[str]) -> Namespace:
-    """The flags, refused in one sentence where argparse would print its usage and Hydra a traceback."""
-    parser = get_args_parser()
-    parser.error = _refuse_flag  # type: ignore[method-assign]
-    args = parser.parse_args(list(arguments))
+def _refuse_flag(message: str) -> NoReturn:
+    """Ends the program with what argparse says, without its usage of ten lines."""
+    sys.exit(
+        f"{message}; keys are set as key=value, without dashes and all on one side of the flags,"
+        " which --hydra-help lists"
+    )
+
+
+def _check_flags(args: Namespace) -> None:
+    """Raises UserError for flags that do not go together, where Hydra would show a traceback."""
     modes = {"--run": args.run, "--multirun": args.multirun, "--cfg": args.cfg, "--info": args.info}
     given = [flag for flag, value in modes.items() if value]
     if len(given) > 1:
-        _refuse_flag(f"{' and '.join(given)} cannot be combined")
+        raise UserError(f"{' and '.join(given)} cannot be combined: give one of {', '.join(modes)}")
     if (args.resolve or args.package) and not (args.cfg or args.help):
-        _refuse_flag(f"{'--resolve' if args.resolve else '--package'} goes with --cfg only")
+        raise UserError(f"{'--resolve' if args.resolve else '--package'} goes with --cfg only")
     if args.experimental_rerun:
-        _refuse_flag("--experimental-rerun is not supported, the command of a run continues it")
-    return args
-
-
-def _refuse_flag(message: str) -> NoReturn:
-    """Ends the program with what is wrong with a flag."""
-    sys.exit(f"{message}; keys are set as key=value without dashes, --hydra-help lists the flags")
+        raise UserError(
+            "--experimental-rerun is not supported: a run's own command, given again, continues it"
+        )
 
 
 @contextlib.contextmanager
@@ -198,9 +204,12 @@ def _check_jobs(args: Namespace) -> None:
     """Raises what is wrong with the first wrong job: all its problems together."""
     name = args.config_name or "config"
     seen: dict[str, str] = {}
-    jobs = _jobs(name, args.overrides, args.multirun)
+    parsed = [_parsed(override) for override in args.overrides]
+    plain = [o.input_line for o in parsed if not o.is_sweep_override()]
+    base = _compose(name, plain)
+    jobs = _jobs(base.hydra, parsed, args.multirun)
     for number, job in enumerate(jobs):
-        cfg = _compose(name, job)
+        cfg = base if job == plain else _compose(name, job)
         cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)
         try:
             config = load(cfg)
@@ -213,16 +222,13 @@ def _check_jobs(args: Namespace) -> None:
             _check_surroundings(config, _output_dir(cfg, args.multirun), seen, " ".join(job))
 
 
-def _jobs(name: str, overrides: list[str], multirun: bool) -> list[list[str]]:
+def _jobs(hydra: DictConfig, parsed: list[Override], multirun: bool) -> list[list[str]]:
     """The overrides of each job, as Hydra's own sweeper will spell them."""
-    parsed = [_parsed(override) for override in overrides]
-    plain = [o.input_line for o in parsed if not o.is_sweep_override()]
-    hydra = _compose(name, plain).hydra
     if not (multirun or hydra.mode == RunMode.MULTIRUN):
         _refuse_sweep(parsed)
-        return [overrides]
+        return [[o.input_line for o in parsed]]
     if not hydra.sweeper._target_.endswith("BasicSweeper"):
-        return [plain]
+        return [[o.input_line for o in parsed if not o.is_sweep_override()]]
     swept = [_parsed(f"{key}={value}") for key, value in (hydra.sweeper.params or {}).items()]
     return _new_values_first(BasicSweeper.split_arguments([*swept, *parsed], None)[0])
 
@@ -241,7 +247,7 @@ def _parsed(override: str) -> Override:
     """Hydra's reading of `key=value`."""
     try:
         parsed = OverridesParser.create().parse_override(override)
-    except OverrideParseException:
+    except HydraException:
         parsed = None
     if parsed is not None and parsed.key_or_group:
         return parsed
@@ -288,13 +294,15 @@ def _compose(name: str, overrides: list[str]) -> DictConfig:
     except MissingConfigException:
         raise
     except HydraException as error:
-        with contextlib.suppress(HydraException):
+        try:
             forced = compose(name, [_forced(o) for o in overrides], return_hydra_config=True)
-            load(forced)
-            if found := re.match(r"Could not override '(hydra\.[^']+)'", str(error)):
-                where, _, last = found[1].rpartition(".")
-                allowed = [key for key in OmegaConf.select(forced, where) if key != last]
-                raise ConfigError(unknown_key(found[1], allowed, f"{where}.")) from None
+        except HydraException:
+            raise error  # noqa: B904  its cause is part of the message
+        load(forced)
+        if found := re.match(r"Could not override '(hydra\.[^']+)'", str(error)):
+            where, _, last = found[1].rpartition(".")
+            allowed = [key for key in OmegaConf.select(forced, where) if key != last]
+            raise ConfigError(unknown_key(found[1], allowed, f"{where}.")) from None
         raise
     except (AssertionError, TypeError, ValueError) as error:  # Hydra's own slips over odd overrides
         raise ConfigError(f"{' '.join(overrides)}: Hydra cannot compose this: {error}") from None
@@ -331,6 +339,8 @@ def _output_dir(cfg: DictConfig, multirun: bool) -> str:
 
 def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: str) -> None:
     """Data that are missing, a folder with another run in it, two jobs for one folder."""
+    if not folder:
+        raise UserError("hydra.run.dir must name the folder of the run, found nothing")
     if folder in seen:
         raise UserError(f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'")
     seen[folder] = job
@@ -347,12 +357,16 @@ def sentence(error: Exception) -> str:
         if group not in GROUPS:
             group, _, choice = missing.rpartition("/")
         if not group:
-            return f"--config-name {choice}: no such configuration, it is one of {listing(_choices(''))}"
+            names = [name for name in _loader().get_group_options("") if not name.startswith("_")]
+            return f"--config-name {choice}: no such configuration, it is one of {listing(names)}"
         if options := _choices(group):
             return f"{group}={choice}: no such choice, {group} is one of {listing(options)}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return unresolved(error, error.full_key)
-    lines = [line.strip() for line in f"{error}\n{error.__cause__ or ''}".splitlines()]
+    cause = str(error.__cause__ or "").strip()
+    text = f"{error}: {cause}" if cause else str(error)
+    text = re.sub(r"\w+ raised while composing config:\s*", "", text)
+    lines = [line.strip() for line in text.splitlines()]
     noise = (
         "See ",
         "To append ",

@@ -266,12 +266,9 @@ class _Reader:
                 self.problems.append(f"{path}{name} is missing")
                 values[name] = UNKNOWN
             complete &= len(self.problems) == before and values[name] is not UNKNOWN
-        if not complete:
-            return types.SimpleNamespace(**values)
-        if outside := violations(cls, values):
-            self.problems += [f"{path}{sentence}" for sentence in outside]
-            return types.SimpleNamespace(**values)
-        return cls(**values)
+        outside = violations(cls, {name: value for name, value in values.items() if value is not UNKNOWN})
+        self.problems += [f"{path}{sentence}" for sentence in outside]
+        return cls(**values) if complete and not outside else types.SimpleNamespace(**values)
 
     def choice(self, options: dict[str, type], found: Any, path: str) -> Any:
         """The class that `found["name"]` stands for, built from the other keys."""
@@ -362,6 +359,8 @@ def unknown_key(
     same = [other for other in elsewhere if other.endswith(f".{last}") and other != key]
     close = same or [f"{where}{name}" for name in difflib.get_close_matches(last, allowed, n=1)]
     hint = f", did you mean {close[0]}?" if close else ""
+    if key in ("experiment", "remedy"):
+        return f"unknown key {key}: a file in conf/{key} starts with the line '# @package _global_'"
     if not allowed:
         return f"unknown key {key}{hint} ({label or where} has no keys)"
     group = f"keys of {label or where.rstrip('.')}" if where else "keys"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from cvae.config import UserError
+from cvae.folder import read_json
 
 Group = tuple[str, str]
 
@@ -36,6 +37,7 @@ class Run:
     config: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     latents: Mapping[int, Snapshot]
+    results: Mapping[str, Any]
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""
@@ -129,17 +131,15 @@ def read_run(folder: str | Path) -> Run:
     """The run in `folder`, which holds a `run.json`."""
     folder = Path(folder)
     path = folder / "run.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RunsError(f"{path}: {error.strerror}") from None
-    except ValueError as error:
-        raise RunsError(f"{path}: not JSON ({error})") from None
-    config = content.get("config") if isinstance(content, dict) else None
+    content = read_json(path)
+    if content is None:
+        raise RunsError(f"{path}: no such file")
+    config = content.get("config")
     if not isinstance(config, dict):
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
-    run = Run(folder, config, metrics, read_latents(folder / "latents.jsonl"))
+    latents = read_latents(folder / "latents.jsonl")
+    run = Run(folder, config, metrics, latents, read_json(folder / "results.json") or {})
     if not isinstance(run.group[0], str):
         raise RunsError(f"{path}: the config has no schedule.name")
     return run

@@ -10,7 +10,8 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cvae import figures
-from cvae.runs import RunsError, find_runs
+from cvae.config import UserError
+from cvae.runs import find_runs
 
 EXAMPLES = """examples:
   python scripts/figures.py 2                          the schedules; needs no run
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             for path in figures.save(draw(), options.to, name):
                 print(path)
-        except (RunsError, OSError) as error:
+        except (UserError, OSError) as error:
             print(f"figure {number}: {error}", file=sys.stderr)
             status = 1
     return status

@@ -143,6 +143,13 @@ def test_monotonic_is_cyclical_with_one_cycle(shape, start, ratio, total, data):
     assert Monotonic(start=start, ratio=ratio, shape=shape)(step, total) == once(step, total)
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_ramp_that_ends_on_an_update_has_reached_stop_there(shape):
+    schedule = Cyclical(cycles=4, ratio=0.5, shape=shape)
+    assert [schedule(step, 40_000) for step in (5_000, 15_000, 25_000, 35_000)] == [1.0] * 4
+    assert all(schedule(step, 40_000) < 1 for step in (4_999, 14_999, 24_999, 34_999))
+
+
 def test_constant_is_its_value_and_off_is_0():
     assert {Constant(0.25)(step, 100) for step in range(120)} == {0.25}
     assert {Off()(step, 100) for step in range(120)} == {0.0}

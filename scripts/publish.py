@@ -1,0 +1,91 @@
+"""Copies what tables and figures need from run folders to outputs/published: small enough to commit.
+
+Kept: run.json without the data's place, results.json, and metrics.jsonl with neighbouring train/* records
+averaged, so that means over longer windows stay what they were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from cvae.config import UserError
+from cvae.folder import write_atomically
+from cvae.runs import Run, find_runs
+
+AS_OF_THE_LAST = ("step", "train/beta", "train/lr")
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="a folder with runs in or below it, such as outputs/toy")
+    parser.add_argument("--thin", type=int, default=2, help="train/* records averaged into one (default: 2)")
+    parser.add_argument("--to", type=Path, default=Path("outputs/published"), metavar="DIR")
+    return parser.parse_args(arguments)
+
+
+def thinned(records: Iterable[dict[str, Any]], thin: int) -> Iterator[dict[str, Any]]:
+    """Records in order, with every `thin` train/* records in one; that of step 0 stays alone."""
+    block: list[dict[str, Any]] = []
+    for record in records:
+        if "train/rec" not in record or record["step"] == 0:
+            yield rounded(record)
+            continue
+        block.append(record)
+        if len(block) == thin:
+            yield _averaged(block)
+            block = []
+    if block:
+        yield _averaged(block)
+
+
+def _averaged(block: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One record for several: means, but for what is said of a step and not of a window."""
+    last = block[-1]
+    means = {key: sum(record[key] for record in block) / len(block) for key in last}
+    return rounded(means | {key: last[key] for key in AS_OF_THE_LAST})
+
+
+def rounded(record: dict[str, Any]) -> dict[str, Any]:
+    """Six significant digits."""
+    return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}
+
+
+def publish(run: Run, target: Path, thin: int) -> None:
+    """Writes one run's small copy; Raises RunsError for a run without results."""
+    about = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    about["config"]["dataset"].pop("path", None)
+    about.pop("command")
+    target.mkdir(parents=True, exist_ok=True)
+    write_atomically(target / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(target / "results.json", json.dumps(run.results, indent=1) + "\n")
+    lines = [json.dumps(record) for record in thinned(run.metrics, thin)]
+    write_atomically(target / "metrics.jsonl", "\n".join(lines) + "\n")
+    if run.latents:
+        shutil.copyfile(run.folder / "latents.jsonl", target / "latents.jsonl")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Publishes every run below the folder; the exit status is 1 where there is none."""
+    options = parse(arguments)
+    try:
+        for run in find_runs([options.folder]):
+            target = options.to / options.folder.name / run.folder.relative_to(options.folder)
+            publish(run, target, options.thin)
+            print(target)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""evaluate, table and publish on run folders."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from cvae import figures
+from cvae.folder import RunFolder
+from cvae.run import run
+from cvae.runs import find_runs
+from cvae.tables import Cell, around, differing_keys
+
+ROOT = Path(__file__).parent.parent
+SIZES = (
+    "train.steps=20",
+    "train.log_every=5",
+    "train.validate_every=10",
+    "dataset.draws=2",
+    "task.samples=10",
+)
+
+
+def script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, configured) -> Path:
+    """Two schedules, two seeds, and a third schedule that is not finished."""
+    folder = tmp_path_factory.mktemp("outputs") / "toy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "run_pictures", lambda path: [])
+        for schedule, seed in (("constant", 0), ("constant", 1), ("cyclical", 0), ("cyclical", 1)):
+            config = configured(f"schedule={schedule}", f"seed={seed}", *SIZES)
+            run(config, RunFolder(folder / f"{schedule}-{seed}"))
+        config = configured("schedule=monotonic", "train.stop_after=12", *SIZES)
+        run(config, RunFolder(folder / "monotonic-0"))
+    return folder
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluate_prints_what_training_recorded(split, runs, capsys):
+    folder = runs / "cyclical-1"
+    assert script("evaluate").main([str(folder), split]) == 0
+    results = json.loads((folder / "results.json").read_text())
+    recorded = {key: value for key, value in results.items() if key.startswith(f"{split}/")}
+    assert json.loads(capsys.readouterr().out) == recorded
+
+
+def test_evaluate_refuses_in_a_sentence(runs, tmp_path, capsys):
+    evaluate = script("evaluate").main
+    assert evaluate([str(tmp_path)]) == 1
+    assert "is not a run folder" in capsys.readouterr().err
+    assert evaluate([str(runs / "constant-0"), "--data", "elsewhere"]) == 1
+    assert "generated" in capsys.readouterr().err
+
+
+def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys):
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    for name in ("train", "valid", "test"):
+        (corpus / f"{name}.txt").write_text("the cat sat\na dog ran off\n" * 4)
+    sizes = ("model.embed=4", "model.hidden=4", "model.latent=2", "train.epochs=1")
+    folder = tmp_path / "run"
+    run(configured("task=ptb", f"dataset.path={corpus}", *sizes), RunFolder(folder))
+    evaluate = script("evaluate").main
+    assert evaluate([str(folder)]) == 0
+    moved = corpus.rename(tmp_path / "moved")
+    assert evaluate([str(folder), "test", "--data", str(moved)]) == 0
+    assert evaluate([str(folder)]) == 1
+    assert f"no data at {corpus}" in capsys.readouterr().err
+    (moved / "test.txt").write_text("the cat sat\n")
+    assert evaluate([str(folder), "test", "--data", str(moved)]) == 1
+    assert "other data: test changed" in capsys.readouterr().err
+
+
+def test_a_row_is_what_differs_and_seeds_are_folded(runs, capsys):
+    found = find_runs([runs])
+    assert differing_keys(found) == ["schedule.name"]
+    assert script("table").main([str(runs)]) == 0
+    head, _, *body = capsys.readouterr().out.splitlines()
+    assert head.startswith("| schedule.name | n | val/elbo | val/rec | val/kl |")
+    names, counts = zip(*(line.split(" | ")[:2] for line in body), strict=True)
+    assert names == ("| constant", "| monotonic", "| cyclical")
+    assert counts == ("2", "0 of 1", "2")
+    elbos = [run.results["val/elbo"] for run in found if run.group[0] == "constant"]
+    mean = sum(elbos) / 2
+    std = math.sqrt(sum((elbo - mean) ** 2 for elbo in elbos))
+    assert f"{mean:.2f} ± {std:.2f}" in body[0]
+    assert "| – |" in body[1]
+
+
+def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys):
+    found = [run for run in find_runs([runs]) if run.group[0] == "cyclical"]
+    records = [record for run in found for record in run.metrics if record["step"] in (15, 19)]
+    expected = [sum(r["train/kl"] for r in records[i : i + 2]) / 2 for i in (0, 2)]
+    assert around(found, "kl", 20, 9).values == pytest.approx(expected)
+    assert script("table").main([str(runs), "--at", "10", "20"]) == 0
+    assert "| monotonic | 0 of 1 | kl |" in capsys.readouterr().out
+
+
+def test_a_cell_says_mean_and_sample_deviation():
+    assert str(Cell((1.0, 2.0, 3.0))) == "2.00 ± 1.00"
+    assert str(Cell((101.26,))) == "101.3"
+    assert str(Cell(())) == "–"
+
+
+def test_publishing_keeps_means_and_validations_and_drops_places(runs, tmp_path, capsys):
+    assert script("publish").main([str(runs), "--to", str(tmp_path), "--thin", "2"]) == 0
+    (original,) = find_runs([runs / "constant-0"])
+    (copy,) = find_runs([tmp_path / "toy" / "constant-0"])
+    assert copy.results == original.results
+    steps, rec = original.series("train/rec")
+    assert list(copy.series("train/rec")[0]) == [0, 10, 19]
+    assert copy.series("train/rec")[1][1] == pytest.approx(rec[(steps > 0) & (steps <= 10)].mean(), rel=1e-5)
+    assert copy.series("val/kl")[1] == pytest.approx(original.series("val/kl")[1], rel=1e-5)
+    assert sorted(copy.latents) == sorted(original.latents)
+    assert "path" not in copy.config["dataset"]
+
+
+def test_scripts_name_what_is_missing(tmp_path, capsys):
+    for name in ("table", "publish"):
+        assert script(name).main([str(tmp_path / "nowhere")]) == 1
+        assert "no such folder" in capsys.readouterr().err
