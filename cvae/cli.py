@@ -269,7 +269,7 @@ def _refuse_misuse(parsed: Override) -> None:
         return
     allowed = f"{group} is one of {listing(_choices(group))}"
     if parsed.is_add() or parsed.is_force_add():
-        raise ConfigError(f"{line}: every run has one {group}, chosen without the +; {allowed}")
+        raise ConfigError(f"{line}: {group} is chosen without a +; {allowed}")
     if isinstance(value, list) and group != "remedy":
         raise ConfigError(f"{line}: a run takes one choice, not a list; {allowed}")
     if not isinstance(value, list | str) and not parsed.is_sweep_override():
@@ -367,13 +367,8 @@ def sentence(error: Exception) -> str:
     text = f"{error}: {cause}" if cause else str(error)
     text = re.sub(r"\w+ raised while composing config:\s*", "", text)
     lines = [line.strip() for line in text.splitlines()]
-    noise = (
-        "See ",
-        "To append ",
-        "Config search path",
-        "provider=",
-        "full_key",
-        "object_type",
-        "reference_type",
-    )
-    return " ".join(line for line in lines if line and not line.startswith(noise))
+    noise = ("See ", "To append ", "Config search", "provider=", "full_key", "object_type", "reference_type")
+    told = " ".join(line for line in lines if line and not line.startswith(noise)).rstrip(".")
+    told = told.replace("No match in the defaults list", "Nothing of that name is chosen")
+    unmatched = "Nothing of that name" in told or "Could not find" in told
+    return f"{told}; the groups are {listing(GROUPS)}" if unmatched else told

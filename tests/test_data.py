@@ -261,6 +261,16 @@ def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_pat
     assert built.fingerprints == prints
 
 
+@pytest.mark.usefixtures("cache")
+def test_a_file_replaced_by_another_of_the_same_time_is_read_anew(tmp_path):
+    for content in (b"old text\n", b"new text\n"):
+        config = write(tmp_path, train=content)
+        for path in config.files().values():
+            os.utime(path, (1_000_000_000, 1_000_000_000))  # as unpacking an archive does
+        sentences, _ = files.read(config)
+        assert sentences["train"] == [content.decode().split()]
+
+
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [

@@ -1,0 +1,103 @@
+"""`python train.py` as it is typed: exit codes, what is printed where, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cvae.cli import GROUPS
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+
+
+@pytest.fixture
+def train(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs train.py in an empty folder, where importing torch ends the program."""
+    (tmp_path / "first" / "torch").mkdir(parents=True)
+    (tmp_path / "first" / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
+    (tmp_path / "here").mkdir()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess:
+        environment = {key: value for key, value in os.environ.items() if key != "CVAE_DATA"}
+        return subprocess.run(
+            [sys.executable, TRAIN, *arguments],
+            cwd=tmp_path / "here",
+            env={**environment, "PYTHONPATH": str(tmp_path / "first"), "COLUMNS": "110"},
+            capture_output=True,
+            text=True,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("schedul=cyclical", "unknown key schedul, did you mean schedule?"),
+        ("schedule=typo", "schedule=typo: no such choice, schedule is one of constant, cyclical, monotonic"),
+        ("schedule.ratio=7", "schedule.ratio must be > 0 and <= 1, found 7.0"),
+        ("dataset=tiny", "task=toy measures the ten synthetic sequences and needs dataset=toy, found tiny"),
+        ("schedule.ratio=[", "schedule.ratio=[ cannot be read: write key=value"),
+        ("seed=0,1", "seed=0,1 lists several values: add -m"),
+        ("-m seed=0,x", "seed must be a whole number"),
+        ("task=ptb", "no data at data/ptb/train.txt: python scripts/get_data.py ptb fetches them"),
+        ("--config-dir nope", "--config-dir must be a folder of configurations, found no folder nope"),
+        ("--seed=1", "unrecognized arguments: --seed=1; keys are set as key=value"),
+    ],
+)
+def test_a_wrong_command_ends_in_one_sentence(command, said, train, tmp_path):
+    done = train(*command.split())
+    assert done.returncode == 1
+    assert done.stderr.startswith(said) and len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+    assert list((tmp_path / "here").iterdir()) == []
+
+
+def test_a_folder_with_another_run_stays_as_it_is(train, tmp_path):
+    folder = tmp_path / "here" / "mine"
+    folder.mkdir()
+    (folder / "run.json").write_text('{"format": 1, "config": {"seed": 4}}')
+    done = train("hydra.run.dir=mine")
+    assert done.returncode == 1
+    assert (
+        done.stderr.startswith("mine holds a different run: ") and "seed is 4 there and 0 here" in done.stderr
+    )
+    assert [path.name for path in (tmp_path / "here").rglob("*")] == ["mine", "run.json"]
+    assert (folder / "run.json").read_text() == '{"format": 1, "config": {"seed": 4}}'
+
+
+def test_a_right_command_gets_as_far_as_torch(train, tmp_path):
+    done = train("seed=1")
+    assert "torch was imported" in done.stderr
+    assert not list(tmp_path.rglob("run.json"))
+
+
+def test_help_explains_the_groups_with_three_examples(train):
+    done = train("--help")
+    assert done.returncode == 0 and done.stderr == ""
+    for group, meaning in GROUPS.items():
+        assert group in done.stdout and meaning in done.stdout
+        for file in (TRAIN.parent / "conf" / group).rglob("*.yaml"):
+            assert file.stem in done.stdout
+    assert done.stdout.count("  python train.py") == 3
+    assert max(len(line) for line in done.stdout.splitlines()) <= 110
+
+
+@pytest.mark.parametrize(
+    ("command", "shown"),
+    [
+        ("--cfg job --resolve seed=3", "seed: 3"),
+        ("--info defaults", "schedule/cyclical"),
+        ("--hydra-help", "--multirun"),
+    ],
+)
+def test_what_hydra_shows_still_works(command, shown, train, tmp_path):
+    done = train(*command.split())
+    assert done.returncode == 0 and done.stderr == ""
+    assert shown in done.stdout
+    assert list((tmp_path / "here").iterdir()) == []
