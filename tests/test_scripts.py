@@ -24,6 +24,12 @@ SIZES = (
     "dataset.draws=2",
     "task.samples=10",
 )
+    "train.steps=20",
+    "train.log_every=5",
+    "train.validate_every=10",
+    "dataset.draws=2",
+    "task.samples=10",
+)
 
 
 def script(name: str) -> ModuleType:

@@ -17,15 +17,15 @@ def read(config: TextData) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
     config.refuse_missing()
     files = config.files()
     prints = {split: check(path, config.max_words) for split, path in files.items()}
-    return {split: _lines(path) for split, path in files.items()}, prints
+    return {split: _lines(path, prints[split]) for split, path in files.items()}, prints
 
 
-def _lines(path: Path) -> list[list[str]]:
-    """The words of every line that has any."""
+def _lines(path: Path, fingerprint: str) -> list[list[str]]:
+    """The words of every line that has any; the fingerprint keeps the cache from serving an older file."""
     import datasets
 
     datasets.disable_progress_bars()
-    rows = datasets.load_dataset("text", data_files=str(path), split="train")["text"]
+    rows = datasets.load_dataset("text", fingerprint[:16], data_files=str(path), split="train")["text"]
     return [words for words in (line.split() for line in rows) if words]
 
 
