@@ -76,16 +76,17 @@ GROUPS = {
 
 
 def slug(overrides: Sequence[str]) -> str:
-    """The name of a run's folder: its overrides, sorted, in [A-Za-z0-9._-]; `default` where none.
+    """The name of a run's folder: its overrides in [A-Za-z0-9._-]; `default` where there are none.
 
-    Left out: what is no part of a run's identity, and `experiment` where it has set the name.
+    Sorted, groups and the seed before dotted keys, since viewers cut long names at the end. Left out: what is no part of a run's identity, and `experiment` where it has set the name.
     """
     chosen: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
         chosen[key.lstrip("+~")] = value
     outside = set(NOT_IDENTITY) | (set() if "name" in chosen else {"experiment"})
-    parts = [f"{key}-{value}" for key, value in sorted(chosen.items()) if key not in outside]
+    ranked = sorted(chosen.items(), key=lambda item: ("." in item[0], item))
+    parts = [f"{key}-{value}" for key, value in ranked if key not in outside]
     text = re.sub(r"[^A-Za-z0-9._-]+", "-", "_".join(parts)).strip("-.") or "default"
     if len(text) <= LONGEST_SLUG:
         return text

@@ -497,12 +497,13 @@ def _scale(
     runs: Sequence[Run],
     task: str,
 ) -> None:
-    """y ranges: the paper's common one for the toy, else each panel's own."""
+    """y ranges: the paper's for the toy, wider where a short run ends above it; else each panel's own."""
     if task == "toy":
         count = int(runs[0].get("dataset", "sequences", 10))
         entropy = math.log(count)
-        for ax in panels.values():
-            ax.set_ylim(0, 2.25 * entropy)
+        for key, ax in panels.items():
+            ends = [series[-1] for series in values[key] if len(series)]
+            ax.set_ylim(0, max(2.25 * entropy, 1.3 * max(ends, default=0)))
         loss = panels["loss"]
         loss.axhline(entropy, color=GREY, lw=1, ls=(0, (4, 3)), zorder=2.5)
         loss.annotate(

@@ -7,10 +7,11 @@ import logging
 import os
 from typing import Any
 
+from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from cvae.config import Config, flatten
+from cvae.config import Config, identity
 from cvae.folder import FolderError, RunFolder
 
 log = logging.getLogger("cvae")
@@ -20,9 +21,19 @@ LAYOUT = {
         "ELBO, nats per sequence": ["Multiline", ["train/elbo", "val/elbo"]],
         "rec, nats per sequence": ["Multiline", ["train/rec", "val/rec"]],
         "KL, nats per sequence": ["Multiline", ["train/kl", "val/kl"]],
-        "rec, KL and β": ["Multiline", ["train/rec", "train/kl", "train/beta"]],
+        "KL and β": ["Multiline", ["train/kl", "train/beta"]],
         "β": ["Multiline", ["train/beta"]],
+        "ELBO, rec, KL and β": ["Multiline", ["train/elbo", "train/rec", "train/kl", "train/beta"]],
     }
+}
+
+# TensorBoard takes the table's columns from one run, whichever it reads first, and shows the first five of
+# each kind: they are the same for all runs, and those that sweeps vary are marked as differing
+SWEPT = {"schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed"}
+METRICS = {
+    f"{split}/{name}": f"{split}/{name} ({which})"
+    for split, which in (("test", "best"), ("val", "last"))
+    for name in ("elbo", "rec", "kl", "ppl")
 }
 
 
@@ -93,19 +104,30 @@ class Recorder:
         """The hparams table, in this run's own event file and not in a sub-run as `add_hparams` does."""
         kept = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in flatten(self.config.container).items()
+            for key, value in identity(self.config.container).items()
+            if value is not None
         }
-        shown = ["rec"] if self.config.autoencoder else ["elbo", "rec", "kl", "ppl"]
-        metrics = dict.fromkeys(f"{split}/{name}" for split in ("val", "test") for name in shown)
-        experiment, start, end = hparams(kept, metrics)
+        kept["seed"] = str(self.config.seed)
+        experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | kept, METRICS)
+        _, start, end = hparams(kept, {})
+        columns = experiment.value[0].metadata.plugin_data
+        data = plugin_data_pb2.HParamsPluginData.FromString(columns.content)
+        for info in data.experiment.hparam_infos:
+            info.differs = info.name in SWEPT
+        for info in data.experiment.metric_infos:
+            info.display_name = METRICS[info.name.tag]
+        columns.content = data.SerializeToString()
         for summary in (experiment, start) if part == "start" else (end,):
             self.board.file_writer.add_summary(summary)
 
     def picture(self, tag: str, path: Any, step: int) -> None:
-        """A PNG of the run folder, in TensorBoard."""
-        from matplotlib import image
+        """A PNG of the run folder, in TensorBoard, at half its size: the browser shrinks without averaging."""
+        import numpy as np
+        from PIL import Image
 
-        self.board.add_image(tag, image.imread(path)[..., :3], step, dataformats="HWC")
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB").reduce(2))
+        self.board.add_image(f"pictures/{tag}", pixels, step, dataformats="HWC")
 
     def close(self, finished: bool) -> None:
         """Ends the records; a finished run's row in the hparams table says so."""

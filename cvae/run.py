@@ -85,9 +85,8 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     if (folder / "checkpoint_best.pt").exists():
         for split in ("val", "test"):
             measured |= evaluate(task, folder, split)
-        shown = {key: value for key, value in measured.items() if key.startswith("test/")}
-        if loop.finished:
-            recorder.write(loop.step, shown)
+        if loop.finished and "test" not in loop.config.train.validate_on:
+            recorder.write(loop.step, {k: v for k, v in measured.items() if k.startswith("test/")})
         recorder.say("best checkpoint: " + ", ".join(f"{k} {v:.5g}" for k, v in measured.items()))
     objective = loop.best if math.isfinite(loop.best) else None
     head = {"finished": loop.finished, "step": loop.step, "objective": objective}

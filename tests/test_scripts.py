@@ -24,12 +24,6 @@ SIZES = (
     "dataset.draws=2",
     "task.samples=10",
 )
-    "train.steps=20",
-    "train.log_every=5",
-    "train.validate_every=10",
-    "dataset.draws=2",
-    "task.samples=10",
-)
 
 
 def script(name: str) -> ModuleType:
