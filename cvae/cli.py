@@ -78,7 +78,8 @@ GROUPS = {
 def slug(overrides: Sequence[str]) -> str:
     """The name of a run's folder: its overrides in [A-Za-z0-9._-]; `default` where there are none.
 
-    Sorted, groups and the seed before dotted keys, since viewers cut long names at the end. Left out: what is no part of a run's identity, and `experiment` where it has set the name.
+    Sorted, groups and the seed before dotted keys, since viewers cut long names at the end. Left out:
+    what is no part of a run's identity, and `experiment` where it has set the name.
     """
     chosen: dict[str, str] = {}
     for override in overrides:

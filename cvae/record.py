@@ -121,7 +121,7 @@ class Recorder:
             self.board.file_writer.add_summary(summary)
 
     def picture(self, tag: str, path: Any, step: int) -> None:
-        """A PNG of the run folder, in TensorBoard, at half its size: the browser shrinks without averaging."""
+        """A PNG of the run folder at half its size, since browsers shrink without averaging."""
         import numpy as np
         from PIL import Image
 
