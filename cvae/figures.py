@@ -248,7 +248,7 @@ def _scatter(ax: Axes, z: np.ndarray, label: np.ndarray) -> None:
 def _measures(run: Run, step: int) -> str:
     """I(n;z) and accuracy of the validation at `step`, as far as they are recorded."""
     information, accuracy = run.at("val/mi", step), run.at("val/accuracy", step)
-    parts = [] if information is None else [f"I = {information:.2f} nats"]
+    parts = [] if information is None else [f"I = {max(0.0, information):.2f} nats"]  # an estimate may dip
     return ", ".join(parts + ([] if accuracy is None else [f"acc {100 * accuracy:.0f} %"]))
 
 
@@ -383,7 +383,7 @@ def _latent_caption(figure: Figure, shown: Sequence[int], samples: int, limit: f
     text = (
         f"{samples} samples of q(z|n) for each n, with common noise, as far as ±{limit:.1f}; "
         "circle: prior at 2σ\n"
-        f"I: mutual information of n and z, at most {most}; acc: val/accuracy"
+        f"I: mutual information of n and z, at most {most}; acc: how often argmax q(z|n) is the n of z"
     )
     figure.text(0.1 / width, 0.1 / height, text, fontsize=9.5, c=GREY, va="bottom")
     if len(shown) > len(TEN):
