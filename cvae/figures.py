@@ -592,13 +592,15 @@ def _run_latents(run: Run, steps: Sequence[int], samples: int = 300) -> Figure:
     return figure
 
 
-def save(figure: Figure, folder: str | Path, name: str, kinds: Sequence[str] = ("png", "pdf")) -> list[Path]:
-    """Writes `figure` as folder/name.kind at 150 dots per inch; returns the paths."""
+def save(
+    figure: Figure, folder: str | Path, name: str, kinds: Sequence[str] = ("png", "pdf"), dpi: int = 150
+) -> list[Path]:
+    """Writes `figure` as folder/name.kind; returns the paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in kinds]
     for path in paths:
         # Without a date the same runs give the same bytes.
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
-        figure.savefig(path, dpi=150, metadata=metadata, facecolor="white")
+        figure.savefig(path, dpi=dpi, metadata=metadata, facecolor="white")
     return paths

@@ -34,7 +34,7 @@ class Cell:
             return "–"
         digits = 1 if abs(self.mean) >= 100 else 2
         spread = f" ± {self.std:.{digits}f}" if len(self.values) > 1 else ""
-        return f"{self.mean:.{digits}f}{spread}"
+        return f"{round(self.mean, digits) + 0.0:.{digits}f}{spread}"  # + 0.0 turns -0.0 into 0.0
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
@@ -65,12 +65,16 @@ def final(runs: Sequence[Run], key: str) -> Cell:
     return Cell(tuple(run.results[key] for run in runs if run.results.get("finished") and key in run.results))
 
 
-def around(runs: Sequence[Run], name: str, step: int, window: int) -> Cell:
-    """The mean of train/`name` over the `window` updates before `step`, of each run that has them."""
+def around(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
+    """A scalar at a step, of each run that has come so far.
+
+    train/* is the mean over the `window` updates before the step, any other key its value there.
+    """
     values = []
     for run in runs:
-        steps, found = run.series(f"train/{name}")
-        inside = found[(steps > step - window) & (steps <= step)]
+        steps, found = run.series(key)
+        first = step - window if key.startswith("train/") else step - 1
+        inside = found[(steps > first) & (steps <= step)]
         if run.last >= step - 1 and len(inside):
             values.append(float(inside.mean()))
     return Cell(tuple(values))
@@ -96,14 +100,16 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     return markdown([*differing_keys(runs), "n", *columns], body)
 
 
-def steps_table(runs: Sequence[Run], order: Sequence[str], steps: Sequence[int], window: int) -> str:
-    """loss, rec and KL of training at chosen steps: a row for each way of running and measure."""
+def steps_table(
+    runs: Sequence[Run], order: Sequence[str], steps: Sequence[int], window: int, keys: Sequence[str]
+) -> str:
+    """Scalars at chosen steps: a row for each way of running and key, by default train/{loss,rec,kl}."""
     body = [
-        [*names, _count(members), name, *(around(members, name, step, window) for step in steps)]
+        [*names, _count(members), key, *(around(members, key, step, window) for step in steps)]
         for names, members in rows(runs, order).items()
-        for name in ("loss", "rec", "kl")
+        for key in keys or ("train/loss", "train/rec", "train/kl")
     ]
-    return markdown([*differing_keys(runs), "n", "measure", *(f"{step:,}" for step in steps)], body)
+    return markdown([*differing_keys(runs), "n", "", *(f"{step:,}" for step in steps)], body)
 
 
 def _count(runs: Sequence[Run]) -> str:

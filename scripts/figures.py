@@ -36,6 +36,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="where to write (default: the first folder, or outputs/figures when none is given)",
     )
+    parser.add_argument("--dpi", type=int, default=150, help="of the PNG (default: 150)")
     options = parser.parse_args(arguments)
     if options.figure != "2" and not options.folders:
         parser.error(f"figure {options.figure} needs a folder with runs, for instance outputs/toy")
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.figure not in (number, "all"):
             continue
         try:
-            for path in figures.save(draw(), options.to, name):
+            for path in figures.save(draw(), options.to, name, dpi=options.dpi):
                 print(path)
         except (UserError, OSError) as error:
             print(f"figure {number}: {error}", file=sys.stderr)

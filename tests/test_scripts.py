@@ -103,9 +103,9 @@ def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys
     found = [run for run in find_runs([runs]) if run.group[0] == "cyclical"]
     records = [record for run in found for record in run.metrics if record["step"] in (15, 19)]
     expected = [sum(r["train/kl"] for r in records[i : i + 2]) / 2 for i in (0, 2)]
-    assert around(found, "kl", 20, 9).values == pytest.approx(expected)
+    assert around(found, "train/kl", 20, 9).values == pytest.approx(expected)
     assert script("table").main([str(runs), "--at", "10", "20"]) == 0
-    assert "| monotonic | 0 of 1 | kl |" in capsys.readouterr().out
+    assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
 
 
 def test_a_cell_says_mean_and_sample_deviation():
