@@ -15,4 +15,7 @@ def main(cfg):
 
 if __name__ == "__main__":
     cli.check(sys.argv[1:], Path(__file__).parent.resolve() / "conf")
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("cvae")
 
 LONGEST_SLUG = 120
+CHECKED = 40  # jobs of a sweep composed before it starts, a tenth of a second each; main checks the others
 HELP = """\
 Train and compare text VAEs. A run is composed from one choice per group:
 
@@ -96,6 +97,7 @@ def slug(overrides: Sequence[str]) -> str:
     return f"{text[:LONGEST_SLUG]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+OmegaConf.register_new_resolver("cvae.data", lambda: os.environ.get("CVAE_DATA") or "data", replace=True)
 OmegaConf.register_new_resolver("cvae.slug", lambda overrides: slug(list(overrides)), replace=True)
 
 
@@ -125,13 +127,17 @@ def run(cfg: DictConfig) -> float | None:
     from cvae.run import run
 
     composition = {
-        "config": cfg,
-        "hydra": OmegaConf.create({"hydra": hydra}),
-        "overrides": hydra.overrides.task,
+        "config.yaml": OmegaConf.to_yaml(cfg),
+        "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
+        "overrides.yaml": OmegaConf.to_yaml(hydra.overrides.task),
     }
-    return run(
-        config, folder, {f"{name}.yaml": OmegaConf.to_yaml(part) for name, part in composition.items()}
-    )
+    command = shlex.join(["python", "train.py", *hydra.overrides.task])
+    try:
+        return run(config, folder, command, composition)
+    except UserError as error:
+        if hydra.mode == RunMode.MULTIRUN:
+            log.error(f"{folder}: {error}")  # Hydra itself shows the first failing job of a sweep only
+        raise
 
 
 def check(arguments: Sequence[str], conf: Path) -> None:
@@ -210,11 +216,12 @@ def _check_jobs(args: Namespace) -> None:
     plain = [o.input_line for o in parsed if not o.is_sweep_override()]
     base = _compose(name, plain)
     jobs = _jobs(base.hydra, parsed, args.multirun)
-    for number, job in enumerate(jobs):
+    for number, job in enumerate(jobs[:CHECKED]):
         cfg = base if job == plain else _compose(name, job)
         cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)
         try:
             config = load(cfg)
+            _refuse_nameless(cfg)
         except ConfigError as error:
             if len(jobs) == 1:
                 raise
@@ -222,6 +229,13 @@ def _check_jobs(args: Namespace) -> None:
             raise ConfigError(where.join([*str(error).splitlines(), ""]).rstrip()) from None
         if not (args.cfg or args.info):
             _check_surroundings(config, _output_dir(cfg, args.multirun), seen, " ".join(job))
+
+
+def _refuse_nameless(cfg: DictConfig) -> None:
+    """An experiment without a name would write to the folder of the plain run."""
+    choice = cfg.hydra.runtime.choices.get("experiment")
+    if choice and OmegaConf.is_interpolation(cfg, "name"):
+        raise ConfigError(f"experiment={choice} sets no name: give its file a line such as name: {choice}")
 
 
 def _jobs(hydra: DictConfig, parsed: list[Override], multirun: bool) -> list[list[str]]:
@@ -248,7 +262,7 @@ def _new_values_first(jobs: list[list[str]]) -> list[list[str]]:
 def _parsed(override: str) -> Override:
     """Hydra's reading of `key=value`."""
     try:
-        parsed = OverridesParser.create().parse_override(override)
+        parsed = OverridesParser.create(_loader()).parse_override(override)
     except HydraException:
         parsed = None
     if parsed is not None and parsed.key_or_group:

@@ -22,12 +22,11 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cvae import schedules
-from cvae.ranges import Checked, Range, hints, violations
+from cvae.ranges import Checked, Count, Range, hints, violations
 
-Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
-Share = Annotated[float, Range(least=0, below=1)]
+Dropout = Annotated[float, Range(least=0, below=1)]
 Split = Literal["train", "val", "test"]
 
 
@@ -114,7 +113,7 @@ class SentenceModel(Checked):
     hidden: Count
     layers: Count
     latent: Natural
-    dropout: Share
+    dropout: Dropout
     word_dropout: Annotated[float, Range(least=0, most=1)]
     init: Positive
 
@@ -381,6 +380,13 @@ def contradictions(config: Any) -> typing.Iterator[str]:
     watched = getattr(train, "validate_on", UNKNOWN)
     if isinstance(watched, list) and "val" not in watched:
         yield "train.validate_on must contain val, which selects the best checkpoint"
+    if isinstance(watched, list) and len(set(watched)) < len(watched):
+        yield "train.validate_on names a split twice"
+    updates = getattr(train, "steps", None) or UNKNOWN
+    if getattr(config.schedule, "cycles", 1) > updates:
+        yield f"schedule.cycles is more than the {updates} updates of train.steps: a cycle needs at least one"
+    if getattr(config.lr, "warmup", 0) > updates:
+        yield f"lr.warmup is more than the {updates} updates of train.steps"
     if off and latent == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
     if free_bits > 0 and (off or latent == 0):

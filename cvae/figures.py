@@ -19,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cvae.runs import Group, Run, RunsError, Snapshot, read_run
+from cvae.runs import Group, Run, RunsError, Snapshot, read_run, refuse_mixture
 from cvae.schedules import Constant, Cyclical, Monotonic
 
 SNAPSHOTS = (1000, 10000, 11000, 20000, 31000, 40000)
@@ -52,7 +52,7 @@ def group_runs(runs: Iterable[Run]) -> dict[Group, list[Run]]:
     for run in sorted(runs, key=lambda run: (run.seed, str(run.folder))):
         groups.setdefault(run.group, []).append(run)
     for members in groups.values():
-        _check_seeds(members)
+        refuse_mixture(members)
 
     def place(group: Group) -> tuple[int, str, bool, str]:
         schedule, lr = group
@@ -60,21 +60,6 @@ def group_runs(runs: Iterable[Run]) -> dict[Group, list[Run]]:
         return known, schedule, lr != "constant", lr
 
     return {group: groups[group] for group in sorted(groups, key=place)}
-
-
-def _check_seeds(runs: Sequence[Run]) -> None:
-    """Refuses to average runs that differ in more than their seed."""
-    first = runs[0]
-    seeds = [run.seed for run in runs]
-    for run in runs[1:]:
-        parts = ("schedule", "lr", "model", "dataset", "objective")
-        differ = [p for p in parts if run.config.get(p) != first.config.get(p)]
-        if differ or seeds.count(run.seed) > 1:
-            what = f"differ in {', '.join(differ)}" if differ else f"both have seed {run.seed}"
-            raise RunsError(
-                f"{first.folder} and {run.folder} would be one line of the figure but {what}; "
-                "give folders whose runs differ in schedule, learning rate and seed only"
-            )
 
 
 def labels(groups: Iterable[Group]) -> dict[Group, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from cvae import __version__
 from cvae.config import Config, UserError, identity
 
 FORMAT = 1
@@ -151,12 +152,11 @@ class RunFolder:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json`."""
-        write_atomically(self / "results.json", json.dumps(results, indent=1) + "\n")
+        write_atomically(self / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
 
     def discard_if_empty(self) -> None:
         """Removes the folder, and the empty folders above it, that Hydra made for a refused run."""
         with contextlib.suppress(OSError):
-            (self / ".lock").unlink(missing_ok=True)
             for path in (self.path, *list(self.path.parents)[:2]):
                 path.rmdir()
 
@@ -165,8 +165,9 @@ def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     import platform
 
-    names = ("cvae", "torch", "numpy", "hydra-core", "datasets")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
+    names = ("torch", "numpy", "hydra-core", "datasets")
+    found = {"python": platform.python_version(), "cvae": __version__}
+    return found | {name: metadata.version(name) for name in names}
 
 
 def git_commit() -> str | None:

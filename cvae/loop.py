@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import sys
@@ -23,6 +24,8 @@ from cvae.objective import Terms
 from cvae.record import Recorder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import Update
+
+log = logging.getLogger("cvae")
 
 
 class Diverged(UserError):
@@ -84,40 +87,51 @@ class Loop:
         self.recent, self.since_validation = Window(task.device), Window(task.device)
         self._first_bad = torch.full((), self.total, device=task.device)
         self._stopped_by: int | None = None
+        self._seconds, self._since = 0.0, None
 
     @property
     def finished(self) -> bool:
         """Whether every update has been made."""
         return self.step >= self.total
 
-    def resume(self) -> dict[str, int]:
-        """Takes up the last checkpoint, if any; the lengths of the records as of then.
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time spent in `run`, in earlier starts too."""
+        return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
 
-        Raises CheckpointError for a file that cannot be used, UserError for weights that do not fit.
+    def resume(self) -> tuple[int, dict[str, int]]:
+        """Takes up the last checkpoint, if any: its step, and the lengths of the records as of then.
+
+        Raises CheckpointError for a file that cannot be used.
         """
         path = self.folder / "checkpoint_last.pt"
         if not path.exists():
-            return {}
+            return 0, {}
         saved = checkpoint.load(path)
         self.task.model.load_state_dict(saved["model"])
         self.update.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.best = saved["step"], saved["best"]
         self.recent.restore(saved["recent"])
         self.since_validation.restore(saved["since_validation"])
-        torch.set_rng_state(saved["rng"]["cpu"])
-        if saved["rng"]["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(saved["rng"]["cuda"])
-        if saved["threads"] != torch.get_num_threads():
-            tqdm.write(
-                f"warning: {saved['threads']} threads before, {torch.get_num_threads()} now:"
-                " the numbers will differ in their last digits",
-                file=sys.stderr,
+        self._seconds = saved["seconds"]
+        torch.set_rng_state(saved["rng"])
+        if saved["cuda_rng"] is not None and self.task.device.type == "cuda":
+            torch.cuda.set_rng_state(saved["cuda_rng"], self.task.device)
+        if saved["arithmetic"] != self._arithmetic():
+            log.warning(
+                f"warning: {saved['arithmetic']} before, {self._arithmetic()} now:"
+                " numbers will differ in their last digits"
             )
-        return saved["offsets"]
+        return self.step, saved["offsets"]
+
+    def _arithmetic(self) -> str:
+        """What the last digits of a sum depend on."""
+        return f"{torch.get_num_threads()} threads on {self.task.device.type}"
 
     def save(self, recorder: Recorder) -> None:
         """Everything that going on needs, after making sure that it is worth keeping."""
         self._refuse_divergence()
+        device = self.task.device
         checkpoint.save(
             self.folder / "checkpoint_last.pt",
             {
@@ -128,8 +142,10 @@ class Loop:
                 "optimizer": self.update.optimizer.state_dict(),
                 "recent": self.recent.state(),
                 "since_validation": self.since_validation.state(),
-                "rng": {"cpu": torch.get_rng_state(), "cuda": _cuda_states()},
-                "threads": torch.get_num_threads(),
+                "seconds": self.seconds,
+                "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+                "arithmetic": self._arithmetic(),
                 "offsets": recorder.offsets(),
             },
         )
@@ -137,7 +153,8 @@ class Loop:
     def run(self, recorder: Recorder) -> None:
         """Updates until the end. Raises Diverged, and SystemExit after Ctrl-C or SIGTERM, all saved."""
         started = self.step
-        self._clock, self._tokens = time.perf_counter(), 0.0
+        self._since = self._mark = time.perf_counter()
+        self._busy = 0.0
         self.task.model.train()
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(total=self.total, initial=self.step, unit="update", disable=not visible)
@@ -148,16 +165,16 @@ class Loop:
                 self._report(recorder, bar)
                 validating = self.step % self.validate_every == 0 or self.step == self.total
                 if validating:
-                    self._validate(recorder, started)
+                    self._validate(recorder)
                 if validating or self.step % self.save_every == 0:
                     self.save(recorder)
             if self.step > started:
                 self.save(recorder)
         if self._stopped_by is not None:
             name = signal.Signals(self._stopped_by).name
-            recorder.say(f"{name}: saved after {self.step:,} updates; the same command goes on from there")
-            recorder.close(finished=False)
+            log.info(f"{name}: saved after {self.step:,} updates; the same command goes on from there")
             raise SystemExit(128 + self._stopped_by)
+        self._seconds, self._since = self.seconds, None
 
     def _advance(self) -> None:
         """One update."""
@@ -201,8 +218,9 @@ class Loop:
         sentences = self.recent.sentences
         means, tokens = self.recent.take(self.config.autoencoder)
         beta, rate = self._weights(step)
-        self._tokens += tokens * sentences
-        speed = self._tokens / (time.perf_counter() - self._clock)
+        now = time.perf_counter()
+        speed = tokens * sentences / (self._busy + now - self._mark)
+        self._busy, self._mark = 0.0, now
         values = {f"train/{name}": value for name, value in means.items()}
         values |= {"train/beta": beta, "train/lr": rate, "time/tokens_per_second": speed}
         recorder.write(step, values)
@@ -211,22 +229,20 @@ class Loop:
             shown["KL"] = f"{means['kl']:.2f}"
         bar.set_postfix(shown | {"tok/s": f"{speed:,.0f}"}, refresh=False)
 
-    def _validate(self, recorder: Recorder, started: int) -> None:
+    def _validate(self, recorder: Recorder) -> None:
         """The val/* record: at step t, the weights after t updates. Keeps the best of them."""
         self._refuse_divergence()
+        self._busy += time.perf_counter() - self._mark
         values = self._epoch_means()
         measured = {split: self.task.evaluate(split) for split in self.config.train.validate_on}
         for split, found in measured.items():
             values |= {f"{split}/{name}": value for name, value in found.items()}
-        score = self.task.score(measured["val"])
-        if not math.isfinite(score):
-            raise Diverged(f"validation after {self.step} updates in {self.folder} is not finite: {score}")
-        elapsed = time.perf_counter() - self._clock
-        left = elapsed / (self.step - started) * (self.end - self.step)
-        recorder.write(self.step, values | {"time/seconds": elapsed})
+        if bad := [key for key, value in values.items() if not math.isfinite(value)]:
+            raise Diverged(f"{bad[0]} is {values[bad[0]]} after {self.step} updates in {self.folder}")
+        recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
-        if score < self.best:
+        if (score := self.task.score(measured["val"])) < self.best:
             self.best = score
             content = {
                 "config": self.config.container,
@@ -234,7 +250,7 @@ class Loop:
                 "model": self.task.model.state_dict(),
             }
             checkpoint.save(self.folder / "checkpoint_best.pt", content)
-        recorder.say(self._line(values, left))
+        self._mark = time.perf_counter()
 
     def _epoch_means(self) -> dict[str, float]:
         """epoch/*: the training sentences since the last validation, dropout on."""
@@ -244,14 +260,15 @@ class Loop:
             values["epoch/ppl"] = perplexity(-means["elbo"], tokens)
         return values
 
-    def _line(self, values: dict[str, float], left: float) -> str:
-        """A validation in a line: what is printed is what is recorded."""
+    def _line(self, values: dict[str, float]) -> str:
+        """A validation in a line, with the recorded values still to be filled in."""
         parts = [f"{self.step:>7,}/{self.total:,}  β {self._weights(self.step - 1)[0]:.2f}"]
         for split in ("epoch", *self.config.train.validate_on):
             names = [name for name in ("rec", "kl", "ppl", "mi") if f"{split}/{name}" in values]
-            numbers = " ".join(f"{name} {values[f'{split}/{name}']:.4g}" for name in names)
+            numbers = " ".join(f"{name} {{{split}/{name}:.4g}}" for name in names)
             parts.append(f"{'train' if split == 'epoch' else split} {numbers}")
-        return " | ".join(parts) + f" | {time.strftime('%H:%M:%S', time.gmtime(left))} left"
+        left = self.seconds / self.step * (self.end - self.step)
+        return " | ".join(parts) + f" | {tqdm.format_interval(left)} left"
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -270,8 +287,3 @@ class Loop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _cuda_states() -> list[Tensor]:
-    """The random states of all GPUs, on the CPU; empty where there are none."""
-    return torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []

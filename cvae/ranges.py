@@ -30,6 +30,9 @@ class Range:
         return " and ".join(f"{sign} {bound}" for sign, bound in bounds.items() if bound is not None)
 
 
+Count = typing.Annotated[int, Range(least=1)]
+
+
 @functools.cache
 def hints(cls: type) -> dict[str, typing.Any]:
     """The annotations of a dataclass's fields, with their `Annotated` parts."""

@@ -30,11 +30,7 @@ LAYOUT = {
 # TensorBoard takes the table's columns from one run, whichever it reads first, and shows the first five of
 # each kind: they are the same for all runs, and those that sweeps vary are marked as differing
 SWEPT = {"schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed"}
-METRICS = {
-    f"{split}/{name}": f"{split}/{name} ({which})"
-    for split, which in (("test", "best"), ("val", "last"))
-    for name in ("elbo", "rec", "kl", "ppl")
-}
+METRICS = [f"best/{split}/{name}" for split in ("test", "val") for name in ("elbo", "rec", "kl", "ppl")]
 
 
 class Recorder:
@@ -48,7 +44,9 @@ class Recorder:
             self._open(name, offsets.get(name, 0))
         self.board = SummaryWriter(str(folder.path), purge_step=step)
         self.board.add_custom_scalars(LAYOUT)
-        self._hparams("start")
+        experiment, start, self._end = self._hparams()
+        self.board.file_writer.add_summary(experiment)
+        self.board.file_writer.add_summary(start)
         self._replay(step)
 
     def _open(self, name: str, offset: int) -> None:
@@ -76,11 +74,17 @@ class Recorder:
             if tag != "step":
                 self.board.add_scalar(tag, value, record["step"])
 
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """One record of scalars at an optimiser step. Wall-clock values live below time/ only."""
+    def write(self, step: int, values: dict[str, float], spoken: str = "") -> None:
+        """One record of scalars at an optimiser step; the console gets those named in `spoken`.
+
+        `spoken` is a line with keys in braces, as in "val rec {val/rec:.4g}". Wall-clock values live below
+        time/ only.
+        """
         record = {"step": step, **values}
         self.append("metrics.jsonl", record)
         self._scalars(record)
+        if spoken:
+            log.info(spoken.format_map(values))
 
     def append(self, name: str, record: dict[str, Any]) -> None:
         """One line of JSON to one of the run's records."""
@@ -89,10 +93,6 @@ class Recorder:
         self._files[name].write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._files[name].flush()
 
-    def say(self, text: str) -> None:
-        """A line on the console and in train.log."""
-        log.info(text)
-
     def offsets(self) -> dict[str, int]:
         """The lengths of the records in bytes, all of it on the disk: what a checkpoint remembers."""
         self.board.flush()
@@ -100,25 +100,30 @@ class Recorder:
             os.fsync(file.fileno())
         return {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
 
-    def _hparams(self, part: str) -> None:
-        """The hparams table, in this run's own event file and not in a sub-run as `add_hparams` does."""
+    def _hparams(self) -> tuple[Any, Any, Any]:
+        """The hparams table's columns, this run's row, and the row's end.
+
+        They stand in the run's own event file, not in a sub-run as `add_hparams` makes one.
+        """
         kept = {
             key: value if isinstance(value, bool | int | float | str) else str(value)
             for key, value in identity(self.config.container).items()
             if value is not None
         }
         kept["seed"] = str(self.config.seed)
-        experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | kept, METRICS)
-        _, start, end = hparams(kept, {})
+        experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | kept, dict.fromkeys(METRICS))
         columns = experiment.value[0].metadata.plugin_data
         data = plugin_data_pb2.HParamsPluginData.FromString(columns.content)
         for info in data.experiment.hparam_infos:
             info.differs = info.name in SWEPT
         for info in data.experiment.metric_infos:
-            info.display_name = METRICS[info.name.tag]
+            info.display_name = info.name.tag
         columns.content = data.SerializeToString()
-        for summary in (experiment, start) if part == "start" else (end,):
-            self.board.file_writer.add_summary(summary)
+        return experiment, *hparams(kept, {})[1:]
+
+    def end(self) -> None:
+        """Marks the run's row in the hparams table as finished."""
+        self.board.file_writer.add_summary(self._end)
 
     def picture(self, tag: str, path: Any, step: int) -> None:
         """A PNG of the run folder at half its size, since browsers shrink without averaging."""
@@ -129,10 +134,10 @@ class Recorder:
             pixels = np.asarray(image.convert("RGB").reduce(2))
         self.board.add_image(f"pictures/{tag}", pixels, step, dataformats="HWC")
 
-    def close(self, finished: bool) -> None:
-        """Ends the records; a finished run's row in the hparams table says so."""
-        if finished:
-            self._hparams("end")
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, *error: object) -> None:
         self.board.close()
         for file in self._files.values():
             file.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,25 +16,33 @@ from cvae import checkpoint, data, figures, models, tasks
 from cvae.config import Config, UserError
 from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
-from cvae.record import Recorder
+from cvae.record import METRICS, Recorder
 from cvae.tasks.language_model import LanguageModelling
 
 log = logging.getLogger("cvae")
 
 
-def run(config: Config, folder: RunFolder, composition: dict[str, str] | None = None) -> float:
+def run(
+    config: Config, folder: RunFolder, command: str = "", composition: dict[str, str] | None = None
+) -> float:
     """Trains, or goes on training, in a folder that has accepted the configuration.
 
-    `composition` is what Hydra would have written to .hydra/: names of files and their text.
+    `command` repeats the run; `composition` is what Hydra would have written to .hydra/, by file name.
     Returns the objective: the best validation's -ELBO (rec for an autoencoder) in nats per sequence.
     """
     try:
         task = prepare(config)
-    except UserError:
+    except BaseException:
         folder.discard_if_empty()
         raise
-    with folder.held(), _log_file(folder), logging_redirect_tqdm():
-        return _train(config, folder, task, composition or {})
+    with folder.held():
+        folder.refuse_other(config)
+        if config.overwrite:
+            folder.clear()
+        with _log_file(folder), logging_redirect_tqdm():
+            folder.describe(config, command, task.data.fingerprints)
+            _write_texts(folder, task, composition or {})
+            return _train(config, folder, task)
 
 
 def prepare(config: Config) -> LanguageModelling:
@@ -55,48 +62,53 @@ def evaluate(task: LanguageModelling, folder: RunFolder, split: str) -> dict[str
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
-def _train(config: Config, folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> float:
-    """The part of a run during which the folder is ours."""
-    if config.overwrite:
-        folder.clear()
-    folder.describe(config, " ".join(["python", *sys.argv]), task.data.fingerprints)
+def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> None:
+    """Hydra's record of the composition, and the words behind the numbers."""
     for name, text in composition.items():
         (folder / ".hydra").mkdir(exist_ok=True)
         write_atomically(folder / ".hydra" / name, text)
     write_atomically(folder / "vocabulary.txt", "\n".join(task.data.vocabulary.words) + "\n")
+
+
+def _train(config: Config, folder: RunFolder, task: LanguageModelling) -> float:
+    """From where the folder stands to the results."""
     loop = Loop(config, task, folder)
-    results = {f"data/{name}": count for name, count in task.counts().items()}
-    results["model/parameters"] = sum(p.numel() for p in task.model.parameters())
-    offsets = loop.resume()
-    recorder = Recorder(folder, config, loop.step, offsets)
-    where = f"after {loop.step:,} updates" if loop.step else "from the start"
-    recorder.say(f"{folder}: {where}, {loop.end:,} of {loop.total:,} to go to, on {task.device}")
-    folder.finish({"finished": False, "step": loop.step, **results})
-    before = time.perf_counter()
-    loop.run(recorder)
-    results |= {"time/training_seconds": time.perf_counter() - before}
-    return _conclude(loop, recorder, results)
+    results: dict[str, Any] = {f"data/{name}": count for name, count in task.counts().items()}
+    results |= {"model/parameters": sum(p.numel() for p in task.model.parameters()), "updates": loop.total}
+    with Recorder(folder, config, *loop.resume()) as recorder:
+        where = f"after {loop.step:,} updates" if loop.step else "from the start"
+        log.info(f"{folder}: {where}, going to {loop.end:,} of {loop.total:,}, on {task.device}")
+        folder.finish({"finished": False, "step": loop.step} | results)
+        loop.run(recorder)
+        return _conclude(loop, recorder, results)
 
 
 def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
-    """Measures the best checkpoint, draws the pictures and writes results.json."""
+    """Measures the best checkpoint, draws the pictures and, last of all, says that the run is finished."""
     task, folder = loop.task, loop.folder
     measured: dict[str, float] = {}
     if (folder / "checkpoint_best.pt").exists():
         for split in ("val", "test"):
             measured |= evaluate(task, folder, split)
-        if loop.finished and "test" not in loop.config.train.validate_on:
-            recorder.write(loop.step, {k: v for k, v in measured.items() if k.startswith("test/")})
-        recorder.say("best checkpoint: " + ", ".join(f"{k} {v:.5g}" for k, v in measured.items()))
-    objective = loop.best if math.isfinite(loop.best) else None
-    head = {"finished": loop.finished, "step": loop.step, "objective": objective}
-    folder.finish(head | measured | results)
+        log.info("best checkpoint: " + ", ".join(f"{key} {value:.5g}" for key, value in measured.items()))
+    if loop.finished:
+        recorder.write(loop.step, _final_scalars(measured, loop.config.train.validate_on))
+        recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)
-    recorder.close(loop.finished)
+    objective = loop.best if math.isfinite(loop.best) else None
+    head = {"finished": loop.finished, "step": loop.step, "objective": objective}
+    folder.finish(head | measured | results | {"time/training_seconds": loop.seconds})
     if not loop.finished:
         log.info(f"stopped after {loop.step:,} of {loop.total:,} updates; the same command goes on")
     return loop.best
+
+
+def _final_scalars(measured: dict[str, float], validated: list[str]) -> dict[str, float]:
+    """best/* for the hparams table, and test/* where training has not recorded another test/* already."""
+    best = {f"best/{key}": value for key, value in measured.items() if f"best/{key}" in METRICS}
+    test = {key: value for key, value in measured.items() if key.startswith("test/")}
+    return best | ({} if "test" in validated else test)
 
 
 def _device(wish: str) -> torch.device:
@@ -117,7 +129,8 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        handler.emit(log.makeRecord("cvae", logging.ERROR, "", 0, str(error), (), None))
+        trace = None if isinstance(error, UserError) else sys.exc_info()
+        handler.emit(log.makeRecord("cvae", logging.ERROR, "", 0, str(error), (), trace))
         raise
     finally:
         log.removeHandler(handler)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import UserError
+from cvae.config import UserError, identity
 from cvae.folder import read_json
 
 Group = tuple[str, str]
@@ -64,8 +64,13 @@ class Run:
 
     @property
     def total(self) -> int | None:
-        """The updates the run was set to last, None where it counts epochs."""
-        return self.get("train", "steps")
+        """The updates of the whole run, None where neither its results nor its configuration say."""
+        return self.results.get("updates") or self.get("train", "steps")
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What the run is, its seed apart: the keys of its identity with their values."""
+        return {key: value for key, value in identity(dict(self.config)).items() if key != "seed"}
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Steps and values of one scalar; of two records with one step, the later counts."""
@@ -151,8 +156,45 @@ def find_runs(folders: Iterable[str | Path]) -> list[Run]:
     for folder in folders:
         if not folder.is_dir():
             raise RunsError(f"{folder}: no such folder")
-    found = {path.resolve(): path for folder in folders for path in folder.rglob("run.json")}
+    found = {
+        path.resolve(): path
+        for folder in folders
+        for path in folder.rglob("run.json")
+        if "published" not in path.relative_to(folder).parts  # copies, unless they are asked for
+    }
     if not found:
         names = ", ".join(map(str, folders)) or "no folder given"
         raise RunsError(f"{names}: no run found (no run.json in or below)")
     return [read_run(path.parent) for path in sorted(found.values())]
+
+
+def differing_keys(runs: Sequence[Run]) -> list[str]:
+    """The keys in whose values the runs differ; one that follows from its group's name is left out."""
+    settings = [run.setting for run in runs]
+    keys = [key for key in dict.fromkeys(k for s in settings for k in s) if _values(settings, key) > 1]
+    return [key for key in keys if not _follows_from_name(settings, key)]
+
+
+def _values(settings: Sequence[dict[str, Any]], *keys: str) -> int:
+    """How many different values, or combinations of values, some keys have."""
+    return len({repr([setting.get(key) for key in keys]) for setting in settings})
+
+
+def _follows_from_name(settings: Sequence[dict[str, Any]], key: str) -> bool:
+    """Whether runs with the same choice of a key's group have the same value of the key."""
+    name = f"{key.partition('.')[0]}.name"
+    return key != name and _values(settings, name) == _values(settings, name, key)
+
+
+def refuse_mixture(runs: Sequence[Run]) -> None:
+    """Raises RunsError where runs that are to be averaged differ in more than their seed, or not in it."""
+    first, seen = runs[0], {}
+    for run in runs:
+        if differ := differing_keys([first, run]):
+            what = f"differ in {', '.join(differ)}"
+        elif run.seed in seen:
+            first, what = seen[run.seed], f"both have seed {run.seed}"
+        else:
+            seen[run.seed] = run
+            continue
+        raise RunsError(f"{first.folder} and {run.folder} cannot be averaged: they {what}")

@@ -7,16 +7,16 @@ update `step` of `total`, the first update being step 0.
 
 from __future__ import annotations
 
+import abc
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cvae.ranges import Checked, Range
+from cvae.ranges import Checked, Count, Range
 
 Shape = Literal["linear", "sigmoid", "cosine"]
 Beta = Annotated[float, Range(least=0)]
 Share = Annotated[float, Range(above=0, most=1)]
-Count = Annotated[int, Range(least=1)]
 Rate = Annotated[float, Range(above=0)]
 
 
@@ -113,15 +113,15 @@ class Off(Checked):
 
 
 @dataclass(frozen=True)
-class _Rate(Checked):
+class _Rate(Checked, abc.ABC):
     """What every learning rate has: the value it starts from and a linear warm-up in updates."""
 
     value: Rate = 1e-3
     warmup: Annotated[int, Range(least=0)] = 0
 
+    @abc.abstractmethod
     def factor(self, step: int, total: int, epoch: int) -> float:
         """The share of `value` at update `step`, before warm-up."""
-        raise TypeError(f"{type(self).__name__} has no rule for the learning rate")
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
         """The learning rate at update `step` of `total`; `epoch` is the number of updates in an epoch."""

@@ -7,8 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cvae.config import flatten, identity
-from cvae.runs import Run, RunsError
+from cvae.runs import Run, RunsError, differing_keys, refuse_mixture
 
 MEASURES = ("elbo", "rec", "kl", "ppl", "mi", "accuracy", "prior_gap")
 
@@ -37,25 +36,17 @@ class Cell:
         return f"{round(self.mean, digits) + 0.0:.{digits}f}{spread}"  # + 0.0 turns -0.0 into 0.0
 
 
-def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The keys of the configuration in which the runs differ, the seed left out.
-
-    Where a group is chosen differently (schedule.name), its other keys only say so again.
-    """
-    configs = [identity(dict(run.config)) for run in runs]
-    keys = dict.fromkeys(key for config in configs for key in config if key != "seed")
-    differing = [key for key in keys if len({repr(config.get(key)) for config in configs}) > 1]
-    named = {key.partition(".")[0] for key in differing if key.endswith(".name")}
-    return [key for key in differing if key.endswith(".name") or key.partition(".")[0] not in named]
-
-
 def rows(runs: Sequence[Run], order: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:
-    """Runs by the values of the differing keys; schedules in the given order."""
+    """Runs by the values of the differing keys; schedules in the given order.
+
+    Raises RunsError where a row would average the same seed twice.
+    """
     keys = differing_keys(runs)
     found: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
-        flat = flatten(dict(run.config))
-        found.setdefault(tuple(str(flat.get(key, "–")) for key in keys), []).append(run)
+        found.setdefault(tuple(str(run.setting.get(key, "–")) for key in keys), []).append(run)
+    for members in found.values():
+        refuse_mixture(members)
     place = {name: number for number, name in enumerate(order)}
     return dict(sorted(found.items(), key=lambda item: [(place.get(part, 99), part) for part in item[0]]))
 

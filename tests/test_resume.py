@@ -21,6 +21,7 @@ from cvae.folder import FolderError, RunFolder
 from cvae.loop import Diverged, Loop
 from cvae.record import Recorder
 from cvae.run import run
+from cvae.tasks.language_model import LanguageModelling
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -125,6 +126,22 @@ def test_a_crash_anywhere_changes_nothing(name, updates, where, whole, tmp_path,
     assert outcome(tmp_path) == outcome(whole[name])
 
 
+def test_a_crash_while_the_results_are_made_leaves_the_run_unfinished(
+    whole, tmp_path, monkeypatch, configured
+):
+    def crash(folder):
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "run_pictures", crash)
+        with pytest.raises(Crash):
+            run(configured(*TOY), RunFolder(tmp_path))
+    assert RunFolder(tmp_path).results["finished"] is False
+    run(configured(*TOY), RunFolder(tmp_path))
+    assert outcome(tmp_path) == outcome(whole["toy"])
+    assert all(len(steps) == len(set(steps)) for steps in board(tmp_path).values())
+
+
 def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
     whole, tmp_path, monkeypatch, configured
 ):
@@ -196,11 +213,11 @@ def test_kill_minus_nine_from_the_command_line(tmp_path):
     assert outcome(killed) == outcome(undisturbed)
 
 
-def test_a_finished_run_is_not_run_again_and_returns_its_objective(whole, configured):
-    folder = RunFolder(whole["toy"])
+def test_the_objective_is_the_best_validations_bound(whole):
+    results = RunFolder(whole["toy"]).results
     best = max(r["val/elbo"] for r in outcome(whole["toy"])["metrics"] if "val/elbo" in r)
-    assert folder.results["finished"] is True
-    assert folder.results["objective"] == -best == -folder.results["val/elbo"]
+    assert results["finished"] is True
+    assert results["objective"] == -best == -results["val/elbo"]
 
 
 def test_the_best_checkpoint_is_the_best_validation(whole):
@@ -262,6 +279,7 @@ def test_overwrite_starts_anew(tmp_path, configured):
     assert not (tmp_path / "checkpoint_best.pt").exists()
     assert (tmp_path / "notes.md").read_text() == "mine"
     assert max(steps[-1] for steps in board(tmp_path).values()) <= 3
+    assert "going to 3 of 40" in (tmp_path / "train.log").read_text()
 
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
@@ -277,19 +295,50 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_pat
         pass
 
 
+def test_another_configuration_is_refused_even_past_the_command_line(tmp_path, configured):
+    run(configured(*TOY, "train.stop_after=6"), RunFolder(tmp_path))
+    with pytest.raises(FolderError, match="seed is 0 there and 7 here"):
+        run(configured(*TOY, "seed=7"), RunFolder(tmp_path))
+
+
+def test_a_refused_start_leaves_the_lock_of_the_run_that_holds_the_folder(tmp_path, configured):
+    folder = RunFolder(tmp_path / "run")
+    with folder.held():
+        folder.discard_if_empty()
+        with pytest.raises(FolderError, match="another process"), RunFolder(folder.path).held():
+            pass
+
+
+def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, configured):
+    run(configured(*TOY, "train.validate_on=[val,test]"), RunFolder(tmp_path))
+    read = board(tmp_path)
+    assert read["test/elbo"] == read["val/elbo"] == [10, 20, 30, 40]
+    assert read["best/test/elbo"] == [40]
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["best/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
+
+
+def test_an_infinite_perplexity_stops_the_run_in_a_sentence(tmp_path, monkeypatch, configured):
+    monkeypatch.setattr(
+        LanguageModelling, "measures", lambda self, split: {"elbo": -1e9, "ppl": float("inf")}
+    )
+    with pytest.raises(Diverged, match="val/ppl is inf after 10 updates"):
+        run(configured(*TOY, "schedule=none"), RunFolder(tmp_path))
+
+
 def test_other_data_are_refused(whole, configured):
     folder = RunFolder(whole["toy"])
     with pytest.raises(FolderError, match="other data: train changed"):
         folder.describe(configured(*TOY), "", folder.record["data"] | {"train": "0" * 64})
 
 
-def test_another_thread_count_is_warned_about(tmp_path, configured, capsys):
+def test_another_thread_count_is_warned_about(tmp_path, configured):
     run(configured(*TOY, "train.stop_after=6"), RunFolder(tmp_path))
     path = tmp_path / "checkpoint_last.pt"
     content = checkpoint.load(path)
-    checkpoint.save(path, content | {"threads": 77})
+    checkpoint.save(path, content | {"arithmetic": "77 threads on cpu"})
     run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
-    assert "77 threads before" in capsys.readouterr().err
+    assert "77 threads on cpu before" in (tmp_path / "train.log").read_text()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
@@ -387,7 +436,6 @@ def test_hparams_have_values_and_curves_a_layout(whole):
 
 
 def test_recorder_refuses_numbers_that_json_has_not(tmp_path, configured):
-    recorder = Recorder(RunFolder(tmp_path), configured(*TOY), 0, {})
-    with pytest.raises(ValueError, match="JSON"):
-        recorder.write(0, {"train/loss": float("nan")})
-    recorder.close(finished=False)
+    with Recorder(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
+        with pytest.raises(ValueError, match="JSON"):
+            recorder.write(0, {"train/loss": float("nan")})

@@ -13,8 +13,8 @@ import pytest
 from cvae import figures
 from cvae.folder import RunFolder
 from cvae.run import run
-from cvae.runs import find_runs
-from cvae.tables import Cell, around, differing_keys
+from cvae.runs import RunsError, differing_keys, find_runs
+from cvae.tables import Cell, around, rows
 
 ROOT = Path(__file__).parent.parent
 SIZES = (
@@ -106,6 +106,33 @@ def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys
     assert around(found, "train/kl", 20, 9).values == pytest.approx(expected)
     assert script("table").main([str(runs), "--at", "10", "20"]) == 0
     assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
+
+
+def faked(folder: Path, place: str, seed: int, **schedule) -> None:
+    """A run folder with nothing but a configuration in it."""
+    config = {"seed": seed, "task": {"name": "toy"}, "schedule": {"name": "cyclical"} | schedule}
+    (folder / place).mkdir(parents=True)
+    (folder / place / "run.json").write_text(json.dumps({"config": config}))
+
+
+def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tmp_path):
+    faked(tmp_path, "a", 0, cycles=2)
+    faked(tmp_path, "b", 1, cycles=2)
+    faked(tmp_path, "c", 0, cycles=4)
+    faked(tmp_path, "d", 0, name="constant")
+    found = find_runs([tmp_path])
+    assert differing_keys(found) == ["schedule.name", "schedule.cycles"]
+    assert sorted(map(len, rows(found, ()).values())) == [1, 1, 2]
+    faked(tmp_path, "e", 1, cycles=2)
+    with pytest.raises(RunsError, match="both have seed 1"):
+        rows(find_runs([tmp_path]), ())
+
+
+def test_published_copies_are_read_only_where_they_are_asked_for(tmp_path):
+    faked(tmp_path, "outputs/toy/a", 0)
+    faked(tmp_path, "outputs/published/toy/a", 0)
+    assert len(find_runs([tmp_path / "outputs"])) == 1
+    assert len(find_runs([tmp_path / "outputs" / "published"])) == 1
 
 
 def test_a_cell_says_mean_and_sample_deviation():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 from pathlib import Path
 
@@ -25,7 +26,9 @@ def _lines(path: Path, fingerprint: str) -> list[list[str]]:
     import datasets
 
     datasets.disable_progress_bars()
-    rows = datasets.load_dataset("text", fingerprint[:16], data_files=str(path), split="train")["text"]
+    rows = datasets.load_dataset("text", fingerprint[:16], data_files=glob.escape(str(path)), split="train")[
+        "text"
+    ]
     return [words for words in (line.split() for line in rows) if words]
 
 
