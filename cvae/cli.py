@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence

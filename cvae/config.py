@@ -383,9 +383,9 @@ def contradictions(config: Any) -> typing.Iterator[str]:
     if isinstance(watched, list) and len(set(watched)) < len(watched):
         yield "train.validate_on names a split twice"
     updates = getattr(train, "steps", None) or UNKNOWN
-    if getattr(config.schedule, "cycles", 1) > updates:
+    if 1 <= updates < getattr(config.schedule, "cycles", 1):
         yield f"schedule.cycles is more than the {updates} updates of train.steps: a cycle needs at least one"
-    if getattr(config.lr, "warmup", 0) > updates:
+    if 1 <= updates < getattr(config.lr, "warmup", 0):
         yield f"lr.warmup is more than the {updates} updates of train.steps"
     if off and latent == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ class Run:
     config: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     latents: Mapping[int, Snapshot]
-    results: Mapping[str, Any]
+    results: Mapping[str, Any] = field(default_factory=dict)
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""

@@ -326,6 +326,9 @@ class TestCombinations:
             ),
             ("", {"train.validate_on": []}, "train.validate_on must contain val, which selects"),
             ("", {"train.validate_on": ["test"]}, "train.validate_on must contain val, which selects"),
+            ("", {"train.validate_on": ["val", "val"]}, "train.validate_on names a split twice"),
+            ("", {"train.steps": 3}, "schedule.cycles is more than the 3 updates of train.steps"),
+            ("", {"train.steps": 9, "lr.warmup": 10}, "lr.warmup is more than the 9 updates of train.steps"),
             ("", {"objective.free_bits": 1, "schedule": {"name": "none"}}, "and schedule=none has none"),
             ("task=ptb", {"objective.free_bits": 1, "model.latent": 0}, "and model.latent=0 has none"),
             (
@@ -452,7 +455,7 @@ class TestCommandLine:
     def test_mistakes_in_an_experiment_file(self, text, said, refused, tmp_path):
         file = tmp_path / "it's mine" / "experiment" / "mine.yaml"
         file.parent.mkdir(parents=True)
-        file.write_text(f"# @package _global_\n{text}\n", encoding="utf-8")
+        file.write_text(f"# @package _global_\nname: mine\n{text}\n", encoding="utf-8")
         assert refused("--config-dir", "it's mine", "experiment=mine").startswith(said)
 
     def test_an_unknown_group_in_an_experiment_file(self, refused, tmp_path):
@@ -527,7 +530,7 @@ class TestSlug:
 
     @given(st.permutations(["seed=1", "lr.value=2", "+model.hidden=3", "schedule=none"]))
     def test_the_order_does_not_matter(self, overrides):
-        assert cli.slug(overrides) == "lr.value-2_model.hidden-3_schedule-none_seed-1"
+        assert cli.slug(overrides) == "schedule-none_seed-1_lr.value-2_model.hidden-3"
 
     @given(st.sampled_from(sorted(NOT_IDENTITY)), st.text("xyz09/", max_size=9))
     def test_what_is_no_part_of_the_run_is_left_out(self, key, value):

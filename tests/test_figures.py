@@ -14,6 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from cvae import figures
+from cvae.config import UserError
 from cvae.runs import RunsError, find_runs, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic, Off
 
@@ -173,7 +174,7 @@ def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {}}'])
 def test_a_malformed_run_json_is_named(tmp_path: Path, content: str):
     (tmp_path / "run.json").write_text(content)
-    with pytest.raises(RunsError, match=r"run\.json: "):
+    with pytest.raises(UserError, match=r"run\.json"):
         read_run(tmp_path)
 
 

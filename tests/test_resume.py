@@ -436,6 +436,6 @@ def test_hparams_have_values_and_curves_a_layout(whole):
 
 
 def test_recorder_refuses_numbers_that_json_has_not(tmp_path, configured):
-    with Recorder(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
-        with pytest.raises(ValueError, match="JSON"):
-            recorder.write(0, {"train/loss": float("nan")})
+    recording = Recorder(RunFolder(tmp_path), configured(*TOY), 0, {})
+    with recording as recorder, pytest.raises(ValueError, match="JSON"):
+        recorder.write(0, {"train/loss": float("nan")})
