@@ -248,7 +248,7 @@ class Loop:
         """A validation in a line: what is printed is what is recorded."""
         parts = [f"{self.step:>7,}/{self.total:,}  β {self._weights(self.step - 1)[0]:.2f}"]
         for split in ("epoch", *self.config.train.validate_on):
-            names = [name for name in ("rec", "kl", "ppl", "mi") if f"{split}/{name}" in values]
+            names = [name for name in ("rec", "kl", "ppl", "mi", "path_a") if f"{split}/{name}" in values]
             numbers = " ".join(f"{name} {values[f'{split}/{name}']:.4g}" for name in names)
             parts.append(f"{'train' if split == 'epoch' else split} {numbers}")
         return " | ".join(parts) + f" | {time.strftime('%H:%M:%S', time.gmtime(left))} left"

@@ -51,7 +51,7 @@ def evaluate(task: LanguageModelling, folder: RunFolder, split: str) -> dict[str
     """The measures of a run's best checkpoint on a split: results.json has the same numbers."""
     best = checkpoint.load(folder / "checkpoint_best.pt")
     task.model.load_state_dict(best["model"])
-    found = task.evaluate(split)
+    found = task.evaluate(split, thorough=True)
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
@@ -85,9 +85,11 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     if (folder / "checkpoint_best.pt").exists():
         for split in ("val", "test"):
             measured |= evaluate(task, folder, split)
+        # KL by dimension is a list, not a curve: results.json has it
+        shown = {key: value for key, value in measured.items() if "/kl_dim/" not in key}
         if loop.finished and "test" not in loop.config.train.validate_on:
-            recorder.write(loop.step, {k: v for k, v in measured.items() if k.startswith("test/")})
-        recorder.say("best checkpoint: " + ", ".join(f"{k} {v:.5g}" for k, v in measured.items()))
+            recorder.write(loop.step, {k: v for k, v in shown.items() if k.startswith("test/")})
+        recorder.say("best checkpoint: " + ", ".join(f"{k} {v:.5g}" for k, v in shown.items()))
     objective = loop.best if math.isfinite(loop.best) else None
     head = {"finished": loop.finished, "step": loop.step, "objective": objective}
     folder.finish(head | measured | results)

@@ -10,7 +10,9 @@ from typing import Any
 from cvae.config import flatten, identity
 from cvae.runs import Run, RunsError
 
-MEASURES = ("elbo", "rec", "kl", "ppl", "mi", "accuracy", "prior_gap")
+BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
+LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
+MEASURES = (*BOUND, *LATENT)
 
 
 @dataclass(frozen=True)
