@@ -125,8 +125,18 @@ class Objective(Checked):
     free_bits: Annotated[float, Range(least=0)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured(Checked):
+    """How much of a split the costlier measures look at; null is all of it."""
+
+    path_sentences: Annotated[int, Range(least=2)] | None
+    iw_samples: Natural
+    iw_sentences: Count | None
+    iw_chunk: Count
+
+
 @dataclass(frozen=True)
-class ToyTask(Checked):
+class ToyTask(Measured):
     """The synthetic experiment: language modelling plus pictures and measures of the latent plane."""
 
     name: Literal["toy"]
@@ -134,10 +144,11 @@ class ToyTask(Checked):
 
 
 @dataclass(frozen=True)
-class LanguageTask(Checked):
-    """Language modelling: ELBO, reconstruction, KL and perplexity."""
+class LanguageTask(Measured):
+    """Language modelling: the bound, the likelihood, and how much of it goes through z."""
 
     name: Literal["ptb"]
+    mi_examples: Annotated[int, Range(least=2)] | None
 
 
 SCHEDULES = {

@@ -264,7 +264,7 @@ class Loop:
         """A validation in a line, with the recorded values still to be filled in."""
         parts = [f"{self.step:>7,}/{self.total:,}  β {self._weights(self.step - 1)[0]:.2f}"]
         for split in ("epoch", *self.config.train.validate_on):
-            names = [name for name in ("rec", "kl", "ppl", "mi") if f"{split}/{name}" in values]
+            names = [name for name in ("rec", "kl", "ppl", "mi", "path_a") if f"{split}/{name}" in values]
             numbers = " ".join(f"{name} {{{split}/{name}:.4g}}" for name in names)
             parts.append(f"{'train' if split == 'epoch' else split} {numbers}")
         left = self.seconds / self.step * (self.end - self.step)

@@ -22,7 +22,7 @@ class LatentModel(Protocol):
         """q(z | x): mean and logvar [B, Z]."""
 
     def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sequence: [B]."""
+        """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z]."""
 
 
 class Terms(NamedTuple):
@@ -38,9 +38,13 @@ def terms(
     batch: Batch,
     deterministic: bool = False,
     generator: torch.Generator | None = None,
+    q: Gaussian | None = None,
 ) -> Terms:
-    """One posterior sample per sequence, or the posterior mean where `deterministic`."""
-    q = model.posterior(batch)
+    """One posterior sample per sequence, or the posterior mean where `deterministic`.
+
+    `q` is the posterior, where the caller has it already.
+    """
+    q = model.posterior(batch) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
     return Terms(model.decode_nll(batch, z), gaussian.kl(q, model.prior(batch)), batch.counted)
 

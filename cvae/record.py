@@ -24,7 +24,13 @@ LAYOUT = {
         "KL and β": ["Multiline", ["train/kl", "train/beta"]],
         "β": ["Multiline", ["train/beta"]],
         "ELBO, rec, KL and β": ["Multiline", ["train/elbo", "train/rec", "train/kl", "train/beta"]],
-    }
+    },
+    "the two paths": {
+        "path A: rise in NLL with another z, nats": ["Multiline", ["val/path_a", "val/path_a_prior"]],
+        "path B: rise in NLL without previous words, nats": ["Multiline", ["val/path_b"]],
+        "path A, I(x; z) and β": ["Multiline", ["val/path_a", "val/mi", "train/beta"]],
+        "active units": ["Multiline", ["val/au"]],
+    },
 }
 
 # TensorBoard takes the table's columns from one run, whichever it reads first, and shows the first five of

@@ -58,7 +58,7 @@ def evaluate(task: LanguageModelling, folder: RunFolder, split: str) -> dict[str
     """The measures of a run's best checkpoint on a split: results.json has the same numbers."""
     best = checkpoint.load(folder / "checkpoint_best.pt")
     task.model.load_state_dict(best["model"])
-    found = task.evaluate(split)
+    found = task.evaluate(split, thorough=True)
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
@@ -90,9 +90,12 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     if (folder / "checkpoint_best.pt").exists():
         for split in ("val", "test"):
             measured |= evaluate(task, folder, split)
-        log.info("best checkpoint: " + ", ".join(f"{key} {value:.5g}" for key, value in measured.items()))
+        # KL by dimension is a list, not a curve: results.json has it
+        shown = {key: value for key, value in measured.items() if "/kl_dim/" not in key}
+        log.info("best checkpoint: " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
+        if loop.finished:
+            recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
     if loop.finished:
-        recorder.write(loop.step, _final_scalars(measured, loop.config.train.validate_on))
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)

@@ -9,7 +9,9 @@ from typing import Any
 
 from cvae.runs import Run, RunsError, differing_keys, refuse_mixture
 
-MEASURES = ("elbo", "rec", "kl", "ppl", "mi", "accuracy", "prior_gap")
+BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
+LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
+MEASURES = (*BOUND, *LATENT)
 
 
 @dataclass(frozen=True)

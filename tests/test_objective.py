@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
-from cvae import data, gaussian, metrics, objective, tasks
+from cvae import data, gaussian, measures, metrics, objective, tasks
 from cvae.config import (
     Config,
     LanguageTask,
@@ -26,14 +26,16 @@ from cvae.gaussian import Gaussian
 from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
 from cvae.schedules import Constant, ConstantRate, Off
-from cvae.tasks.language_model import LanguageModelling, bound
+from cvae.tasks.language_model import LanguageModelling
 from cvae.tasks.toy import Synthetic
 from cvae.update import Update
 
 CPU = torch.device("cpu")
+MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
+PATHS = {"path_a", "path_a_prior", "path_b"}
 TOY = {
     "dataset": ToyData("toy", sequences=5, draws=4, sampler="equal_length"),
-    "task": ToyTask("toy", samples=50),
+    "task": ToyTask("toy", samples=50, **MEASURED),
 }
 
 
@@ -61,7 +63,7 @@ def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3,
         "dataset": TinyData("tiny", sentences=60, sampler="bucketed"),
         "model": SentenceModel("sentence", 8, 12, 1, latent, dropout=0.5, word_dropout=0.5, init=0.5),
         "objective": Objective(free_bits),
-        "task": LanguageTask("ptb"),
+        "task": LanguageTask("ptb", mi_examples=None, **MEASURED),
     }
     return Config(**(defaults | values))
 
@@ -245,7 +247,7 @@ def test_the_bound_is_totals_over_sentences_and_over_tokens():
     nll = kl = tokens = sentences = 0
     rng = task.generator()
     with torch.no_grad():
-        found = bound(model, task.batches["train"], False, task.generator())
+        found = measures.bound(measures.survey(model, task.batches["train"], False, task.generator())[0])
         for batch in task.batches["train"]:
             q = model.posterior(batch)
             nll += model.decode_nll(batch, gaussian.sample(q, rng)).sum().item()
@@ -275,7 +277,8 @@ def test_an_autoencoder_is_measured_at_the_posterior_mean_sentence_by_sentence()
             tokens = corpus.tokens[start : start + length].long()[None]
             alone = Batch(tokens, torch.tensor([length]))
             total += model.decode_nll(alone, model.posterior(alone).mean).item()
-    assert found == pytest.approx({"rec": total / len(corpus)}, rel=1e-5)
+    assert set(found) == {"rec", "path_a", "path_b"}
+    assert found["rec"] == pytest.approx(total / len(corpus), rel=1e-5)
     assert task.score(found) == found["rec"]
 
 
@@ -327,7 +330,7 @@ def test_the_toy_task_adds_how_well_z_tells_the_sequences_apart_and_keeps_their_
     model, splits, task = parts(config_of(**TOY))
     assert isinstance(task, Synthetic)
     found, kept = task.evaluate("val"), task.snapshot()
-    assert set(found) == {"elbo", "rec", "kl", "ppl", "mi", "accuracy", "prior_gap"}
+    assert set(found) == {"elbo", "rec", "kl", "ppl", "mi", "au", "accuracy", "prior_gap"} | PATHS
     q = Gaussian(torch.tensor(kept["mean"]), torch.tensor(kept["logvar"]))
     assert {name: found[name] for name in ("mi", "accuracy", "prior_gap")} == pytest.approx(
         metrics.separation(q, 50, task.generator()), abs=1e-6
@@ -341,8 +344,9 @@ def test_the_toy_task_adds_how_well_z_tells_the_sequences_apart_and_keeps_their_
         torch.testing.assert_close(alone.logvar[0], q.logvar[n])
 
 
-def test_the_toy_task_measures_an_autoencoder_by_rec_alone():
-    assert set(parts(config_of(**TOY, schedule=Off()))[2].evaluate("val")) == {"rec"}
+def test_the_toy_task_measures_an_autoencoder_by_what_needs_no_prior():
+    found = parts(config_of(**TOY, schedule=Off()))[2].evaluate("val", thorough=True)
+    assert set(found) == {"rec", "path_a", "path_b", "path_sentences"}
 
 
 # ---- one optimiser step ----

@@ -320,7 +320,7 @@ def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, con
 
 def test_an_infinite_perplexity_stops_the_run_in_a_sentence(tmp_path, monkeypatch, configured):
     monkeypatch.setattr(
-        LanguageModelling, "measures", lambda self, split: {"elbo": -1e9, "ppl": float("inf")}
+        LanguageModelling, "tracked", lambda self, split, found, q: {"elbo": -1e9, "ppl": float("inf")}
     )
     with pytest.raises(Diverged, match="val/ppl is inf after 10 updates"):
         run(configured(*TOY, "schedule=none"), RunFolder(tmp_path))

@@ -56,6 +56,32 @@ def test_evaluate_prints_what_training_recorded(split, runs, capsys):
     assert json.loads(capsys.readouterr().out) == recorded
 
 
+def test_evaluate_weighs_as_many_samples_and_sentences_as_asked(runs, capsys):
+    evaluate, folder = script("evaluate").main, str(runs / "cyclical-1")
+    found = []
+    for flags in (["--iw-samples", "7", "--iw-sentences", "all"], ["--chunk", "3", "--iw-sentences", "6"]):
+        assert evaluate([folder, *flags]) == 0
+        values = json.loads(capsys.readouterr().out)
+        found.append(tuple(values[f"test/iw_{name}"] for name in ("samples", "sentences", "chunk")))
+    assert found == [(7, 20, 1000), (50, 6, 3)]
+    for flags in (["--iw-samples", "0"], ["--iw-sentences", "many"], ["--chunk", "-1"]):
+        with pytest.raises(SystemExit):
+            evaluate([folder, *flags])
+        assert f"argument {flags[0]}: invalid" in capsys.readouterr().err
+
+
+def test_paths_are_tracked_and_kl_by_dimension_is_a_result_only(runs):
+    for run_folder in (runs / "constant-0", runs / "cyclical-1"):
+        (found,) = find_runs([run_folder])
+        for name in ("mi", "au", "path_a", "path_a_prior", "path_b"):
+            assert list(found.series(f"val/{name}")[0]) == [10, 20]
+        assert found.at("test/iw_nll", 20) == found.results["test/iw_nll"]
+        assert not [key for record in found.metrics for key in record if "kl_dim" in key]
+        dimensions = [found.results[f"test/kl_dim/0{place}"] for place in range(2)]
+        assert sum(dimensions) == pytest.approx(found.results["test/kl"])
+        assert found.results["test/mi_examples"] == 10
+
+
 def test_evaluate_refuses_in_a_sentence(runs, tmp_path, capsys):
     evaluate = script("evaluate").main
     assert evaluate([str(tmp_path)]) == 1

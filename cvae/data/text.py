@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -50,15 +50,19 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Batch:
-    """`tokens` [B, L], `<s>` first, padded with 0 after `</s>`; `lengths` [B] count both."""
+    """`tokens` [B, L], `<s>` first, padded with 0 after `</s>`; `lengths` [B] count both.
+
+    `previous` [B, L-1] is what the decoder reads instead, where the words before the predicted are changed.
+    """
 
     tokens: Tensor
     lengths: Tensor
+    previous: Tensor | None = None
 
     @property
     def inputs(self) -> Tensor:
         """What the decoder reads: [B, L-1]."""
-        return self.tokens[:, :-1]
+        return self.tokens[:, :-1] if self.previous is None else self.previous
 
     @property
     def targets(self) -> Tensor:
@@ -69,6 +73,12 @@ class Batch:
     def counted(self) -> Tensor:
         """Predicted tokens per sentence, `</s>` included and `<s>` not: [B]."""
         return self.lengths - 1
+
+    def without_words(self) -> Batch:
+        """The same sentences, but the decoder reads `<s>` and then only `<unk>`; the encoder reads all."""
+        unknown = torch.full_like(self.inputs, UNK)
+        unknown[:, 0] = BOS
+        return replace(self, previous=unknown)
 
 
 class Corpus:
@@ -104,6 +114,10 @@ class Corpus:
         index = (self._starts[rows, None] + places) * inside
         return Batch(self.tokens[index].long() * inside, length)
 
+    def batches(self, sentences: np.ndarray, size: int) -> list[Batch]:
+        """The sentences with these numbers in batches of similar length, the same for every seed."""
+        return [self.batch(sentences[part]) for part in bucketed(self.lengths[sentences], size, seed=0)]
+
 
 def order(n: int, seed: int, epoch: int) -> np.ndarray:
     """A permutation of n that depends on nothing but its arguments, so that resuming needs no state."""
@@ -130,6 +144,14 @@ def _by_length(lengths: np.ndarray, seed: int) -> np.ndarray:
     """All sentences sorted by length, in random order within a length."""
     shuffled = np.random.default_rng(seed).permutation(len(lengths))
     return shuffled[np.argsort(lengths[shuffled], kind="stable")]
+
+
+def fixed(count: int | None, size: int) -> np.ndarray:
+    """`count` of `size` sentences at random, the same for every run and seed; all where null or too many.
+
+    A smaller choice is part of a larger one.
+    """
+    return order(size, seed=0, epoch=0)[:count]
 
 
 SAMPLERS = {"equal_length": equal_length, "bucketed": bucketed}

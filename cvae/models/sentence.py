@@ -6,6 +6,8 @@ Sizes and details follow the authors' PTB model (protocol A2): 8,801,874 paramet
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -60,6 +62,31 @@ class Decoder(nn.Module):
         outputs, _ = self.lstm(torch.cat([words, beside], -1), self.initial(z))
         return functional.dropout(outputs, rate, self.training)
 
+    def places(self, inputs: Tensor, z: Tensor) -> Iterator[Tensor]:
+        """`states` for K samples without dropout, place by place: T times [K, B, hidden] for z [K, B, Z].
+
+        Of the first layer's input product W [word; z] the part of the words is formed once for all samples.
+        """
+        w_x, w_h, bias = zip(*(self._weights(layer) for layer in range(self.config.layers)), strict=True)
+        embed = self.config.embed
+        words = functional.linear(self.embedding(inputs.T), w_x[0][:, :embed], bias[0])
+        beside = functional.linear(z, w_x[0][:, embed:])
+        h, c = (list(state.unflatten(1, z.shape[:2])) for state in self.initial(z.flatten(0, 1)))
+        for word in words:
+            gates = word + beside
+            for layer in range(self.config.layers):
+                if layer:
+                    gates = functional.linear(h[layer - 1], w_x[layer], bias[layer])
+                i, f, g, o = (gates + functional.linear(h[layer], w_h[layer])).chunk(4, -1)
+                c[layer] = f.sigmoid() * c[layer] + i.sigmoid() * g.tanh()
+                h[layer] = o.sigmoid() * c[layer].tanh()
+            yield h[-1]
+
+    def _weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's weights of its input and of its state, and the sum of its biases."""
+        w_x, w_h, b_x, b_h = self.lstm.all_weights[layer]
+        return w_x, w_h, b_x + b_h
+
 
 class SentenceVAE(nn.Module):
     """The three densities of the sentence VAE; see `cvae.objective.LatentModel`."""
@@ -82,13 +109,29 @@ class SentenceVAE(nn.Module):
         return self.encoder(batch) if self.encoder is not None else self.prior(batch)
 
     def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sentence, `</s>` predicted and pads not: [B]."""
+        """-log p(x | z) in nats per sentence, `</s>` predicted and pads not: [B]; for z [K, B, Z] [K, B]."""
+        if z.dim() == 3:
+            return self._nll_of_samples(batch, z)
         states = self.decoder.states(self._dropped(batch.inputs), z)
         logits = self.decoder.output(states)
         nll = functional.cross_entropy(
             logits.flatten(0, 1), batch.targets.flatten(), ignore_index=PAD, reduction="none"
         )
         return nll.view(batch.targets.shape).sum(-1)
+
+    def _nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
+        """`decode_nll` of K samples of z, [K, B] for [K, B, Z]; the logits of one place exist at a time.
+
+        Raises ValueError in training mode, whose dropout it does not have.
+        """
+        if self.training:
+            raise ValueError("several samples of z a sentence are for evaluation: call eval() first")
+        total = z.new_zeros(z.shape[:2])
+        for states, targets in zip(self.decoder.places(batch.inputs, z), batch.targets.T, strict=True):
+            logits = self.decoder.output(states).flatten(0, 1)
+            nll = functional.cross_entropy(logits, targets.repeat(len(z)), ignore_index=PAD, reduction="none")
+            total = total + nll.view_as(total)
+        return total
 
     def _dropped(self, inputs: Tensor) -> Tensor:
         """Word dropout (Bowman et al. 2016, section 3.1): in training, words but `<s>` become `<unk>`."""

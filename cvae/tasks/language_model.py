@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from tqdm import tqdm
 
-from cvae import metrics, objective
+from cvae import measures, metrics
 from cvae.config import Config
-from cvae.data.text import Batch, Batches, Splits
+from cvae.data.text import Batch, Batches, Splits, fixed
+from cvae.gaussian import Gaussian
+from cvae.objective import Terms
 
 
 class LanguageModelling:
@@ -43,18 +47,71 @@ class LanguageModelling:
         """Where the model and the data are."""
         return next(self.model.parameters()).device
 
-    def evaluate(self, split: str) -> dict[str, float]:
-        """Measures of a whole split: one posterior sample a sentence, β = 1, dropout off."""
+    def evaluate(self, split: str, thorough: bool = False) -> dict[str, float]:
+        """Measures of a split at β = 1, dropout off: those of a validation, `thorough` all there are."""
         self.model.eval()
         try:
             with torch.no_grad():
-                return self.measures(split)
+                found, q = measures.survey(
+                    self.model, self.batches[split], self.config.autoencoder, self.generator()
+                )
+                values = self.tracked(split, found, q)
+                return values | self.final(split, found) if thorough else values
         finally:
             self.model.train()
 
-    def measures(self, split: str) -> dict[str, float]:
-        """elbo, rec and kl in nats per sequence, ppl; an autoencoder has rec only."""
-        return bound(self.model, self.batches[split], self.config.autoencoder, self.generator())
+    def tracked(self, split: str, found: Terms, q: Gaussian) -> dict[str, float]:
+        """At each validation: the bound, mi and au, and the two paths; an autoencoder has no bound."""
+        autoencoder = self.config.autoencoder
+        values = measures.bound(found)
+        if autoencoder:
+            values = {"rec": values["rec"]}
+        elif q.mean.size(-1):
+            values |= self.information(split, q) | {"au": metrics.active_units(q)}
+        batches = self.fixed(split, self.config.task.path_sentences)
+        return values | measures.paths(self.model, batches, autoencoder, self.generator())
+
+    def information(self, split: str, q: Gaussian) -> dict[str, float]:
+        """mi: I(x; z) in nats of `examples` sentences. q: the posteriors of the split, [N, Z]."""
+        places = np.argsort(np.concatenate(self.batches[split].members))
+        rows = torch.from_numpy(places[fixed(self.examples(split), len(places))]).to(self.device)
+        return {"mi": metrics.mutual_information(Gaussian(q.mean[rows], q.logvar[rows]), self.generator())}
+
+    def examples(self, split: str) -> int:
+        """How many sentences the mutual information is measured on, which bounds it by their log."""
+        return len(fixed(self.config.task.mi_examples, len(self.data.corpora[split])))
+
+    def final(self, split: str, found: Terms) -> dict[str, float]:
+        """Once, on the best weights: what is costly, KL by dimension, and how much each measure saw."""
+        values: dict[str, float] = {}
+        if not self.config.autoencoder:
+            values |= self.weighted(split)
+            if dimensions := found.kl.size(-1):
+                values["mi_examples"] = self.examples(split)
+                kl = found.kl.double().mean(0).tolist()
+                width = max(2, len(str(dimensions - 1)))
+                values |= {f"kl_dim/{place:0{width}}": nats for place, nats in enumerate(kl)}
+        corpus = self.data.corpora[split]
+        return values | {"path_sentences": len(fixed(self.config.task.path_sentences, len(corpus)))}
+
+    def weighted(self, split: str) -> dict[str, float]:
+        """iw_nll, iw_ppl and iw_elbo, and on how many samples and sentences; empty for no samples."""
+        task = self.config.task
+        if not task.iw_samples:
+            return {}
+        # without z all samples are the same
+        samples = task.iw_samples if self.config.model.latent else 1
+        batches = self.fixed(split, task.iw_sentences)
+        visible = self.config.train.progress and sys.stderr.isatty()
+        bar = tqdm(batches, "importance-weighted NLL", leave=False, unit="batch", disable=not visible)
+        found = measures.importance_weighted(self.model, bar, samples, task.iw_chunk, self.generator())
+        sentences = sum(len(batch.lengths) for batch in batches)
+        return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
+
+    def fixed(self, split: str, count: int | None) -> list[Batch]:
+        """The same `count` sentences of a split in every run, in batches."""
+        corpus = self.data.corpora[split]
+        return corpus.batches(fixed(count, len(corpus)), self.config.train.batch_size)
 
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, or rec for an autoencoder, in nats per sequence."""
@@ -63,28 +120,3 @@ class LanguageModelling:
     def snapshot(self) -> dict[str, Any] | None:
         """What to keep of the latent space at a validation; None for nothing."""
         return None
-
-
-def bound(
-    model: nn.Module, batches: Iterable[Batch], deterministic: bool, generator: torch.Generator
-) -> dict[str, float]:
-    """The ELBO of a split and its parts, as the authors report them (protocol A4).
-
-    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens).
-    """
-    total, sentences = 0, 0
-    for batch in batches:
-        found = objective.terms(model, batch, deterministic, generator)
-        total = total + torch.stack(
-            [found.nll.double().sum(), found.kl.double().sum(), found.tokens.double().sum()]
-        )
-        sentences += len(batch.lengths)
-    nll, kl, tokens = total.tolist()
-    if deterministic:
-        return {"rec": nll / sentences}
-    return {
-        "elbo": -(nll + kl) / sentences,
-        "rec": nll / sentences,
-        "kl": kl / sentences,
-        "ppl": metrics.perplexity(nll + kl, tokens),
-    }

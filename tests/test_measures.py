@@ -1,0 +1,367 @@
+"""Measures against closed forms, on a linear-Gaussian model; what they must not depend on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cvae import gaussian, measures, metrics, objective
+from cvae.data.text import BOS, PAD, UNK, Batch, Corpus, bucketed, fixed
+from cvae.gaussian import Gaussian
+from cvae.models.sentence import SentenceVAE
+from cvae.tasks.language_model import LanguageModelling
+from tests.test_models import SENTENCES, batch_of, make
+from tests.test_objective import config_of, parts
+
+SIGMA = 0.8
+# orthogonal columns, so that the exact posterior has independent dimensions; the last one is not used
+W = torch.tensor([[1.5, 0.2, 0], [1.5, -0.2, 0], [0, 0.6, 0], [0, 0, 0]], dtype=torch.float64)
+SIZE, LATENT = W.shape
+
+
+class Linear:
+    """p(z) = N(0, I), p(x | z) = N(W z, σ² I); the posterior is exact, or shifted and scaled.
+
+    A "batch" holds x [B, D] under `tokens`. `decoded` counts the sequences of each call of decode_nll.
+    """
+
+    def __init__(self, shift: float = 0.0, scale: float = 1.0) -> None:
+        self.shift, self.scale = shift, scale
+        self.decoded: list[int] = []
+
+    def prior(self, batch: Batch) -> Gaussian:
+        return gaussian.standard(batch.tokens.new_empty(len(batch.tokens), LATENT))
+
+    def posterior(self, batch: Batch) -> Gaussian:
+        precision = 1 + (W**2).sum(0) / SIGMA**2
+        mean = batch.tokens @ W / SIGMA**2 / precision + self.shift
+        return Gaussian(mean, (self.scale**2 / precision).log().expand_as(mean))
+
+    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
+        self.decoded.append(z.shape[:-1].numel())
+        # element by element: a matrix product may round differently in chunks
+        mean = (z[..., None, :] * W).sum(-1)
+        return -gaussian.log_prob(Gaussian(mean, torch.full_like(mean, 2 * math.log(SIGMA))), batch.tokens)
+
+
+MARGINAL = torch.distributions.MultivariateNormal(
+    torch.zeros(SIZE, dtype=torch.float64),
+    W @ W.T + SIGMA**2 * torch.eye(SIZE, dtype=torch.float64),
+)
+
+
+def observations(count: int) -> Tensor:
+    """x [N, D] from the model, with other noise than the measures draw."""
+    rng = torch.Generator().manual_seed(100)
+    z = torch.empty(count, LATENT, dtype=torch.float64).normal_(generator=rng)
+    return z @ W.T + SIGMA * torch.empty(count, SIZE, dtype=torch.float64).normal_(generator=rng)
+
+
+def batches(x: Tensor, size: int = 16) -> list[Batch]:
+    return [Batch(part, torch.full((len(part),), 6)) for part in x.split(size)]
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def weighted(model: Linear, x: Tensor, samples: int, chunk: int = 100, seed: int = 0) -> dict[str, float]:
+    return measures.importance_weighted(model, batches(x), samples, chunk, rng(seed))
+
+
+# ---- the likelihood ----
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7])
+def test_with_the_exact_posterior_the_weighted_nll_is_the_nll_for_any_number_of_samples(samples):
+    x = observations(50)
+    nll = -MARGINAL.log_prob(x).mean().item()
+    found = weighted(Linear(), x, samples)
+    assert found["iw_nll"] == pytest.approx(nll, abs=1e-9)
+    assert found["iw_elbo"] == pytest.approx(-nll, abs=1e-9)
+    assert found["iw_ppl"] == pytest.approx(math.exp(nll / 5))  # five counted tokens each
+
+
+def test_with_a_wrong_posterior_it_falls_from_the_elbo_to_the_nll_as_samples_grow():
+    x, model = observations(300), Linear(shift=0.4, scale=1.3)
+    nll = -MARGINAL.log_prob(x).mean().item()
+    found = {samples: weighted(model, x, samples) for samples in (1, 4, 32, 512)}
+    values = [found[samples]["iw_nll"] for samples in found]
+    assert values == sorted(values, reverse=True)
+    assert values[0] == pytest.approx(-found[1]["iw_elbo"])
+    assert values[0] > nll + 0.3
+    assert values[-1] == pytest.approx(nll, abs=0.05)
+    # the ELBO in closed form: NLL + KL(q || exact posterior)
+    exact, q = Linear().posterior(batches(x, 300)[0]), model.posterior(batches(x, 300)[0])
+    gap = gaussian.kl(q, exact).sum(-1).mean().item()
+    assert -found[512]["iw_elbo"] == pytest.approx(nll + gap, abs=0.01)
+
+
+@pytest.mark.parametrize("chunk", [1, 15, 16, 33, 112, 10_000])
+def test_the_chunk_bounds_what_is_decoded_at_once_and_changes_nothing(chunk):
+    model, x = Linear(shift=0.4), observations(40)
+    assert weighted(model, x, 7, chunk) == weighted(Linear(shift=0.4), x, 7, 48)
+    assert max(model.decoded) <= max(chunk, 16) and sum(model.decoded) == 7 * 40
+
+
+def test_a_density_too_small_for_a_float_is_still_counted():
+    x = observations(4) + 60
+    nll = -MARGINAL.log_prob(x).mean().item()
+    assert nll > 1000 and weighted(Linear(), x, 5)["iw_nll"] == pytest.approx(nll)
+
+
+# ---- the bound ----
+
+
+def test_the_survey_holds_every_sequence_and_its_bound_is_the_closed_one():
+    x, model = observations(3000), Linear(shift=0.3)
+    found, q = measures.survey(model, batches(x), False, rng())
+    assert q.mean.shape == found.kl.shape == (3000, LATENT) and found.nll.shape == (3000,)
+    assert torch.equal(q.mean, model.posterior(Batch(x, x[:, 0])).mean)
+    values = measures.bound(found)
+    whole = batches(x, 3000)[0]
+    gap = gaussian.kl(q, Linear().posterior(whole)).sum(-1).mean().item()
+    nll = -MARGINAL.log_prob(x).mean().item()
+    assert -values["elbo"] == pytest.approx(nll + gap, abs=0.05)
+    assert values["ppl"] == pytest.approx(math.exp(-values["elbo"] / 5))
+    assert values["rec"] + values["kl"] == pytest.approx(-values["elbo"])
+
+
+def test_a_posterior_at_hand_changes_nothing_in_the_terms():
+    batch, model = batches(observations(8))[0], Linear()
+    first = objective.terms(model, batch, generator=rng())
+    for one, other in zip(
+        first, objective.terms(model, batch, generator=rng(), q=model.posterior(batch)), strict=True
+    ):
+        assert torch.equal(one, other)
+
+
+# ---- mutual information and active units ----
+
+
+def test_mutual_information_is_the_closed_one_and_not_bounded_by_a_batch():
+    """I(x; z) = ½ Σ log(aggregated variance / posterior variance), the prior being the aggregate."""
+    exact = 0.5 * (1 + (W**2).sum(0) / SIGMA**2).log().sum().item()
+    _, q = measures.survey(Linear(), batches(observations(1500), 2), False, rng())
+    found = metrics.mutual_information(q, rng())
+    assert found == pytest.approx(exact, abs=0.08)
+    assert found > math.log(2)  # what two sentences at a time could show at most
+    kl = gaussian.kl(q, gaussian.standard(q.mean)).sum(-1).mean().item()
+    assert found == pytest.approx(kl, abs=0.1)  # no hole between aggregate and prior
+
+
+def test_mutual_information_is_at_most_the_log_of_the_examples():
+    apart = Gaussian(torch.arange(6.0)[:, None] * 50, torch.zeros(6, 1))
+    assert metrics.mutual_information(apart, rng()) == pytest.approx(math.log(6))
+    assert metrics.mutual_information(gaussian.standard(torch.empty(6, 3)), rng()) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("cells", [1, 40, 2**22])
+def test_densities_in_pieces_are_the_same(cells):
+    q = Gaussian(torch.randn(13, 3, generator=rng()), torch.randn(13, 3, generator=rng(1)))
+    assert metrics.separation(q, 5, rng(), cells) == pytest.approx(metrics.separation(q, 5, rng()), rel=1e-12)
+
+
+def test_densities_by_products_are_the_densities():
+    q = Gaussian(100 + torch.randn(7, 3, generator=rng()), -6 + torch.randn(7, 3, generator=rng(1)))
+    z = 100 + torch.randn(5, 3, generator=rng(2))
+    exact = gaussian.log_prob(Gaussian(q.mean.double(), q.logvar.double()), z.double()[:, None])
+    torch.testing.assert_close(metrics.densities(q, z), exact, rtol=1e-9, atol=1e-6)
+
+
+def test_active_units_are_the_dimensions_whose_mean_moves():
+    x = observations(4000)
+    precision = (W**2).sum(0) / SIGMA**2
+    q = Linear(shift=3.0).posterior(batches(x, 4000)[0])
+    torch.testing.assert_close(q.mean.var(0), precision / (1 + precision), rtol=0.1, atol=1e-9)
+    assert metrics.active_units(q) == 2  # the third column of W is 0
+    mean = torch.tensor([[0.0, 0.0, 5.0], [0.21, 0.19, 5.0]])  # variances 0.011, 0.009 and 0
+    assert metrics.active_units(Gaussian(mean, torch.zeros(2, 3))) == 1
+
+
+# ---- the two paths ----
+
+
+class Reader:
+    """A decoder whose NLL is what it reads of z, and one nat for each `<unk>` among the previous words."""
+
+    def __init__(self, of_z: float, of_words: float, latent: int = 2) -> None:
+        self.of_z, self.of_words, self.latent = of_z, of_words, latent
+
+    def prior(self, batch: Batch) -> Gaussian:
+        return gaussian.standard(torch.empty(len(batch.tokens), self.latent))
+
+    def posterior(self, batch: Batch) -> Gaussian:
+        mean = batch.tokens[:, 1:2].expand(-1, self.latent).float()
+        return Gaussian(mean, torch.full_like(mean, -60.0))
+
+    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
+        missed = ((z - batch.tokens[:, 1:2]) ** 2).sum(-1)
+        return 1000 * self.of_z * missed + self.of_words * (batch.inputs == UNK).sum(-1)
+
+
+LINES = Corpus(
+    [[BOS, first, *range(4, 4 + first % 5), 3] for first in range(10, 50)], 60, torch.device("cpu")
+)
+
+
+def cut(model: Reader, size: int = 8, deterministic: bool = False) -> dict[str, float]:
+    return measures.paths(model, LINES.batches(np.arange(40), size), deterministic, rng())
+
+
+def test_a_decoder_that_ignores_z_has_no_path_a_and_one_that_ignores_words_no_path_b():
+    without_z, without_words = cut(Reader(0, 1)), cut(Reader(1, 0))
+    assert without_z["path_a"] == without_z["path_a_prior"] == without_words["path_b"] == 0
+    assert without_words["path_a"] > 1 and without_words["path_a_prior"] > 1
+    # every word but <s> is dropped; the pads behind a sentence are no loss of a real decoder
+    assert without_z["path_b"] > 1
+
+
+def test_no_sentence_keeps_its_z_and_batches_do_not_decide_whose_it_gets():
+    found = []
+    for size in (1, 7, 40):
+        z = [batch.tokens[:, 1:2] for batch in LINES.batches(np.arange(40), size)]
+        pairs = torch.cat([torch.cat(z), torch.cat(measures._exchanged(z))], 1)
+        assert (pairs[:, 0] != pairs[:, 1]).all()
+        assert set(pairs[:, 1].tolist()) == set(range(10, 50))
+        found.append(cut(Reader(1, 1), size)["path_a"])
+    assert found[0] == pytest.approx(found[2], rel=0.5)  # the order within a length decides the rest
+
+
+def test_an_autoencoder_has_no_prior_to_draw_from_and_a_language_model_no_z():
+    assert set(cut(Reader(1, 1), deterministic=True)) == {"path_a", "path_b"}
+    assert set(cut(Reader(0, 1, latent=0))) == {"path_b"}
+
+
+def test_without_words_the_encoder_still_reads_them_and_they_are_still_predicted():
+    batch = batch_of(*SENTENCES)
+    blind = batch.without_words()
+    assert torch.equal(blind.tokens, batch.tokens) and torch.equal(blind.targets, batch.targets)
+    assert (blind.inputs[:, 0] == BOS).all() and (blind.inputs[:, 1:] == UNK).all()
+    assert blind.inputs.shape == batch.inputs.shape
+    model, z = make().eval(), torch.randn(5, 3)
+    assert torch.equal(model.posterior(blind).mean, model.posterior(batch).mean)
+    rows = [[BOS, *[UNK] * (len(s) - 2), 3] for s in SENTENCES]
+    torch.testing.assert_close(
+        blind.inputs * (blind.targets != PAD), batch_of(*rows).inputs * (batch.targets != PAD)
+    )
+    assert not torch.allclose(model.decode_nll(blind, z), model.decode_nll(batch, z))
+
+
+# ---- which sentences ----
+
+
+def test_the_fixed_sentences_depend_on_their_number_and_the_size_of_the_split_only():
+    found = fixed(20, 100)
+    assert len(set(found)) == 20 and set(found) <= set(range(100))
+    np.random.seed(3)
+    assert np.array_equal(fixed(20, 100), found)
+    assert np.array_equal(fixed(8, 100), found[:8])
+    assert sorted(fixed(None, 7)) == sorted(fixed(100, 7)) == list(range(7))
+
+
+def test_runs_of_different_seeds_and_batches_measure_the_same_sentences():
+    def texts(seed: int, sampler: str) -> Iterator[tuple[int, ...]]:
+        base = config_of()
+        config = config_of(seed=seed, dataset=type(base.dataset)("tiny", 60, sampler))
+        for batch in parts(config)[2].fixed("train", 20):
+            yield from (tuple(row[row != PAD].tolist()) for row in batch.tokens)
+
+    assert list(texts(0, "bucketed")) == list(texts(5, "equal_length"))
+
+
+# ---- the sentence model ----
+
+
+@pytest.mark.parametrize("latent", [0, 3])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_several_samples_at_once_are_each_of_them_alone(layers, latent):
+    model, batch = make(layers=layers, latent=latent, dropout=0.5).eval(), batch_of(*SENTENCES)
+    z = torch.randn(4, 5, latent)
+    with torch.no_grad():
+        together = model.decode_nll(batch, z)
+        torch.testing.assert_close(together, torch.stack([model.decode_nll(batch, part) for part in z]))
+
+
+def test_several_samples_share_the_products_of_the_words():
+    model, batch, read = make().eval(), batch_of(*SENTENCES), []
+    model.decoder.embedding.register_forward_hook(lambda _module, _inputs, output: read.append(output.shape))
+    model.decode_nll(batch, torch.randn(50, 5, 3))
+    assert [shape.numel() for shape in read] == [batch.inputs.numel() * 8]
+
+
+def test_several_samples_are_refused_in_training():
+    with pytest.raises(ValueError, match="call eval"):
+        make().train().decode_nll(batch_of(*SENTENCES), torch.randn(2, 5, 3))
+
+
+# ---- the task ----
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[SentenceVAE, LanguageModelling]:
+    model, _, task = parts(config_of())
+    return model, task
+
+
+def test_everything_at_once_is_recorded_with_how_much_it_saw_and_leaves_no_trace(trained):
+    model, task = trained
+    state = torch.get_rng_state()
+    found = task.evaluate("train", thorough=True)
+    assert torch.equal(torch.get_rng_state(), state) and model.training
+    assert task.evaluate("train", thorough=True) == found
+    names = {"elbo", "rec", "kl", "ppl", "mi", "au", "path_a", "path_a_prior", "path_b"}
+    assert set(task.evaluate("train")) == names
+    sizes = {"mi_examples": 60, "path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
+    assert {key: found[key] for key in sizes} == sizes
+    dimensions = [found[f"kl_dim/{place:02}"] for place in range(3)]
+    assert sum(dimensions) == pytest.approx(found["kl"])
+    assert set(found) == names | set(sizes) | {"iw_nll", "iw_ppl", "iw_elbo"} | {
+        f"kl_dim/0{i}" for i in range(3)
+    }
+    assert found["iw_nll"] < -found["iw_elbo"]
+
+
+def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):
+    model, task = trained
+    model.eval()
+    _, q = measures.survey(model, task.batches["train"], False, task.generator())
+    corpus = task.data.corpora["train"]
+    some = model.posterior(corpus.batch(fixed(None, len(corpus))))
+    expected = metrics.mutual_information(some, task.generator())
+    assert task.information("train", q)["mi"] == pytest.approx(expected, abs=1e-4)
+    model.train()
+
+
+def test_a_language_model_has_the_same_likelihood_with_and_without_weights():
+    _, _, task = parts(config_of(latent=0))
+    found = task.evaluate("val", thorough=True)
+    assert not {"mi", "au", "path_a", "path_a_prior", "mi_examples"} & set(found)
+    assert found["iw_samples"] == 1 and found["iw_nll"] == pytest.approx(-found["iw_elbo"])
+    everything = measures.importance_weighted(
+        task.model.eval(), task.fixed("val", None), 1, 100, task.generator()
+    )
+    assert everything["iw_ppl"] == pytest.approx(found["ppl"])
+
+
+def test_no_samples_is_no_measure():
+    config = config_of()
+    task = type(config.task)(
+        "ptb", mi_examples=3, path_sentences=None, iw_samples=0, iw_sentences=2, iw_chunk=1
+    )
+    found = parts(config_of(task=task))[2].evaluate("train", thorough=True)
+    assert not [key for key in found if key.startswith("iw_")]
+    assert (found["mi_examples"], found["path_sentences"]) == (3, 60) and found["mi"] <= math.log(3)
+
+
+def test_batches_of_chosen_sentences_hold_each_once():
+    members = bucketed(LINES.lengths[:10], 3, seed=0)
+    assert sorted(np.concatenate(members)) == list(range(10))
+    chosen = np.array([5, 30, 2, 7])
+    rows = torch.cat([batch.tokens[:, 1] for batch in LINES.batches(chosen, 3)])
+    assert sorted(rows.tolist()) == sorted((chosen + 10).tolist())
