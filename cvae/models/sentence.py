@@ -14,6 +14,9 @@ from cvae import gaussian
 from cvae.config import SentenceModel
 from cvae.data.text import PAD, UNK, Batch
 from cvae.gaussian import Gaussian
+from cvae.models.output import output_nll
+
+FUSED_WORDS = 4000  # with fewer the logits fit in a cache anyway, and the plain output layer is the faster
 
 
 class Encoder(nn.Module):
@@ -81,13 +84,19 @@ class SentenceVAE(nn.Module):
         """q(z | x): mean and logvar [B, Z]; for the language model without z, Z = 0."""
         return self.encoder(batch) if self.encoder is not None else self.prior(batch)
 
-    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sentence, `</s>` predicted and pads not: [B]."""
+    def decode_nll(self, batch: Batch, z: Tensor, plain: bool = False) -> Tensor:
+        """-log p(x | z) in nats per sentence, `</s>` predicted and pads not: [B].
+
+        `plain` asks for operations that can be differentiated twice; they cost more time and memory.
+        """
         states = self.decoder.states(self._dropped(batch.inputs), z)
-        logits = self.decoder.output(states)
-        nll = functional.cross_entropy(
-            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=PAD, reduction="none"
-        )
+        layer, targets = self.decoder.output, batch.targets.flatten()
+        # On a GPU the logits are no burden, and a backward pass that must not wait forms gradients twice.
+        if plain or layer.out_features < FUSED_WORDS or states.device.type != "cpu":
+            logits = layer(states).flatten(0, 1)
+            nll = functional.cross_entropy(logits, targets, ignore_index=PAD, reduction="none")
+        else:
+            nll = output_nll(states.flatten(0, 1), layer.weight, layer.bias, targets)
         return nll.view(batch.targets.shape).sum(-1)
 
     def _dropped(self, inputs: Tensor) -> Tensor:
