@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cvae import checkpoint, data, figures, models, tasks
+from cvae import checkpoint, data, figures, memory, models, tasks
 from cvae.config import Config, UserError
 from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
@@ -40,6 +40,7 @@ def run(config: Config, folder: RunFolder, composition: dict[str, str] | None = 
 
 def prepare(config: Config) -> LanguageModelling:
     """Data on the device, a freshly initialised model, and the task that measures it."""
+    memory.keep_freed()
     device = _device(config.device)
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
