@@ -230,7 +230,8 @@ def measure(duration: float, threads: int | None) -> dict[str, Any]:
         workers.append(context.Process(target=work_on, args=(kind, threads, theirs), daemon=True))
         workers[-1].start()
         theirs.close()
-        lines[kind].recv()
+    for line in lines.values():
+        line.recv()
     found: dict[str, list[float]] = {kind: [] for kind in lines}
     end = time.perf_counter() + duration
     while time.perf_counter() < end or len(found["sgemm"]) < 3:
