@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cvae import checkpoint, data, figures, models, tasks
+from cvae import checkpoint, data, figures, memory, models, tasks
 from cvae.config import Config, UserError
 from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
@@ -47,6 +47,7 @@ def run(
 
 def prepare(config: Config) -> LanguageModelling:
     """Data on the device, a freshly initialised model, and the task that measures it."""
+    memory.keep_freed()
     device = _device(config.device)
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)

@@ -31,9 +31,15 @@ class Update:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
-        limit = self.config.train.clip or float("inf")
-        norm = nn.utils.clip_grad_norm_(self.parameters, limit, foreach=True)
+        return found, loss.detach(), self.descend(lr)
+
+    def descend(self, lr: float) -> Tensor:
+        """Adam on the gradients at hand, clipped; their norm before that."""
+        norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        # Clipping divides by this within Adam's own pass over the gradients, as GradScaler's scale would.
+        limit = self.config.train.clip
+        self.optimizer.grad_scale = (norm.float() / limit).clamp(min=1) if limit else None
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         self.optimizer.step()
-        return found, loss.detach(), norm
+        return norm

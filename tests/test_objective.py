@@ -408,6 +408,39 @@ def test_adam_keeps_the_authors_constants():
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
 
 
+@pytest.mark.parametrize("limit", [1e-3, 0.5, 1e3, None])
+def test_clipping_within_adams_pass_is_clipping_before_it(limit):
+    config = config_of(clip=limit)
+    model, _, task = parts(config)
+    update, other, batch = Update(model, config), copy.deepcopy(model), task.batches["train"].at(0)
+    adam = torch.optim.Adam(other.parameters(), lr=1e-2)
+    for seed in range(3):
+        torch.manual_seed(seed)
+        norm = update(batch, 1.0, 1e-2)[2]
+        torch.manual_seed(seed)
+        found = gradients(other, batch, config, 1.0)
+        for parameter, gradient in zip(other.parameters(), found, strict=True):
+            parameter.grad = gradient
+        assert norm.item() == pytest.approx(
+            torch.nn.utils.clip_grad_norm_(other.parameters(), limit or math.inf).item(), rel=1e-6
+        )
+        adam.step()
+        for one, parameter in zip(update.parameters, other.parameters(), strict=True):
+            torch.testing.assert_close(one.grad, parameter.grad, rtol=3e-4, atol=1e-8)
+            torch.testing.assert_close(one, parameter, rtol=1e-4, atol=1e-6)
+
+
+def test_the_optimisers_state_is_a_plain_adams():
+    config = config_of(clip=0.5)
+    model, _, task = parts(config)
+    update = Update(model, config)
+    update(task.batches["train"].at(0), 1.0, 1e-2)
+    state = update.optimizer.state_dict()
+    assert state.keys() == {"state", "param_groups"}
+    assert all(entry.keys() == {"step", "exp_avg", "exp_avg_sq"} for entry in state["state"].values())
+    torch.optim.Adam(model.parameters(), fused=True).load_state_dict(state)
+
+
 def test_updates_learn():
     config = config_of(model=dataclasses.replace(config_of().model, dropout=0.0, word_dropout=0.0))
     model, _, task = parts(config)

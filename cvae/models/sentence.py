@@ -16,6 +16,9 @@ from cvae import gaussian
 from cvae.config import SentenceModel
 from cvae.data.text import PAD, UNK, Batch
 from cvae.gaussian import Gaussian
+from cvae.models.output import output_nll
+
+FUSED_WORDS = 4000  # with fewer the logits fit in a cache anyway, and the plain output layer is the faster
 
 
 class Encoder(nn.Module):
@@ -108,16 +111,25 @@ class SentenceVAE(nn.Module):
         """q(z | x): mean and logvar [B, Z]; for the language model without z, Z = 0."""
         return self.encoder(batch) if self.encoder is not None else self.prior(batch)
 
-    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sentence, `</s>` predicted and pads not: [B]; for z [K, B, Z] [K, B]."""
+    def decode_nll(self, batch: Batch, z: Tensor, plain: bool = False) -> Tensor:
+        """-log p(x | z) in nats per sentence, `</s>` predicted and pads not: [B]; for z [K, B, Z] [K, B].
+
+        `plain` asks for operations that can be differentiated twice; they cost more time and memory.
+        """
         if z.dim() == 3:
             return self._nll_of_samples(batch, z)
         states = self.decoder.states(self._dropped(batch.inputs), z)
-        logits = self.decoder.output(states)
-        nll = functional.cross_entropy(
-            logits.flatten(0, 1), batch.targets.flatten(), ignore_index=PAD, reduction="none"
-        )
-        return nll.view(batch.targets.shape).sum(-1)
+        return self._output_nll(states.flatten(0, 1), batch.targets, plain).sum(-1)
+
+    def _output_nll(self, states: Tensor, targets: Tensor, plain: bool = False) -> Tensor:
+        """-log p(target | state) in nats, 0 for pads, shaped as `targets`; states [targets.numel(), H]."""
+        layer, flat = self.decoder.output, targets.flatten()
+        # On a GPU the logits are no burden, and a backward pass that must not wait forms gradients twice.
+        if plain or layer.out_features < FUSED_WORDS or states.device.type != "cpu":
+            nll = functional.cross_entropy(layer(states), flat, ignore_index=PAD, reduction="none")
+        else:
+            nll = output_nll(states, layer.weight, layer.bias, flat)
+        return nll.view(targets.shape)
 
     def _nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
         """`decode_nll` of K samples of z, [K, B] for [K, B, Z]; the logits of one place exist at a time.
@@ -128,9 +140,7 @@ class SentenceVAE(nn.Module):
             raise ValueError("several samples of z a sentence are for evaluation: call eval() first")
         total = z.new_zeros(z.shape[:2])
         for states, targets in zip(self.decoder.places(batch.inputs, z), batch.targets.T, strict=True):
-            logits = self.decoder.output(states).flatten(0, 1)
-            nll = functional.cross_entropy(logits, targets.repeat(len(z)), ignore_index=PAD, reduction="none")
-            total = total + nll.view_as(total)
+            total = total + self._output_nll(states.flatten(0, 1), targets.expand(len(z), -1))
         return total
 
     def _dropped(self, inputs: Tensor) -> Tensor:
