@@ -17,9 +17,12 @@ from cvae.config import Config, UserError
 from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.record import METRICS, Recorder
+from cvae.tables import MEASURES
 from cvae.tasks.language_model import LanguageModelling
 
 log = logging.getLogger("cvae")
+
+SAID = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")  # on the console, of the best checkpoint
 
 
 def run(
@@ -91,9 +94,12 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     if (folder / "checkpoint_best.pt").exists():
         for split in ("val", "test"):
             measured |= evaluate(task, folder, split)
-        # KL by dimension is a list, not a curve: results.json has it
-        shown = {key: value for key, value in measured.items() if "/kl_dim/" not in key}
-        log.info("best checkpoint: " + ", ".join(f"{key} {value:.5g}" for key, value in shown.items()))
+        # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them
+        shown = {key: value for key, value in measured.items() if key.partition("/")[2] in MEASURES}
+        for split in ("val", "test"):
+            names = [name for name in SAID if f"{split}/{name}" in shown]
+            numbers = " ".join(f"{name} {shown[f'{split}/{name}']:.5g}" for name in names)
+            log.info(f"best checkpoint | {split} {numbers}")
         if loop.finished:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
     if loop.finished:

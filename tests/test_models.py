@@ -137,7 +137,7 @@ def test_a_predicted_word_depends_on_z_and_on_all_words_before_it_and_on_none_af
     embedded, logits = watched(model.decoder.embedding), watched(model.decoder.output)
     batch, z = batch_of(SENTENCES[0]), torch.randn(1, 3, requires_grad=True)
     model.decode_nll(batch, z)
-    terms = -logits[0].log_softmax(-1)[0].gather(-1, batch.targets[0, :, None])[:, 0]
+    terms = -logits[0].log_softmax(-1).gather(-1, batch.targets[0, :, None])[:, 0]
     for place, term in enumerate(terms):
         to_words, to_z = torch.autograd.grad(term, [embedded[0], z], retain_graph=True)
         reached = to_words[0].abs().sum(-1) > 0

@@ -258,7 +258,7 @@ def test_the_folder_holds_what_repeats_the_run(whole, configured):
     assert set(about["data"]) == {"train", "val", "test"}
     assert about["versions"]["torch"] == torch.__version__
     assert (folder / "curves.png").stat().st_size > 10_000
-    assert (folder / "train.log").read_text().count("best checkpoint") == 1
+    assert (folder / "train.log").read_text().count("best checkpoint") == 2
     assert (folder / "vocabulary.txt").read_text().splitlines()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
 
 
