@@ -174,6 +174,7 @@ class Config(Checked):
     name: str
     seed: Annotated[int, Range(least=0, below=2**63)]
     device: Literal["auto", "cpu", "cuda"]
+    threads: Count | None
     overwrite: bool
     train: Train
     schedule: Annotated[Any, Choice(SCHEDULES)]
@@ -197,6 +198,7 @@ NOT_IDENTITY = {
     "name",
     "overwrite",
     "device",
+    "threads",
     "train.stop_after",
     "train.progress",
     "dataset.path",

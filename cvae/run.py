@@ -51,6 +51,8 @@ def run(
 def prepare(config: Config) -> LanguageModelling:
     """Data on the device, a freshly initialised model, and the task that measures it."""
     memory.keep_freed()
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
     device = _device(config.device)
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)

@@ -229,6 +229,7 @@ class TestLoad:
         assert left_out == {
             "name",
             "overwrite",
+            "threads",
             "device",
             "train.stop_after",
             "train.progress",
