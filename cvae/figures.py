@@ -231,10 +231,11 @@ def _scatter(ax: Axes, z: np.ndarray, label: np.ndarray) -> None:
 
 
 def _measures(run: Run, step: int) -> str:
-    """I(n;z) and accuracy of the validation at `step`, as far as they are recorded."""
-    information, accuracy = run.at("val/mi", step), run.at("val/accuracy", step)
-    parts = [] if information is None else [f"I = {max(0.0, information):.2f} nats"]  # an estimate may dip
-    return ", ".join(parts + ([] if accuracy is None else [f"acc {100 * accuracy:.0f} %"]))
+    """I(n;z), accuracy and the gap to the prior at the validation of `step`, as far as recorded."""
+    values = {name: run.at(f"val/{name}", step) for name in ("mi", "accuracy", "prior_gap")}
+    shown = {name: max(0.0, value) for name, value in values.items() if value is not None}  # estimates dip
+    texts = {"mi": "I {mi:.2f}", "accuracy": "acc {accuracy:.0%}", "prior_gap": "gap {prior_gap:.2f}"}
+    return "  ".join(texts[name].format_map(shown) for name in shown)
 
 
 def _missing(run: Run, step: int) -> str:
@@ -368,7 +369,8 @@ def _latent_caption(figure: Figure, shown: Sequence[int], samples: int, limit: f
     text = (
         f"{samples} samples of q(z|n) for each n, with common noise, as far as ±{limit:.1f}; "
         "circle: prior at 2σ\n"
-        f"I: mutual information of n and z, at most {most}; acc: how often argmax q(z|n) is the n of z"
+        f"I: mutual information of n and z, at most {most}; acc: how often argmax q(z|n) is the n of z; "
+        "gap: KL(q(z) ‖ p(z)) in nats"
     )
     figure.text(0.1 / width, 0.1 / height, text, fontsize=9.5, c=GREY, va="bottom")
     if len(shown) > len(TEN):
@@ -379,7 +381,7 @@ def _latent_caption(figure: Figure, shown: Sequence[int], samples: int, limit: f
     figure.legend(
         handles=[Line2D([], [], ls="", label="sequence n"), *dots],
         loc="lower right" if width > 11 else "upper left",
-        bbox_to_anchor=(1, 0.08 / height) if width > 11 else (0, 0.7 / height),
+        bbox_to_anchor=(1, 0.26 / height) if width > 11 else (0, 0.7 / height),
         ncols=len(dots) + 1,
         frameon=False,
         fontsize=10,

@@ -197,7 +197,7 @@ def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
     figure = figures.latent_figure(find_runs([toy]))
     words = texts(figure)
     assert len(figure.axes) == 18
-    for word in ("1st cycle", "4th cycle", "31K", "I = 1.42 nats, acc 71 %", "seed 0 (2 runs)"):
+    for word in ("1st cycle", "4th cycle", "31K", "I 1.42  acc 71%", "seed 0 (2 runs)"):
         assert word in words
     assert "3rd cycle" not in words
 
