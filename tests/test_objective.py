@@ -46,6 +46,7 @@ def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3,
         "seed": 0,
         "device": "cpu",
         "overwrite": False,
+        "threads": None,
         "train": Train(
             steps=10,
             epochs=None,
