@@ -88,6 +88,7 @@ class Loop:
         self._first_bad = torch.full((), self.total, device=task.device)
         self._stopped_by: int | None = None
         self._seconds, self._since = 0.0, None
+        self._saved = 0
 
     @property
     def finished(self) -> bool:
@@ -111,6 +112,7 @@ class Loop:
         self.task.model.load_state_dict(saved["model"])
         self.update.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.best = saved["step"], saved["best"]
+        self._saved = self.step
         self.recent.restore(saved["recent"])
         self.since_validation.restore(saved["since_validation"])
         self._seconds = saved["seconds"]
@@ -149,10 +151,10 @@ class Loop:
                 "offsets": recorder.offsets(),
             },
         )
+        self._saved = self.step
 
     def run(self, recorder: Recorder) -> None:
         """Updates until the end. Raises Diverged, and SystemExit after Ctrl-C or SIGTERM, all saved."""
-        started = self.step
         self._since = self._mark = time.perf_counter()
         self._busy = 0.0
         self.task.model.train()
@@ -168,7 +170,7 @@ class Loop:
                     self._validate(recorder)
                 if validating or self.step % self.save_every == 0:
                     self.save(recorder)
-            if self.step > started:
+            if self.step != self._saved:
                 self.save(recorder)
         if self._stopped_by is not None:
             name = signal.Signals(self._stopped_by).name

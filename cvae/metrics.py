@@ -11,7 +11,7 @@ from cvae import gaussian
 from cvae.gaussian import Gaussian
 
 
-def perplexity(nats: float, tokens: int) -> float:
+def perplexity(nats: float, tokens: float) -> float:
     """exp(nats / tokens), the authors' definition with nats = rec + KL and `</s>` among the tokens."""
     try:
         return math.exp(nats / tokens)

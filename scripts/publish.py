@@ -60,10 +60,10 @@ def rounded(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(run: Run, target: Path, thin: int) -> None:
-    """Writes one run's small copy; Raises RunsError for a run without results."""
+    """Writes one run's small copy; `thin` train/* records become one."""
     about = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     about["config"]["dataset"].pop("path", None)
-    about.pop("command")
+    about.pop("command", None)  # may name places of this machine
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     write_atomically(target / "results.json", json.dumps(run.results, indent=1) + "\n")

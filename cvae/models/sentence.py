@@ -40,7 +40,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """p(x | z): z starts the LSTM's top-to-bottom states and is read beside every previous word."""
+    """p(x | z): z gives the LSTM its first states and is read beside every previous word."""
 
     def __init__(self, config: SentenceModel, words: int) -> None:
         super().__init__()
