@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from cvae import __version__
-from cvae.config import UserError
+from cvae.reading import UserError
 
 FORMAT = 1
 

@@ -32,18 +32,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from cvae.config import (
-    NOT_IDENTITY,
-    Config,
-    ConfigError,
-    TextData,
-    UserError,
-    listing,
-    load,
-    unknown_key,
-    unresolved,
-)
+from cvae.config import NOT_IDENTITY, Config, Files, load
 from cvae.folder import RunFolder
+from cvae.reading import ConfigError, UserError, listing, unknown_key, unresolved
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -362,7 +353,7 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
         raise UserError(f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'")
     seen[folder] = job
     RunFolder(folder).refuse_other(config)
-    if isinstance(config.dataset, TextData):
+    if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
 
 

@@ -15,7 +15,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cvae import __version__
-from cvae.config import Config, UserError, identity
+from cvae.config import Config, identity
+from cvae.reading import UserError
 
 FORMAT = 1
 OURS = (

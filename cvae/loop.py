@@ -17,10 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cvae import checkpoint
-from cvae.config import Config, UserError
+from cvae.config import Config
 from cvae.folder import RunFolder
 from cvae.metrics import perplexity
 from cvae.objective import Terms
+from cvae.reading import UserError
 from cvae.record import Recorder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import Update

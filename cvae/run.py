@@ -13,9 +13,10 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import checkpoint, data, figures, memory, models, tasks
-from cvae.config import Config, UserError
+from cvae.config import Config
 from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
+from cvae.reading import UserError
 from cvae.record import METRICS, Recorder
 from cvae.tables import MEASURES
 from cvae.tasks.language_model import LanguageModelling

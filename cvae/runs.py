@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from cvae.config import UserError, identity
+from cvae.config import identity
 from cvae.folder import read_json
+from cvae.reading import UserError
 
 Group = tuple[str, str]
 

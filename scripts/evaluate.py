@@ -13,8 +13,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.config import Config, UserError, load
+from cvae.config import Config, load
 from cvae.folder import FolderError, RunFolder
+from cvae.reading import UserError
 
 EXAMPLES = """examples:
   python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb

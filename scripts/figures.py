@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cvae import figures
-from cvae.config import UserError
+from cvae.reading import UserError
 from cvae.runs import find_runs
 
 EXAMPLES = """examples:

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvae.config import UserError
 from cvae.folder import write_atomically
+from cvae.reading import UserError
 from cvae.runs import Run, find_runs
 
 AS_OF_THE_LAST = ("step", "train/beta", "train/lr")

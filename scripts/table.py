@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvae import tables
-from cvae.config import UserError
 from cvae.figures import ORDER
+from cvae.reading import UserError
 from cvae.runs import find_runs
 
 EXAMPLES = """examples:

@@ -17,18 +17,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae import cli
-from cvae.config import (
-    NOT_IDENTITY,
-    Choice,
-    Config,
-    ConfigError,
-    describe,
-    fits,
-    flatten,
-    identity,
-    load,
-)
+from cvae.config import NOT_IDENTITY, Config, identity, load
 from cvae.ranges import Range, hints, limits
+from cvae.reading import Choice, ConfigError, describe, fits, flatten
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvae import data
-from cvae.config import TextData, TinyData, ToyData, UserError
+from cvae.config import TextData, TinyData, ToyData
 from cvae.data import files, generated
 from cvae.data.text import (
     BOS,
@@ -31,6 +31,7 @@ from cvae.data.text import (
     order,
     splits,
 )
+from cvae.reading import UserError
 
 CPU = torch.device("cpu")
 TINY = TinyData(name="tiny", sentences=100, sampler="equal_length")
@@ -308,7 +309,7 @@ def test_a_bad_file_is_found_in_any_split_before_anything_is_read(tmp_path):
 @pytest.mark.usefixtures("cache")
 def test_ptb_has_the_sizes_of_the_authors_experiment():
     folder = Path(os.environ["CVAE_DATA"]) / "ptb"
-    found = data.build(TextData("ptb", str(folder), max_words=200, sampler="equal_length"), CPU)
+    found = data.build(TextData(name="ptb", path=str(folder), max_words=200, sampler="equal_length"), CPU)
     assert len(found.vocabulary) == 10_002
     # protocol A1: sentences, batches, counted tokens
     expected = {

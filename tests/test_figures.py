@@ -14,7 +14,7 @@ import pytest
 from matplotlib.image import imread
 
 from cvae import figures
-from cvae.config import UserError
+from cvae.reading import UserError
 from cvae.runs import RunsError, find_runs, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic, Off
 

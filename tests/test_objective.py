@@ -11,16 +11,7 @@ import torch
 from torch import Tensor, distributions
 
 from cvae import data, gaussian, measures, metrics, objective, tasks
-from cvae.config import (
-    Config,
-    LanguageTask,
-    Objective,
-    SentenceModel,
-    TinyData,
-    ToyData,
-    ToyTask,
-    Train,
-)
+from cvae.config import Config, LanguageTask, Objective, SentenceModel, TinyData, ToyData, ToyTask, Train
 from cvae.data.text import Batch, Splits
 from cvae.gaussian import Gaussian
 from cvae.models.sentence import SentenceVAE

@@ -16,9 +16,10 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cvae import checkpoint, figures
-from cvae.config import Config, UserError
+from cvae.config import Config
 from cvae.folder import FolderError, RunFolder
 from cvae.loop import Diverged, Loop
+from cvae.reading import UserError
 from cvae.record import Recorder
 from cvae.run import run
 from cvae.tasks.language_model import LanguageModelling

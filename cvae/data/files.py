@@ -6,8 +6,9 @@ import glob
 import hashlib
 from pathlib import Path
 
-from cvae.config import TextData, UserError
+from cvae.config import TextData
 from cvae.data.text import SPECIALS
+from cvae.reading import UserError
 
 
 def read(config: TextData) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
