@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cvae import checkpoint, data, figures, memory, models, tasks
+from cvae import checkpoint, data, figures, memory, models, samples, tasks
 from cvae.config import Config
 from cvae.folder import RunFolder, write_atomically
 from cvae.loop import Loop
@@ -61,12 +61,25 @@ def prepare(config: Config) -> LanguageModelling:
     return tasks.build(config, model, splits)
 
 
-def evaluate(task: LanguageModelling, folder: RunFolder, split: str) -> dict[str, float]:
-    """The measures of a run's best checkpoint on a split: results.json has the same numbers."""
-    best = checkpoint.load(folder / "checkpoint_best.pt")
-    task.model.load_state_dict(best["model"])
+def reopen(config: Config, folder: RunFolder, which: str = "best") -> LanguageModelling:
+    """The task with the weights of a run's best or last checkpoint.
+
+    Raises FolderError where the data are not those of the run, CheckpointError for an unusable file.
+    """
+    task = prepare(config)
+    folder.refuse_other_data(task.data.fingerprints)
+    _take_weights(task, folder, which)
+    return task
+
+
+def evaluate(task: LanguageModelling, split: str) -> dict[str, float]:
+    """All measures of a split, by the names they have in results.json."""
     found = task.evaluate(split, thorough=True)
     return {f"{split}/{name}": value for name, value in found.items()}
+
+
+def _take_weights(task: LanguageModelling, folder: RunFolder, which: str) -> None:
+    task.model.load_state_dict(checkpoint.load(folder / f"checkpoint_{which}.pt")["model"])
 
 
 def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> None:
@@ -95,8 +108,9 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     task, folder = loop.task, loop.folder
     measured: dict[str, float] = {}
     if (folder / "checkpoint_best.pt").exists():
+        _take_weights(task, folder, "best")
         for split in ("val", "test"):
-            measured |= evaluate(task, folder, split)
+            measured |= evaluate(task, split)
         # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them
         shown = {key: value for key, value in measured.items() if key.partition("/")[2] in MEASURES}
         for split in ("val", "test"):
@@ -106,6 +120,7 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
         if loop.finished:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
     if loop.finished:
+        write_atomically(folder / "samples.md", samples.overview(task))
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)
