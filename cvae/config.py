@@ -96,6 +96,38 @@ class TextData(Files):
         return {split: Path(self.path).expanduser() / name for split, name in names.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnText(Files):
+    """Anybody's corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
+
+    `held_out` is the share of the sentences that val, and as many that test, get where they have no file.
+    """
+
+    name: Literal["text"]
+    max_words: Count
+    min_count: Count
+    vocabulary: Count | None
+    held_out: Annotated[float, Range(above=0, below=0.5)]
+    sampler: Sampler
+
+    def files(self) -> dict[str, Path]:
+        path = Path(self.path).expanduser()
+        if not path.is_dir():
+            return {"train": path}
+        others = {"val": path / "valid.txt", "test": path / "test.txt"}
+        return {"train": path / "train.txt"} | {
+            split: file for split, file in others.items() if file.exists()
+        }
+
+    def refuse_missing(self) -> None:
+        for path in self.files().values():
+            if not path.is_file():
+                raise UserError(
+                    f"no text at {path}: dataset.path must be a file with a sentence on each line,"
+                    " or a folder with train.txt and, if you have them, valid.txt and test.txt"
+                )
+
+
 @dataclass(frozen=True)
 class SentenceModel(Checked):
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
@@ -154,7 +186,7 @@ RATES = {
     "cosine_restarts": schedules.CosineRestarts,
     "exponential": schedules.Exponential,
 }
-DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData}
+DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData, "text": OwnText}
 MODELS = {"sentence": SentenceModel}
 TASKS = {"toy": ToyTask, "ptb": LanguageTask}
 
