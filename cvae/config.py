@@ -7,6 +7,7 @@ missing keys, wrong types, values out of range and combinations that contradict 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import typing
@@ -229,9 +230,30 @@ NOT_IDENTITY = {
 }
 
 
+# keys that came after the first published runs, with the value that says what was done before
+CAME_LATER: dict[str, Any] = {}
+
+
 def identity(container: dict[str, Any]) -> dict[str, Any]:
-    """The flat keys and values by which a folder knows its run."""
-    return {key: value for key, value in flatten(container).items() if key not in NOT_IDENTITY}
+    """The flat keys and values by which a folder knows its run, as they were before keys came later."""
+    absent = object()
+    return {
+        key: value
+        for key, value in flatten(container).items()
+        if key not in NOT_IDENTITY and CAME_LATER.get(key, absent) != value
+    }
+
+
+def completed(container: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the keys that came later than its run."""
+    container = copy.deepcopy(container)
+    for key, value in CAME_LATER.items():
+        *groups, last = key.split(".")
+        section = container
+        for group in groups:
+            section = section.setdefault(group, {})
+        section.setdefault(last, value)
+    return container
 
 
 def contradictions(config: Any) -> typing.Iterator[str]:

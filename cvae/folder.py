@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cvae import __version__
-from cvae.config import Config, identity, load
+from cvae.config import Config, completed, identity, load
 from cvae.reading import UserError
 
 FORMAT = 1
@@ -102,7 +102,7 @@ class RunFolder:
         """
         if (record := self.record) is None:
             raise FolderError(f"{self} is not a run folder: it has no run.json")
-        config = load(record["config"])
+        config = load(completed(record["config"]))
         changed: dict[str, Any] = {"device": device, "task": dataclasses.replace(config.task, **task)}
         if data is not None:
             if not hasattr(config.dataset, "path"):
