@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from cvae import schedules
-from cvae.ranges import Checked, Count, Range
+from cvae.ranges import Checked, Count, Range, hints
 from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten
 
 Natural = Annotated[int, Range(least=0)]
@@ -91,6 +91,7 @@ class TextData(Files):
     name: Literal["ptb"]
     max_words: Count
     sampler: Sampler
+    longest: Count | None = None
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
@@ -141,13 +142,17 @@ class SentenceModel(Checked):
     dropout: Dropout
     word_dropout: Annotated[float, Range(least=0, most=1)]
     init: Positive
+    batch_norm: Annotated[float, Range(least=0)] = 0.0
+    skip: bool = False
 
 
 @dataclass(frozen=True)
 class Objective(Checked):
-    """What is added to, or changed in, nll + β KL."""
+    """What is added to, or changed in, nll + β KL: the keys are those of `cvae.objective.loss`."""
 
     free_bits: Annotated[float, Range(least=0)]
+    free_bits_total: Annotated[float, Range(least=0)] = 0.0
+    kl_target: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +236,13 @@ NOT_IDENTITY = {
 
 
 # keys that came after the first published runs, with the value that says what was done before
-CAME_LATER: dict[str, Any] = {}
+CAME_LATER: dict[str, Any] = {
+    "dataset.longest": None,
+    "model.batch_norm": 0.0,
+    "model.skip": False,
+    "objective.free_bits_total": 0.0,
+    "objective.kl_target": None,
+}
 
 
 def identity(container: dict[str, Any]) -> dict[str, Any]:
@@ -252,8 +263,17 @@ def completed(container: dict[str, Any]) -> dict[str, Any]:
         section = container
         for group in groups:
             section = section.setdefault(group, {})
-        section.setdefault(last, value)
+        if _has(key, container):
+            section.setdefault(last, value)
     return container
+
+
+def _has(key: str, container: dict[str, Any]) -> bool:
+    """Whether a configuration may hold a key: of a group, only if the class that its name chooses has it."""
+    group, _, last = key.rpartition(".")
+    kinds = [part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)]
+    chosen = kinds[0].options.get(container[group].get("name")) if kinds else None
+    return chosen is None or last in hints(chosen)
 
 
 def contradictions(config: Any) -> typing.Iterator[str]:
@@ -263,7 +283,6 @@ def contradictions(config: Any) -> typing.Iterator[str]:
     """
     train, latent = config.train, getattr(config.model, "latent", UNKNOWN)
     dataset = getattr(config.dataset, "name", UNKNOWN)
-    free_bits = getattr(config.objective, "free_bits", UNKNOWN)
     off = isinstance(config.schedule, schedules.Off)
     if getattr(train, "steps", UNKNOWN) is None and getattr(train, "epochs", UNKNOWN) is None:
         yield "train.steps and train.epochs are both null: one of them must say how long to train"
@@ -279,9 +298,7 @@ def contradictions(config: Any) -> typing.Iterator[str]:
         yield f"lr.warmup is more than the {updates} updates of train.steps"
     if off and latent == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
-    if free_bits > 0 and (off or latent == 0):
-        without = "schedule=none" if off else "model.latent=0"
-        yield f"objective.free_bits bounds a KL term, and {without} has none: leave one of them out"
+    yield from _contradictory_remedies(config, off, latent)
     if getattr(config.task, "name", None) == "toy":
         if isinstance(dataset, str) and dataset != "toy":
             yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
@@ -292,6 +309,30 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
             f" it becomes a folder below outputs, found {config.name!r}"
         )
+
+
+def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Iterator[str]:
+    """The same for remedies, alone and together."""
+
+    def chosen(section: Any, *keys: str) -> list[str]:
+        return [key for key in keys if (getattr(section, key, None) or 0) > 0]
+
+    without = "schedule=none" if off else "model.latent=0"
+    rates = [f"objective.{key}" for key in chosen(config.objective, "free_bits", "free_bits_total", "kl_target")]
+    if len(rates) > 1:
+        yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
+    for key in rates if off or latent == 0 else ():
+        yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+    for key in chosen(config.model, "batch_norm", "skip") if latent == 0 else ():
+        yield f"model.{key} acts on z, and model.latent=0 has none: leave one of them out"
+    if chosen(config.model, "batch_norm"):
+        if getattr(config.dataset, "sampler", None) == "equal_length":
+            yield (
+                "model.batch_norm needs several sentences in a batch, and dataset.sampler=equal_length makes"
+                " batches of one: dataset.sampler=bucketed does not"
+            )
+        if getattr(config.train, "batch_size", None) == 1:
+            yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
 
 
 def load(composed: DictConfig | dict[str, Any]) -> Config:

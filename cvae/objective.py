@@ -49,13 +49,26 @@ def terms(
     return Terms(model.decode_nll(batch, z), gaussian.kl(q, model.prior(batch)), batch.counted)
 
 
-def loss(found: Terms, beta: float, free_bits: float = 0.0) -> Tensor:
-    """rec + β KL, the mean over the batch, in nats per sequence.
+def loss(
+    found: Terms,
+    beta: float,
+    free_bits: float = 0.0,
+    free_bits_total: float = 0.0,
+    kl_target: float | None = None,
+) -> Tensor:
+    """rec + β KL, the mean over the batch, in nats per sequence. The remedies, all off by default:
 
-    With `free_bits` λ > 0 each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016,
-    equation 15): no reward for closing a dimension below that.
+    free_bits λ: each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016, equation 15),
+    so there is no reward for closing a dimension below that; the KL ends at about λ times the dimensions.
+    free_bits_total λ: the same for the sum over dimensions (FBP in Li et al. 2019), so that few dimensions
+    may carry all of it.
+    kl_target C: β |KL - C| (Prokhorov et al. 2019, equation 3): KL is also pushed up where it is below C,
+    which is what a floor does not do.
     """
-    kl = found.kl.mean(0)
-    if free_bits > 0:
-        kl = kl.clamp(min=free_bits)
-    return found.nll.mean() + beta * kl.sum()
+    parts = found.kl.mean(0)
+    kl = (parts.clamp(min=free_bits) if free_bits > 0 else parts).sum()
+    if free_bits_total > 0:
+        kl = kl.clamp(min=free_bits_total)
+    if kl_target is not None:
+        kl = (kl - kl_target).abs()
+    return found.nll.mean() + beta * kl

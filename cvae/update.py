@@ -27,7 +27,7 @@ class Update:
     def __call__(self, batch: Batch, beta: float, lr: float) -> tuple[Terms, Tensor, Tensor]:
         """The batch's terms, its loss and the gradient's norm before clipping; nothing synchronises."""
         found = objective.terms(self.model, batch, deterministic=self.config.autoencoder)
-        loss = objective.loss(found, beta, self.config.objective.free_bits)
+        loss = objective.loss(found, beta, **vars(self.config.objective))
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()

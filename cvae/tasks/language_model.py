@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from cvae.config import Config
 from cvae.data.text import Batch, Batches, Splits, fixed
 from cvae.gaussian import Gaussian
 from cvae.objective import Terms
+from cvae.reading import UserError
 
 
 class LanguageModelling:
@@ -28,6 +31,16 @@ class LanguageModelling:
             split: Batches(corpus, config.dataset.sampler, config.train.batch_size, config.seed)
             for split, corpus in data.corpora.items()
         }
+        if getattr(config.model, "batch_norm", 0.0):
+            self._refuse_single_sentences()
+
+    def _refuse_single_sentences(self) -> None:
+        """Raises UserError where a training batch holds one sentence, which has no variance."""
+        if alone := sum(len(members) == 1 for members in self.batches["train"].members):
+            raise UserError(
+                "model.batch_norm needs several sentences in every training batch, and"
+                f" {alone} of {len(self.batches['train'])} hold one: another train.batch_size helps"
+            )
 
     def counts(self) -> dict[str, int]:
         """The sizes of the data, for results.json."""
@@ -49,14 +62,20 @@ class LanguageModelling:
 
     def evaluate(self, split: str, thorough: bool = False) -> dict[str, float]:
         """Measures of a split at β = 1, dropout off: those of a validation, `thorough` all there are."""
+        with self.measuring():
+            found, q = measures.survey(
+                self.model, self.batches[split], self.config.autoencoder, self.generator()
+            )
+            values = self.tracked(split, found, q)
+            return values | self.final(split, found) if thorough else values
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """The model in evaluation mode and without gradients; afterwards in training mode."""
         self.model.eval()
         try:
             with torch.no_grad():
-                found, q = measures.survey(
-                    self.model, self.batches[split], self.config.autoencoder, self.generator()
-                )
-                values = self.tracked(split, found, q)
-                return values | self.final(split, found) if thorough else values
+                yield
         finally:
             self.model.train()
 
