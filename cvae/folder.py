@@ -27,6 +27,7 @@ OURS = (
     "checkpoint_*.pt",
     "vocabulary.txt",
     "samples.md",
+    "diverged.json",
     "train.log",
     "events.out.tfevents.*",
     "*.png",

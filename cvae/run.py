@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import checkpoint, data, figures, memory, models, samples, tasks
 from cvae.config import Config
-from cvae.folder import RunFolder, write_atomically
+from cvae.folder import FolderError, RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.record import METRICS, Recorder
@@ -39,7 +40,7 @@ def run(
     except BaseException:
         folder.discard_if_empty()
         raise
-    with folder.held():
+    with _disk_trouble(folder), folder.held():
         folder.refuse_other(config)
         if config.overwrite:
             folder.clear()
@@ -148,16 +149,38 @@ def _device(wish: str) -> torch.device:
 
 
 @contextmanager
+def _disk_trouble(folder: RunFolder) -> Iterator[None]:
+    """Says in a sentence that the folder cannot be written: a full disk, a limit, a folder that is gone."""
+    before = threading.excepthook
+    # TensorBoard's writing thread would print a traceback; what stops it is raised here too
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else before(args)
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        kept = [name for name in ("last", "previous") if (folder / f"checkpoint_{name}.pt").exists()]
+        state = (
+            f"checkpoint_{kept[0]}.pt is intact: the same command goes on from it"
+            if kept
+            else "nothing is saved"
+        )
+        raise FolderError(f"{folder} cannot be written: {what}{error.strerror or error}; {state}") from None
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
     """What the run says goes to train.log too, and so does the error that ends it."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.handleError = lambda record: None  # a full disk is told of once, by what cannot be saved
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     except Exception as error:
-        trace = None if isinstance(error, UserError) else sys.exc_info()
+        trace = None if isinstance(error, UserError | OSError) else sys.exc_info()
         handler.emit(log.makeRecord("cvae", logging.ERROR, "", 0, str(error), (), trace))
         raise
     finally:

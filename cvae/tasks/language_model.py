@@ -127,6 +127,10 @@ class LanguageModelling:
         sentences = sum(len(batch.lengths) for batch in batches)
         return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
 
+    def words(self, batch: Batch) -> list[str]:
+        """The sentences of a batch, for reading."""
+        return [" ".join(self.data.vocabulary.decode(row)) for row in batch.tokens.tolist()]
+
     def fixed(self, split: str, count: int | None) -> list[Batch]:
         """The same `count` sentences of a split in every run, in batches."""
         corpus = self.data.corpora[split]
