@@ -271,7 +271,9 @@ def completed(container: dict[str, Any]) -> dict[str, Any]:
 def _has(key: str, container: dict[str, Any]) -> bool:
     """Whether a configuration may hold a key: of a group, only if the class that its name chooses has it."""
     group, _, last = key.rpartition(".")
-    kinds = [part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)]
+    kinds = [
+        part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)
+    ]
     chosen = kinds[0].options.get(container[group].get("name")) if kinds else None
     return chosen is None or last in hints(chosen)
 
@@ -318,7 +320,9 @@ def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Itera
         return [key for key in keys if (getattr(section, key, None) or 0) > 0]
 
     without = "schedule=none" if off else "model.latent=0"
-    rates = [f"objective.{key}" for key in chosen(config.objective, "free_bits", "free_bits_total", "kl_target")]
+    rates = [
+        f"objective.{key}" for key in chosen(config.objective, "free_bits", "free_bits_total", "kl_target")
+    ]
     if len(rates) > 1:
         yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
     for key in rates if off or latent == 0 else ():

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae import cli
-from cvae.config import NOT_IDENTITY, Config, identity, load
+from cvae.config import CAME_LATER, NOT_IDENTITY, Config, identity, load
 from cvae.ranges import Range, hints, limits
 from cvae.reading import Choice, ConfigError, describe, fits, flatten
 
@@ -136,7 +136,7 @@ class TestCommitted:
 
     @pytest.mark.parametrize("group", [group for group in GROUPS if group != "experiment"])
     def test_each_choice_of_each_group_loads(self, group, composed):
-        least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 2}
+        least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 7}
         assert len(choices(group)) >= least[group]
         for choice in choices(group):
             # the language model without z has no latent plane to draw
@@ -147,9 +147,6 @@ class TestCommitted:
 
     def test_the_groups_are_the_ones_the_help_explains(self):
         assert sorted(cli.GROUPS) == GROUPS
-
-    def test_all_remedies_at_once(self, composed):
-        load(composed(f"remedy=[{','.join(choices('remedy'))}]", "task=ptb"))
 
     @pytest.mark.parametrize("experiment", choices("experiment"))
     def test_each_experiment_loads_with_every_job_of_its_sweep(
@@ -226,7 +223,7 @@ class TestLoad:
             "train.progress",
             "dataset.path",
         }
-        assert left_out == NOT_IDENTITY
+        assert left_out == NOT_IDENTITY | set(CAME_LATER)
 
     @pytest.mark.parametrize(
         ("override", "key", "value"),
@@ -378,8 +375,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("command", "said"),
         [
-            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of free_bits, word_dropout"),
-            ("remedy=null", "remedy=null: no such choice, remedy is one of free_bits, word_dropout"),
+            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of batch_norm, free_bits,"),
+            ("remedy=null", "remedy=null: no such choice, remedy is one of batch_norm, free_bits,"),
             ("experiment=typo", "experiment=typo: no such choice, experiment is one of original/ptb_cyc"),
             ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
             ("schedul=cyclical", "unknown key schedul, did you mean schedule? (keys: dataset, device, lr,"),
