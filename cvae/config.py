@@ -181,6 +181,33 @@ class LanguageTask(Measured):
     mi_examples: Annotated[int, Range(least=2)] | None
 
 
+@dataclass(frozen=True)
+class Plain(Checked):
+    """One Adam step on all parameters."""
+
+    name: Literal["plain"] = "plain"
+
+
+@dataclass(frozen=True)
+class Aggressive(Checked):
+    """The encoder catches up before every step of the decoder: `cvae.update.aggressive`."""
+
+    name: Literal["aggressive"]
+    window: Count
+    most: Count
+
+
+@dataclass(frozen=True)
+class SemiAmortized(Checked):
+    """Gradient steps on each sentence's posterior: `cvae.update.semi_amortized`."""
+
+    name: Literal["semi_amortized"]
+    steps: Count
+    lr: Positive
+    momentum: Annotated[float, Range(least=0, below=1)]
+    clip: Positive
+
+
 SCHEDULES = {
     "constant": schedules.Constant,
     "monotonic": schedules.Monotonic,
@@ -194,6 +221,7 @@ RATES = {
 }
 DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData, "text": OwnText}
 MODELS = {"sentence": SentenceModel}
+UPDATES = {"plain": Plain, "aggressive": Aggressive, "semi_amortized": SemiAmortized}
 TASKS = {"toy": ToyTask, "ptb": LanguageTask}
 
 
@@ -213,6 +241,7 @@ class Config(Checked):
     model: Annotated[Any, Choice(MODELS)]
     objective: Objective
     task: Annotated[Any, Choice(TASKS)]
+    update: Annotated[Any, Choice(UPDATES)] = Plain()
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -242,6 +271,7 @@ CAME_LATER: dict[str, Any] = {
     "model.skip": False,
     "objective.free_bits_total": 0.0,
     "objective.kl_target": None,
+    "update.name": "plain",
 }
 
 
@@ -274,7 +304,8 @@ def _has(key: str, container: dict[str, Any]) -> bool:
     kinds = [
         part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)
     ]
-    chosen = kinds[0].options.get(container[group].get("name")) if kinds else None
+    named = container[group].get("name") if kinds and last != "name" else None
+    chosen = kinds[0].options.get(named) if named else None
     return chosen is None or last in hints(chosen)
 
 
@@ -327,6 +358,8 @@ def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Itera
         yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
     for key in rates if off or latent == 0 else ():
         yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+    if isinstance(config.update, Aggressive | SemiAmortized) and (off or latent == 0):
+        yield f"update={config.update.name} is about the posterior, and {without} has none: leave one out"
     for key in chosen(config.model, "batch_norm", "skip") if latent == 0 else ():
         yield f"model.{key} acts on z, and model.latent=0 has none: leave one of them out"
     if chosen(config.model, "batch_norm"):

@@ -25,7 +25,7 @@ from cvae.objective import Terms
 from cvae.reading import UserError
 from cvae.record import Recorder
 from cvae.tasks.language_model import LanguageModelling
-from cvae.update import Update
+from cvae.update import build
 
 log = logging.getLogger("cvae")
 
@@ -86,7 +86,7 @@ class Loop:
         self.end = min(self.total, train.stop_after or self.total)
         self.validate_every = train.validate_every or self.epoch
         self.save_every = train.save_every or self.validate_every
-        self.update = Update(task.model, config)
+        self.update = build(task.model, config)
         self.step = 0
         self.best = math.inf
         self.recent, self.since_validation = Window(task.device), Window(task.device)
@@ -116,6 +116,7 @@ class Loop:
             return 0, {}
         self.task.model.load_state_dict(saved["model"])
         self.update.optimizer.load_state_dict(saved["optimizer"])
+        self.update.restore(saved.get("update", {}))
         self.step, self.best = saved["step"], saved["best"]
         self._saved = self.step
         self.recent.restore(saved["recent"])
@@ -147,6 +148,7 @@ class Loop:
                 "best": self.best,
                 "model": self.task.model.state_dict(),
                 "optimizer": self.update.optimizer.state_dict(),
+                "update": self.update.state(),
                 "recent": self.recent.state(),
                 "since_validation": self.since_validation.state(),
                 "seconds": self.seconds,
@@ -186,8 +188,9 @@ class Loop:
 
     def _advance(self) -> None:
         """One update."""
-        batch = self.task.batches["train"].at(self.step)
-        found, loss, norm = self.update(batch, *self._weights(self.step))
+        batches = self.task.batches["train"]
+        further = batches.further(self.step)
+        found, loss, norm = self.update(batches.at(self.step), *self._weights(self.step), further)
         self._note(found, loss, norm)
         self.step += 1
 
@@ -236,6 +239,7 @@ class Loop:
         self._refuse_divergence()
         sentences = self.recent.sentences
         means, tokens = self.recent.take(self.config.autoencoder)
+        means |= self.update.take()
         beta, rate = self._weights(step)
         now = time.perf_counter()
         speed = tokens * sentences / (self._busy + now - self._mark)
@@ -261,6 +265,7 @@ class Loop:
         recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
+        self.update.validated(measured["val"])
         if (score := self.task.score(measured["val"])) < self.best:
             self.best = score
             content = {

@@ -22,7 +22,10 @@ class LatentModel(Protocol):
         """q(z | x): mean and logvar [B, Z]."""
 
     def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z]."""
+        """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z].
+
+        For update=semi_amortized also with `plain=True`, in operations that can be differentiated twice.
+        """
 
 
 class Terms(NamedTuple):
@@ -39,14 +42,16 @@ def terms(
     deterministic: bool = False,
     generator: torch.Generator | None = None,
     q: Gaussian | None = None,
+    plain: bool = False,
 ) -> Terms:
     """One posterior sample per sequence, or the posterior mean where `deterministic`.
 
-    `q` is the posterior, where the caller has it already.
+    `q` is the posterior, where the caller has it already; `plain` asks for what can be differentiated twice.
     """
     q = model.posterior(batch) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
-    return Terms(model.decode_nll(batch, z), gaussian.kl(q, model.prior(batch)), batch.counted)
+    nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)
+    return Terms(nll, gaussian.kl(q, model.prior(batch)), batch.counted)
 
 
 def loss(

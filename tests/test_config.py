@@ -43,6 +43,7 @@ def fields(cls: type = Config, path: str = "", choice: str = "") -> Iterator[tup
         if options:
             for option, kind in options[0].options.items():
                 override = f"{name}={option}" if option in choices(name) else ""
+                override = f"remedy=[{option}]" if option in choices("remedy") else override
                 yield from fields(kind, f"{name}.", override)
         elif dataclasses.is_dataclass(hint):
             yield from fields(hint, f"{path}{name}.", choice)
@@ -186,7 +187,7 @@ class TestCommitted:
                 assert " # " in line or before.startswith("#") or key[1] == "name", f"{file}: {line}"
 
     def test_no_key_that_nobody_reads(self, composed):
-        known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in GROUPS}
+        known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in (*GROUPS, "update")}
         for group in ("schedule", "lr", "dataset", "model", "task"):
             for choice in choices(group):
                 assert set(flatten(composed(f"{group}={choice}"))) <= known
@@ -214,7 +215,7 @@ class TestLoad:
     def test_identity_leaves_out_what_may_change_between_two_starts(self, composed):
         container = composed("task=ptb")
         left_out = set(flatten(container)) - set(identity(container))
-        assert left_out == {
+        assert left_out - set(CAME_LATER) == {
             "name",
             "overwrite",
             "threads",
@@ -375,8 +376,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("command", "said"),
         [
-            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of batch_norm, free_bits,"),
-            ("remedy=null", "remedy=null: no such choice, remedy is one of batch_norm, free_bits,"),
+            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of aggressive, batch_norm,"),
+            ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
             ("experiment=typo", "experiment=typo: no such choice, experiment is one of original/ptb_cyc"),
             ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
             ("schedul=cyclical", "unknown key schedul, did you mean schedule? (keys: dataset, device, lr,"),

@@ -188,6 +188,12 @@ class Batches:
             self._epoch, self._order = epoch, order(len(self), self.seed, epoch)
         return self.corpus.batch(self.members[self._order[place]])
 
+    def further(self, step: int) -> Iterator[Batch]:
+        """More batches for update `step`, drawn without end: a pure function of (seed, step)."""
+        draws = np.random.default_rng([self.seed, step, 1])  # the 1 keeps it apart from any epoch's order
+        while True:
+            yield self.corpus.batch(self.members[draws.integers(len(self))])
+
 
 @dataclass(frozen=True)
 class Splits:

@@ -13,11 +13,13 @@ from torch import nn
 from tqdm import tqdm
 
 from cvae import measures, metrics
-from cvae.config import Config
+from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Splits, fixed
 from cvae.gaussian import Gaussian
-from cvae.objective import Terms
+from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
+from cvae.tables import BOUND
+from cvae.update.semi_amortized import Refined
 
 
 class LanguageModelling:
@@ -67,7 +69,9 @@ class LanguageModelling:
                 self.model, self.batches[split], self.config.autoencoder, self.generator()
             )
             values = self.tracked(split, found, q)
-            return values | self.final(split, found) if thorough else values
+            if thorough:
+                values |= self.final(split, found)
+            return values | self.refined(split, thorough)
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -90,6 +94,16 @@ class LanguageModelling:
         batches = self.fixed(split, self.config.task.path_sentences)
         return values | measures.paths(self.model, batches, autoencoder, self.generator())
 
+    def refined(self, split: str, thorough: bool) -> dict[str, float]:
+        """refined_*: the bounds with the posteriors that update=semi_amortized refines; else nothing."""
+        if not isinstance(self.config.update, SemiAmortized):
+            return {}
+        noise = self.generator()
+        model = Refined(self.model, self.config.update, noise)
+        found, _ = measures.survey(model, self.batches[split], False, noise)
+        values = measures.bound(found) | (self.weighted(split, model) if thorough else {})
+        return {f"refined_{name}": values[name] for name in values if name in BOUND}
+
     def information(self, split: str, q: Gaussian) -> dict[str, float]:
         """mi: I(x; z) in nats of `examples` sentences. q: the posteriors of the split, [N, Z]."""
         places = np.argsort(np.concatenate(self.batches[split].members))
@@ -104,7 +118,7 @@ class LanguageModelling:
         """Once, on the best weights: what is costly, KL by dimension, and how much each measure saw."""
         values: dict[str, float] = {}
         if not self.config.autoencoder:
-            values |= self.weighted(split)
+            values |= self.weighted(split, self.model)
             if dimensions := found.kl.size(-1):
                 values["mi_examples"] = self.examples(split)
                 kl = found.kl.double().mean(0).tolist()
@@ -113,7 +127,7 @@ class LanguageModelling:
         corpus = self.data.corpora[split]
         return values | {"path_sentences": len(fixed(self.config.task.path_sentences, len(corpus)))}
 
-    def weighted(self, split: str) -> dict[str, float]:
+    def weighted(self, split: str, model: LatentModel) -> dict[str, float]:
         """iw_nll, iw_ppl and iw_elbo, and on how many samples and sentences; empty for no samples."""
         task = self.config.task
         if not task.iw_samples:
@@ -123,7 +137,7 @@ class LanguageModelling:
         batches = self.fixed(split, task.iw_sentences)
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(batches, "importance-weighted NLL", leave=False, unit="batch", disable=not visible)
-        found = measures.importance_weighted(self.model, bar, samples, task.iw_chunk, self.generator())
+        found = measures.importance_weighted(model, bar, samples, task.iw_chunk, self.generator())
         sentences = sum(len(batch.lengths) for batch in batches)
         return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
 
@@ -137,8 +151,8 @@ class LanguageModelling:
         return corpus.batches(fixed(count, len(corpus)), self.config.train.batch_size)
 
     def score(self, found: dict[str, float]) -> float:
-        """What validation minimises: -ELBO, or rec for an autoencoder, in nats per sequence."""
-        return found["rec"] if self.config.autoencoder else -found["elbo"]
+        """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
+        return found["rec"] if self.config.autoencoder else -found.get("refined_elbo", found["elbo"])
 
     def snapshot(self) -> dict[str, Any] | None:
         """What to keep of the latent space at a validation; None for nothing."""
