@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -99,7 +100,8 @@ def help_text(conf: Path) -> str:
     for group, meaning in GROUPS.items():
         files = sorted((conf / group).rglob("*.yaml"))
         choices = ", ".join(file.relative_to(conf / group).with_suffix("").as_posix() for file in files)
-        lines += [f"  {group:<11} {meaning}", f"  {'':<11}   {choices}"]
+        listed = textwrap.wrap(choices, 94, break_on_hyphens=False)
+        lines += [f"  {group:<11} {meaning}", *(f"{'':<16}{line}" for line in listed)]
     return HELP.format(groups="\n".join(lines))
 
 

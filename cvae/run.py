@@ -57,7 +57,7 @@ def prepare(config: Config) -> LanguageModelling:
     device = _device(config.device)
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
-    model = models.build(config.model, len(splits.vocabulary)).to(device)
+    model = models.build(config.model, len(splits.vocabulary), splits).to(device)
     return tasks.build(config, model, splits)
 
 
@@ -95,11 +95,11 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     task, folder = loop.task, loop.folder
     measured: dict[str, float] = {}
     if (folder / "checkpoint_best.pt").exists():
-        for split in ("val", "test"):
+        for split in task.judged:
             measured |= evaluate(task, folder, split)
         # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them
         shown = {key: value for key, value in measured.items() if key.partition("/")[2] in MEASURES}
-        for split in ("val", "test"):
+        for split in task.judged:
             names = [name for name in SAID if f"{split}/{name}" in shown]
             numbers = " ".join(f"{name} {shown[f'{split}/{name}']:.5g}" for name in names)
             log.info(f"best checkpoint | {split} {numbers}")

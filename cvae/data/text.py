@@ -22,13 +22,16 @@ class Vocabulary:
         self.index = {word: number for number, word in enumerate(self.words)}
 
     @classmethod
-    def of(cls, sentences: Iterable[Sequence[str]]) -> Vocabulary:
-        """The special words, then every type by falling frequency, ties in alphabetical order."""
+    def of(cls, sentences: Iterable[Sequence[str]], most: int | None = None) -> Vocabulary:
+        """The special words, then every type by falling frequency, ties in alphabetical order.
+
+        With `most`, only so many types beside the special words.
+        """
         counts = Counter(word for sentence in sentences for word in sentence)
         for special in SPECIALS:
             counts.pop(special, None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls([*SPECIALS, *ranked])
+        return cls([*SPECIALS, *ranked[:most]])
 
     def __len__(self) -> int:
         return len(self.words)
