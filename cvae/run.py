@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cvae import checkpoint, data, figures, memory, models, samples, tasks
+from cvae import checkpoint, data, figures, memory, models, tasks
 from cvae.config import Config
 from cvae.folder import FolderError, RunFolder, write_atomically
 from cvae.loop import Loop
@@ -58,7 +58,7 @@ def prepare(config: Config) -> LanguageModelling:
     device = _device(config.device)
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
-    model = models.build(config.model, len(splits.vocabulary)).to(device)
+    model = models.build(config.model, len(splits.vocabulary), splits).to(device)
     return tasks.build(config, model, splits)
 
 
@@ -110,18 +110,18 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     measured: dict[str, float] = {}
     if (folder / "checkpoint_best.pt").exists():
         _take_weights(task, folder, "best")
-        for split in ("val", "test"):
+        for split in task.judged:
             measured |= evaluate(task, split)
         # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them
         shown = {key: value for key, value in measured.items() if key.partition("/")[2] in MEASURES}
-        for split in ("val", "test"):
+        for split in task.judged:
             names = [name for name in SAID if f"{split}/{name}" in shown]
             numbers = " ".join(f"{name} {shown[f'{split}/{name}']:.5g}" for name in names)
             log.info(f"best checkpoint | {split} {numbers}")
         if loop.finished:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
     if loop.finished:
-        write_atomically(folder / "samples.md", samples.overview(task))
+        write_atomically(folder / "samples.md", task.page())
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)

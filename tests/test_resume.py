@@ -47,7 +47,29 @@ TOY = (
     "dataset.draws=2",
     "task.samples=10",
 )
-COMMANDS = {"tiny": TINY, "toy": TOY, "autoencoder": (*TOY, "schedule=none")}
+DIALOG = (
+    "task=switchboard",
+    f"dataset.path={ROOT / 'tests/dialogs'}",
+    "dataset.held_out=0.2",
+    "dataset.consecutive=3",
+    "model.embed=5",
+    "model.utterance=4",
+    "model.context=6",
+    "model.topic=2",
+    "model.latent=3",
+    "model.prior=4",
+    "model.decoder=7",
+    "model.bow_hidden=4",
+    "model.dropout=0.2",
+    "task.samples=2",
+    "task.iw_samples=3",
+    "train.batch_size=6",
+    "train.epochs=3",
+    "train.log_every=4",
+    "train.save_every=5",
+    "remedy=[word_dropout]",
+)
+COMMANDS = {"tiny": TINY, "toy": TOY, "autoencoder": (*TOY, "schedule=none"), "dialog": DIALOG}
 
 
 class Crash(Exception):
