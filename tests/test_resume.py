@@ -226,15 +226,15 @@ def test_kill_minus_nine_from_the_command_line(tmp_path):
 
     (killed, first), (undisturbed, other) = start("killed"), start("undisturbed")
     metrics = killed / "metrics.jsonl"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not (metrics.exists() and metrics.stat().st_size > 9000) and time.monotonic() < deadline:
         time.sleep(0.005)
     first.kill()
     assert first.wait() == -signal.SIGKILL
     assert not json.loads((killed / "results.json").read_text())["finished"]
     _, again = start("killed")
-    assert again.wait(60) == 0
-    assert other.wait(60) == 0
+    assert again.wait(300) == 0
+    assert other.wait(300) == 0
     assert outcome(killed) == outcome(undisturbed)
 
 
