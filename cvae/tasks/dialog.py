@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from cvae import metrics
-from cvae.data.dialogs import Exchanges, Passages
+from cvae.data.dialogs import Exchange, Exchanges, Passages
 from cvae.data.text import fixed
 from cvae.gaussian import Gaussian
 from cvae.tasks.language_model import LanguageModelling
@@ -33,6 +33,13 @@ class Answering(LanguageModelling):
         """mi: I(x; z) in nats of `examples` responses. q: the posteriors of the split, [N, Z]."""
         rows = torch.from_numpy(fixed(self.examples(split), len(q.mean))).to(self.device)
         return {"mi": metrics.mutual_information(Gaussian(q.mean[rows], q.logvar[rows]), self.generator())}
+
+    def words(self, batch: Exchange) -> list[str]:
+        """The responses of a batch, for reading."""
+        said: list[list[int]] = [[] for _ in batch.lengths]
+        for owner, number in zip(batch.owners.tolist(), batch.targets.tolist(), strict=True):
+            said[owner].append(number)
+        return [" ".join(self.data.vocabulary.decode(row)) for row in said]
 
     def page(self) -> str:
         """Contexts and answers, for reading."""
