@@ -7,6 +7,7 @@ missing keys, wrong types, values out of range and combinations that contradict 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import typing
@@ -112,6 +113,38 @@ class DialogData(Files):
         return {split: Path(self.path).expanduser() / name for split, name in names.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnText(Files):
+    """Anybody's corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
+
+    `held_out` is the share of the sentences that val, and as many that test, get where they have no file.
+    """
+
+    name: Literal["text"]
+    max_words: Count
+    min_count: Count
+    vocabulary: Count | None
+    held_out: Annotated[float, Range(above=0, below=0.5)]
+    sampler: Sampler
+
+    def files(self) -> dict[str, Path]:
+        path = Path(self.path).expanduser()
+        if not path.is_dir():
+            return {"train": path}
+        others = {"val": path / "valid.txt", "test": path / "test.txt"}
+        return {"train": path / "train.txt"} | {
+            split: file for split, file in others.items() if file.exists()
+        }
+
+    def refuse_missing(self) -> None:
+        for path in self.files().values():
+            if not path.is_file():
+                raise UserError(
+                    f"no text at {path}: dataset.path must be a file with a sentence on each line,"
+                    " or a folder with train.txt and, if you have them, valid.txt and test.txt"
+                )
+
+
 @dataclass(frozen=True)
 class SentenceModel(Checked):
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
@@ -206,7 +239,13 @@ RATES = {
     "cosine_restarts": schedules.CosineRestarts,
     "exponential": schedules.Exponential,
 }
-DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData, "switchboard": DialogData}
+DATASETS = {
+    "toy": ToyData,
+    "tiny": TinyData,
+    "ptb": TextData,
+    "text": OwnText,
+    "switchboard": DialogData,
+}
 MODELS = {"sentence": SentenceModel, "dialog": DialogModel}
 TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask}
 
@@ -249,9 +288,30 @@ NOT_IDENTITY = {
 }
 
 
+# keys that came after the first published runs, with the value that says what was done before
+CAME_LATER: dict[str, Any] = {}
+
+
 def identity(container: dict[str, Any]) -> dict[str, Any]:
-    """The flat keys and values by which a folder knows its run."""
-    return {key: value for key, value in flatten(container).items() if key not in NOT_IDENTITY}
+    """The flat keys and values by which a folder knows its run, as they were before keys came later."""
+    absent = object()
+    return {
+        key: value
+        for key, value in flatten(container).items()
+        if key not in NOT_IDENTITY and CAME_LATER.get(key, absent) != value
+    }
+
+
+def completed(container: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the keys that came later than its run."""
+    container = copy.deepcopy(container)
+    for key, value in CAME_LATER.items():
+        *groups, last = key.split(".")
+        section = container
+        for group in groups:
+            section = section.setdefault(group, {})
+        section.setdefault(last, value)
+    return container
 
 
 def contradictions(config: Any) -> typing.Iterator[str]:

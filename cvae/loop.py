@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from cvae import checkpoint
 from cvae.config import Config
-from cvae.folder import RunFolder
+from cvae.folder import RunFolder, write_atomically
 from cvae.metrics import perplexity
 from cvae.objective import Terms
 from cvae.reading import UserError
@@ -29,6 +30,9 @@ from cvae.update import Update
 log = logging.getLogger("cvae")
 
 
+SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # of an update, over its sentences
+
+
 class Diverged(UserError):
     """A loss or gradient is not a finite number."""
 
@@ -36,17 +40,16 @@ class Diverged(UserError):
 class Window:
     """Sums over the updates since a record was last written, kept on the device.
 
-    `sums` are nll, kl, loss (each over sentences), gradient norm (over updates), tokens and, with `bow`,
-    the bag-of-words loss.
+    `sums` [S] are those of SUMS, the gradient norm over updates, and what else the model adds to its loss.
     """
 
-    def __init__(self, device: torch.device, bow: bool) -> None:
-        self.sums = torch.zeros(5 + bow, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, names: Sequence[str]) -> None:
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self.sentences = 0
         self.updates = 0
 
     def add(self, values: Tensor, sentences: int) -> None:
-        """One update's sums [5 + bow]."""
+        """One update's sums [S]."""
         self.sums += values
         self.sentences += sentences
         self.updates += 1
@@ -88,10 +91,11 @@ class Loop:
         self.update = Update(task.model, config)
         self.step = 0
         self.best = math.inf
-        bow = getattr(config.model, "bow", False)
-        self.recent, self.since_validation = Window(task.device, bow), Window(task.device, bow)
+        self.sums = (*SUMS, "bow") if getattr(config.model, "bow", False) else SUMS
+        self.recent, self.since_validation = (Window(task.device, self.sums) for _ in range(2))
         self.scores: list[float] = []
         self._first_bad = torch.full((), self.total, device=task.device)
+        self._bad_values = torch.zeros(len(self.sums), dtype=torch.float64, device=task.device)
         self._stopped_by: int | None = None
         self._seconds, self._since = 0.0, None
         self._saved = 0
@@ -111,10 +115,9 @@ class Loop:
 
         Raises CheckpointError for a file that cannot be used.
         """
-        path = self.folder / "checkpoint_last.pt"
-        if not path.exists():
+        saved = checkpoint.latest(self.folder / "checkpoint_last.pt")
+        if saved is None:
             return 0, {}
-        saved = checkpoint.load(path)
         self.task.model.load_state_dict(saved["model"])
         self.update.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.best = saved["step"], saved["best"]
@@ -158,6 +161,7 @@ class Loop:
                 "arithmetic": self._arithmetic(),
                 "offsets": recorder.offsets(),
             },
+            keep=True,
         )
         self._saved = self.step
 
@@ -205,19 +209,30 @@ class Loop:
             parts = [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
             bow = [] if found.bow is None else [found.bow.sum()]
             values = torch.stack(parts + bow).double()
-            bad = torch.where(torch.isfinite(values.sum()), self.total, self.step)
-            self._first_bad = torch.minimum(self._first_bad, bad)
+            first = ~torch.isfinite(values.sum()) & (self._first_bad == self.total)
+            self._first_bad = torch.where(first, self.step, self._first_bad)
+            self._bad_values = torch.where(first, values, self._bad_values)
         self.recent.add(values, size)
         self.since_validation.add(values, size)
 
     def _refuse_divergence(self) -> None:
-        """Raises Diverged if an update since the last look was not finite."""
-        if (step := int(self._first_bad)) < self.total:
-            beta, rate = self._weights(step)
-            raise Diverged(
-                f"loss or gradient not finite at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in"
-                f" {self.folder}; the last good checkpoint is kept. A smaller lr.value or train.clip may help"
-            )
+        """Raises Diverged if an update since the last look was not finite; its batch is kept."""
+        if (step := int(self._first_bad)) == self.total:
+            return
+        beta, rate = self._weights(step)
+        values = dict(zip(self.sums, self._bad_values.tolist(), strict=True))
+        cause = next(name for name, value in values.items() if not math.isfinite(value))
+        about = {"step": step, "beta": beta, "lr": rate, "cause": cause}
+        about |= {name: str(value) for name, value in values.items()}
+        about["sentences"] = self.task.words(self.task.batches["train"].at(step))
+        write_atomically(
+            self.folder / "diverged.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        )
+        raise Diverged(
+            f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in {self.folder}:"
+            " the last good checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip"
+            " may help"
+        )
 
     def _report(self, recorder: Recorder, bar: tqdm) -> None:
         """Every `log_every` updates, the train/* record: at step t, means since the last one up to t."""

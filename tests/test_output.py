@@ -56,6 +56,17 @@ def blocks_of_8(monkeypatch):
     monkeypatch.setattr(output, "BLOCK_BYTES", 8 * V * 8)
 
 
+@pytest.mark.parametrize("offset", [0.0, 60.0, -60.0, 200.0, -300.0])
+@pytest.mark.parametrize("spread", [1.0, 80.0])
+def test_large_logits_lose_no_digits(offset, spread):
+    states, weight, bias, targets = layer(9, dtype=torch.float32)
+    inputs = [(spread * states).detach(), weight.detach(), (bias + offset).detach()]
+    mine, _ = both((*(part.requires_grad_() for part in inputs), targets))
+    exact = (*(part.detach().double().requires_grad_() for part in inputs), targets)
+    _, theirs = both(exact)
+    assert_equal([part.double() for part in mine], theirs, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 5, 8, 9, 16, 17, 23, 64])
 @pytest.mark.parametrize("pads", [0.0, 0.4, 1.0])
 def test_it_equals_the_plain_path_for_any_number_of_rows(rows, pads, blocks_of_8):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cvae import measures, metrics
+from cvae import measures, metrics, samples
 from cvae.config import Config
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.gaussian import Gaussian
@@ -115,6 +115,10 @@ class LanguageModelling:
         sentences = sum(len(batch.lengths) for batch in batches)
         return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
 
+    def words(self, batch: Batch) -> list[str]:
+        """The sentences of a batch, for reading."""
+        return [" ".join(self.data.vocabulary.decode(row)) for row in batch.tokens.tolist()]
+
     def fixed(self, split: str, count: int | None) -> list[Batch]:
         """The same `count` sentences of a split in every run, in batches."""
         corpus = self.data.corpora[split]
@@ -127,6 +131,10 @@ class LanguageModelling:
     def settled(self, scores: list[float]) -> bool:
         """Whether the scores of the validations so far are reason to stop before the last update."""
         return False
+
+    def page(self) -> str:
+        """What a finished run keeps for reading."""
+        return samples.overview(self)
 
     def snapshot(self) -> dict[str, Any] | None:
         """What to keep of the latent space at a validation; None for nothing."""
