@@ -24,7 +24,7 @@ def read(path: Path, corpus: Exchanges) -> dict[int, References]:
 
     The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Matched by `context`,
     the utterances before the response as texts or [speaker, text] with the oldest first, where entries have
-    it: the authors match by place, which depends on how a sort breaks ties (protocol B5.7). Otherwise by place
+    it: the authors match by place, which depends on how a sort breaks ties (protocol B5.7). Else by place
     in the split, whose number of responses the file must then have.
     Raises UserError naming the file, and the entry, for what cannot be used.
     """
