@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,16 +40,16 @@ class Diverged(UserError):
 class Window:
     """Sums over the updates since a record was last written, kept on the device.
 
-    `sums` are those of SUMS, the gradient norm over updates, and with `bow` the bag-of-words loss.
+    `sums` [S] are those of SUMS, the gradient norm over updates, and what else the model adds to its loss.
     """
 
-    def __init__(self, device: torch.device, bow: bool) -> None:
-        self.sums = torch.zeros(len(SUMS) + bow, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, names: Sequence[str]) -> None:
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self.sentences = 0
         self.updates = 0
 
     def add(self, values: Tensor, sentences: int) -> None:
-        """One update's sums [5 + bow]."""
+        """One update's sums [S]."""
         self.sums += values
         self.sentences += sentences
         self.updates += 1
@@ -91,11 +91,11 @@ class Loop:
         self.update = Update(task.model, config)
         self.step = 0
         self.best = math.inf
-        bow = getattr(config.model, "bow", False)
-        self.recent, self.since_validation = Window(task.device, bow), Window(task.device, bow)
+        self.sums = (*SUMS, "bow") if getattr(config.model, "bow", False) else SUMS
+        self.recent, self.since_validation = (Window(task.device, self.sums) for _ in range(2))
         self.scores: list[float] = []
         self._first_bad = torch.full((), self.total, device=task.device)
-        self._bad_values = torch.zeros(len(SUMS) + bow, dtype=torch.float64, device=task.device)
+        self._bad_values = torch.zeros(len(self.sums), dtype=torch.float64, device=task.device)
         self._stopped_by: int | None = None
         self._seconds, self._since = 0.0, None
         self._saved = 0
@@ -220,7 +220,7 @@ class Loop:
         if (step := int(self._first_bad)) == self.total:
             return
         beta, rate = self._weights(step)
-        values = dict(zip((*SUMS, "bow"), self._bad_values.tolist(), strict=False))
+        values = dict(zip(self.sums, self._bad_values.tolist(), strict=True))
         cause = next(name for name, value in values.items() if not math.isfinite(value))
         about = {"step": step, "beta": beta, "lr": rate, "cause": cause}
         about |= {name: str(value) for name, value in values.items()}
