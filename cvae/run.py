@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +13,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import checkpoint, data, figures, memory, models, samples, tasks
 from cvae.config import Config
-from cvae.folder import RunFolder, write_atomically
+from cvae.folder import ERROR, RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.record import METRICS, Recorder
@@ -34,6 +33,7 @@ def run(
     `command` repeats the run; `composition` is what Hydra would have written to .hydra/, by file name.
     Returns the objective: the best validation's -ELBO (rec for an autoencoder) in nats per sequence.
     """
+    (folder / ERROR).unlink(missing_ok=True)
     try:
         task = prepare(config)
     except BaseException:
@@ -149,7 +149,7 @@ def _device(wish: str) -> torch.device:
 
 @contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
-    """What the run says goes to train.log too, and so does the error that ends it."""
+    """What the run says goes to train.log too, and so does the error that ends it, which error.txt keeps."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     log.addHandler(handler)
@@ -157,8 +157,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        trace = None if isinstance(error, UserError) else sys.exc_info()
-        handler.emit(log.makeRecord("cvae", logging.ERROR, "", 0, str(error), (), trace))
+        folder.fail(error)
         raise
     finally:
         log.removeHandler(handler)
