@@ -88,7 +88,7 @@ def counted(jobs: Sequence[Job]) -> str:
 
 
 def seconds_left(jobs: Sequence[Job]) -> float | None:
-    """Until all are done, if as many go on at once as do now; None where nothing runs or no pace is known.
+    """Until all but failed ones are done, if as many go on at once as do now; None where nothing tells.
 
     A job's pace is its own, or where it has none the mean of the others'; its length likewise.
     """
