@@ -1,4 +1,4 @@
-"""evaluate, table and publish on run folders."""
+"""evaluate, table, status and publish on run folders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 
 from cvae import figures
 from cvae.folder import RunFolder
+from cvae.reading import UserError
 from cvae.run import run
 from cvae.runs import RunsError, differing_keys, find_runs
+from cvae.sweeps import find_jobs, plan, seconds_left
 from cvae.tables import Cell, around, rows
 
 ROOT = Path(__file__).parent.parent
@@ -126,6 +128,13 @@ def test_a_row_is_what_differs_and_seeds_are_folded(runs, capsys):
     assert "| – |" in body[1]
 
 
+def faked(folder: Path, place: str, seed: int, **schedule) -> None:
+    """A run folder with nothing but a configuration in it."""
+    config = {"seed": seed, "task": {"name": "toy"}, "schedule": {"name": "cyclical"} | schedule}
+    (folder / place).mkdir(parents=True)
+    (folder / place / "run.json").write_text(json.dumps({"config": config}))
+
+
 def reported(folder: Path, place: str, seed: int, results: dict[str, float], **schedule) -> None:
     """A finished run with these results."""
     faked(folder, place, seed, **schedule)
@@ -171,6 +180,30 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
         assert folder.state == "running"
 
 
+def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys):
+    plan({str(tmp_path / name): [f"a={name}"] for name in "abcde"})
+    reported(tmp_path, "a", 0, {"updates": 100, "step": 100, "time/training_seconds": 3600.0})
+    reported(tmp_path, "b", 0, {"updates": 100, "step": 0, "finished": False})
+    timed = {"step": 40, "time/seconds": 40 * 72.0}
+    (tmp_path / "b" / "metrics.jsonl").write_text(f"{json.dumps(timed)}\n" + json.dumps({"step": 50}) + "\n")
+    faked(tmp_path, "c", 0)
+    RunFolder(tmp_path / "d").fail(UserError("no such file"))
+    with RunFolder(tmp_path / "b").held():
+        # b: 50 updates of 72 s; c and e: 100 each, of (36 + 72) / 2 s; d only when it is started again
+        assert seconds_left(find_jobs([tmp_path])) == pytest.approx(50 * 72 + 2 * 100 * 54)
+        assert script("status").main([str(tmp_path)]) == 0
+    counts, end, *lines = capsys.readouterr().out.splitlines()
+    assert counts == "5 runs: 1 done, 1 running, 1 failed, 1 stopped, 1 missing"
+    assert end.startswith("about 4:00:00 left, until ")
+    assert lines == [
+        f"running {tmp_path}/b: 50 of 100 updates",
+        f"stopped {tmp_path}/c",
+        f"failed {tmp_path}/d: no such file",
+        f"missing {tmp_path}/e: python train.py a=e",
+    ]
+    assert seconds_left(find_jobs([tmp_path])) is None
+
+
 def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys):
     found = [run for run in find_runs([runs]) if run.group[0] == "cyclical"]
     records = [record for run in found for record in run.metrics if record["step"] in (15, 19)]
@@ -178,13 +211,6 @@ def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys
     assert around(found, "train/kl", 20, 9).values == pytest.approx(expected)
     assert script("table").main([str(runs), "--at", "10", "20"]) == 0
     assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
-
-
-def faked(folder: Path, place: str, seed: int, **schedule) -> None:
-    """A run folder with nothing but a configuration in it."""
-    config = {"seed": seed, "task": {"name": "toy"}, "schedule": {"name": "cyclical"} | schedule}
-    (folder / place).mkdir(parents=True)
-    (folder / place / "run.json").write_text(json.dumps({"config": config}))
 
 
 def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tmp_path):
