@@ -14,9 +14,9 @@ import shlex
 import sys
 import textwrap
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hydra import compose, version
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -34,8 +34,9 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cvae.config import NOT_IDENTITY, Config, Files, load
-from cvae.folder import RunFolder
+from cvae.folder import FolderError, RunFolder
 from cvae.reading import ConfigError, UserError, listing, unknown_key, unresolved
+from cvae.sweeps import Sweep, alone_on_gpu
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -118,8 +119,15 @@ def run(cfg: DictConfig) -> float | None:
     if not config.overwrite and (results := folder.results).get("finished"):
         log.info(f"{folder} is already finished; overwrite=true runs it again")
         return results["objective"]
+    with alone_on_gpu(config.device, hydra.launcher):
+        return _start(config, folder, cfg)
+
+
+def _start(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
+    """Trains; in a sweep an error is said at once and left in the folder, whatever stage it came from."""
     from cvae.run import run
 
+    hydra = HydraConfig.get()
     composition = {
         "config.yaml": OmegaConf.to_yaml(cfg),
         "hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": hydra})),
@@ -128,16 +136,43 @@ def run(cfg: DictConfig) -> float | None:
     command = shlex.join(["python", "train.py", *hydra.overrides.task])
     try:
         return run(config, folder, command, composition)
-    except UserError as error:
-        if hydra.mode == RunMode.MULTIRUN:
+    except Exception as error:
+        multirun = hydra.mode == RunMode.MULTIRUN
+        if multirun:
             log.error(f"{folder}: {error}")  # Hydra itself shows the first failing job of a sweep only
+        if (multirun or folder.record) and not (folder.error or isinstance(error, FolderError)):
+            folder.fail(error)  # it came before the run held its folder
         raise
 
 
-def check(arguments: Sequence[str], conf: Path) -> None:
+def start(main: Callable[[], Any], arguments: Sequence[str], conf: Path) -> None:
+    """Checks the command and hands it to Hydra; a sweep ends by saying what became of each job."""
+    sweep = check(arguments, conf)
+    if sweep is None:
+        _interruptible(main)
+        return
+    sweep.begin()
+    try:
+        _interruptible(main)
+    finally:
+        sys.stderr.flush()
+        all_done = sweep.end()
+    if not all_done:
+        sys.exit(1)
+
+
+def _interruptible(main: Callable[[], Any]) -> None:
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def check(arguments: Sequence[str], conf: Path) -> Sweep | None:
     """Composes and loads every job of a command; prints what is wrong with it and exits with 1.
 
-    Nothing is created, and a folder that holds another run is refused before Hydra touches it.
+    Nothing is created, and a folder that holds another run is refused before Hydra touches it. Returns the
+    sweep that the command asks for, if it does.
     """
     parser = get_args_parser()
     parser.error = _refuse_flag  # type: ignore[method-assign]
@@ -146,12 +181,12 @@ def check(arguments: Sequence[str], conf: Path) -> None:
         print(help_text(conf), end="")
         sys.exit(0)
     if args.hydra_help or args.shell_completion:
-        return
+        return None
     try:
         _check_flags(args)
         with _composing(conf, args):
             try:
-                _check_jobs(args)
+                return _check_jobs(args)
             except UserError:
                 raise
             except (HydraException, OmegaConfBaseException, YAMLError) as error:
@@ -202,7 +237,7 @@ def _composing(conf: Path, args: Namespace) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
-def _check_jobs(args: Namespace) -> None:
+def _check_jobs(args: Namespace) -> Sweep | None:
     """Raises what is wrong with the first wrong job: all its problems together."""
     name = args.config_name or "config"
     seen: dict[str, str] = {}
@@ -223,6 +258,23 @@ def _check_jobs(args: Namespace) -> None:
             raise ConfigError(where.join([*str(error).splitlines(), ""]).rstrip()) from None
         if not (args.cfg or args.info):
             _check_surroundings(config, _output_dir(cfg, args.multirun), seen, " ".join(job))
+    if args.cfg or args.info or not (args.multirun or base.hydra.mode == RunMode.MULTIRUN):
+        return None
+    known = dict(_folders(name, jobs)) if _is_planned(base.hydra) else {}
+    place, launcher = Path(_output_dir(base, True)).parent, OmegaConf.to_container(base.hydra.launcher)
+    return Sweep(place, base.device, launcher, known)
+
+
+def _folders(name: str, jobs: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
+    """Each job of a sweep by its folder, composed once for all that differ in nothing that names a folder."""
+    alike: dict[tuple[str, ...], DictConfig] = {}
+    for job in jobs:
+        naming = tuple(o for o in job if re.match(r"\+*(name|task|experiment|hydra[./].*)=", o))
+        if naming not in alike:
+            alike[naming] = _compose(name, job)
+        cfg = alike[naming]
+        cfg.hydra.overrides.task = overrides = [o for o in job if not o.startswith("hydra")]
+        yield _output_dir(cfg, True), overrides
 
 
 def _refuse_nameless(cfg: DictConfig) -> None:
@@ -237,10 +289,15 @@ def _jobs(hydra: DictConfig, parsed: list[Override], multirun: bool) -> list[lis
     if not (multirun or hydra.mode == RunMode.MULTIRUN):
         _refuse_sweep(parsed)
         return [[o.input_line for o in parsed]]
-    if not hydra.sweeper._target_.endswith("BasicSweeper"):
+    if not _is_planned(hydra):
         return [[o.input_line for o in parsed if not o.is_sweep_override()]]
     swept = [_parsed(f"{key}={value}") for key, value in (hydra.sweeper.params or {}).items()]
     return _new_values_first(BasicSweeper.split_arguments([*swept, *parsed], None)[0])
+
+
+def _is_planned(hydra: DictConfig) -> bool:
+    """Whether the sweeper knows all jobs at the start, as Hydra's own does; Optuna chooses on the way."""
+    return hydra.sweeper._target_.endswith("BasicSweeper")
 
 
 def _new_values_first(jobs: list[list[str]]) -> list[list[str]]:
