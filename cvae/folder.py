@@ -206,10 +206,10 @@ class RunFolder:
     def fail(self, error: Exception) -> None:
         """Leaves what ended this start in train.log and, until the next one, in error.txt.
 
-        A UserError is a sentence; anything else is followed by its traceback.
+        A UserError or OSError is a sentence; anything else is followed by its traceback.
         """
         text = str(error) or type(error).__name__
-        if not isinstance(error, UserError):
+        if not isinstance(error, UserError | OSError):
             text = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
         with contextlib.suppress(OSError):  # a full disk must not hide what happened
             self.path.mkdir(parents=True, exist_ok=True)
