@@ -130,6 +130,22 @@ class OwnText(Files):
                 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class DialogData(Files):
+    """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
+
+    name: Literal["switchboard"]
+    vocabulary: Annotated[int, Range(least=3)]
+    max_tokens: Annotated[int, Range(least=3)]
+    window: Annotated[int, Range(least=2)]
+    held_out: Annotated[float, Range(least=0, below=1)]
+    consecutive: Count
+
+    def files(self) -> dict[str, Path]:
+        names = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
+        return {split: Path(self.path).expanduser() / name for split, name in names.items()}
+
+
 @dataclass(frozen=True)
 class SentenceModel(Checked):
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
@@ -144,6 +160,26 @@ class SentenceModel(Checked):
     init: Positive
     batch_norm: Annotated[float, Range(least=0)] = 0.0
     skip: bool = False
+
+
+@dataclass(frozen=True)
+class DialogModel(Checked):
+    """The conditional VAE of the paper's dialog experiment: protocol B2."""
+
+    name: Literal["dialog"]
+    embed: Count
+    utterance: Count
+    context: Count
+    topic: Count
+    latent: Count
+    prior: Count
+    decoder: Count
+    bow: bool
+    bow_hidden: Count
+    dropout: Dropout
+    word_dropout: Annotated[float, Range(least=0, most=1)]
+    init: Positive
+    vectors: str | None
 
 
 @dataclass(frozen=True)
@@ -179,6 +215,22 @@ class LanguageTask(Measured):
 
     name: Literal["ptb"]
     mi_examples: Annotated[int, Range(least=2)] | None
+
+
+@dataclass(frozen=True)
+class DialogTask(LanguageTask):
+    """Answering in a dialog: the bound, the use of z, and how good and how diverse answers are."""
+
+    name: Literal["switchboard"]
+    patience: Count | None
+    contexts: Annotated[int, Range(least=2)] | None
+    samples: Count
+    temperature: Annotated[float, Range(least=0)]
+    top_p: Annotated[float, Range(above=0, most=1)]
+    forbid_unknown: bool
+    references: str | None
+    vectors: str | None
+    examples: Natural
 
 
 @dataclass(frozen=True)
@@ -219,10 +271,16 @@ RATES = {
     "cosine_restarts": schedules.CosineRestarts,
     "exponential": schedules.Exponential,
 }
-DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData, "text": OwnText}
-MODELS = {"sentence": SentenceModel}
+DATASETS = {
+    "toy": ToyData,
+    "tiny": TinyData,
+    "ptb": TextData,
+    "text": OwnText,
+    "switchboard": DialogData,
+}
+MODELS = {"sentence": SentenceModel, "dialog": DialogModel}
 UPDATES = {"plain": Plain, "aggressive": Aggressive, "semi_amortized": SemiAmortized}
-TASKS = {"toy": ToyTask, "ptb": LanguageTask}
+TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask}
 
 
 @dataclass(frozen=True)
@@ -337,6 +395,14 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
         if latent == 0:
             yield "task=toy draws the latent space: model.latent must be > 0"
+    names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
+    dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
+    if any(dialog) and not all(dialog) and UNKNOWN not in names:
+        task, dataset, model = names
+        yield (
+            "task=switchboard, dataset=switchboard and model=dialog go together, found"
+            f" task={task}, dataset={dataset} and model={model}"
+        )
     if isinstance(config.name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", config.name):
         yield (
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from cvae import checkpoint
 from cvae.config import Config
+from cvae.data.text import further
 from cvae.folder import RunFolder, write_atomically
 from cvae.metrics import perplexity
 from cvae.objective import Terms
@@ -29,7 +30,8 @@ from cvae.update import build
 
 log = logging.getLogger("cvae")
 
-
+# what a cluster sends before a time limit; Windows has neither
+WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # of an update, over its sentences
 
 
@@ -40,16 +42,16 @@ class Diverged(UserError):
 class Window:
     """Sums over the updates since a record was last written, kept on the device.
 
-    `sums` are those of SUMS, the gradient norm over updates.
+    `sums` [S] are those of SUMS, the gradient norm over updates, and what else the model adds to its loss.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, names: Sequence[str]) -> None:
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self.sentences = 0
         self.updates = 0
 
     def add(self, values: Tensor, sentences: int) -> None:
-        """One update's sums [5]."""
+        """One update's sums [S]."""
         self.sums += values
         self.sentences += sentences
         self.updates += 1
@@ -65,11 +67,13 @@ class Window:
 
     def take(self, autoencoder: bool) -> tuple[dict[str, float], float]:
         """The means per sentence, and the tokens per sentence; the window is empty afterwards."""
-        nll, kl, loss, norm, tokens = self.sums.tolist()
+        nll, kl, loss, norm, tokens, *bow = self.sums.tolist()
         n = self.sentences
         means = {"loss": loss / n, "rec": nll / n, "grad_norm": norm / self.updates}
         if not autoencoder:
             means |= {"elbo": -(nll + kl) / n, "kl": kl / n}
+        if bow:
+            means["bow"] = bow[0] / n
         self.sums.zero_()
         self.sentences = self.updates = 0
         return means, tokens / n
@@ -89,17 +93,19 @@ class Loop:
         self.update = build(task.model, config)
         self.step = 0
         self.best = math.inf
-        self.recent, self.since_validation = Window(task.device), Window(task.device)
+        self.sums = (*SUMS, "bow") if getattr(config.model, "bow", False) else SUMS
+        self.recent, self.since_validation = (Window(task.device, self.sums) for _ in range(2))
+        self.scores: list[float] = []
         self._first_bad = torch.full((), self.total, device=task.device)
-        self._bad_values = torch.zeros(len(SUMS), dtype=torch.float64, device=task.device)
+        self._bad_values = torch.zeros(len(self.sums), dtype=torch.float64, device=task.device)
         self._stopped_by: int | None = None
         self._seconds, self._since = 0.0, None
         self._saved = 0
 
     @property
     def finished(self) -> bool:
-        """Whether every update has been made."""
-        return self.step >= self.total
+        """Whether every update has been made, or the task stops early."""
+        return self.step >= self.total or self.task.settled(self.scores)
 
     @property
     def seconds(self) -> float:
@@ -118,6 +124,7 @@ class Loop:
         self.update.optimizer.load_state_dict(saved["optimizer"])
         self.update.restore(saved.get("update", {}))
         self.step, self.best = saved["step"], saved["best"]
+        self.scores = saved.get("scores", [])
         self._saved = self.step
         self.recent.restore(saved["recent"])
         self.since_validation.restore(saved["since_validation"])
@@ -146,6 +153,7 @@ class Loop:
                 "config": self.config.container,
                 "step": self.step,
                 "best": self.best,
+                "scores": self.scores,
                 "model": self.task.model.state_dict(),
                 "optimizer": self.update.optimizer.state_dict(),
                 "update": self.update.state(),
@@ -162,14 +170,14 @@ class Loop:
         self._saved = self.step
 
     def run(self, recorder: Recorder) -> None:
-        """Updates until the end. Raises Diverged, and SystemExit after Ctrl-C or SIGTERM, all saved."""
+        """Updates until the end. Raises Diverged, and SystemExit after a signal (`_signals`), all saved."""
         self._since = self._mark = time.perf_counter()
         self._busy = 0.0
         self.task.model.train()
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(total=self.total, initial=self.step, unit="update", disable=not visible)
-        with bar, self._signals():
-            while self.step < self.end and self._stopped_by is None:
+        with bar, self._signals() as former:
+            while self.step < self.end and not self.finished and self._stopped_by is None:
                 self._advance()
                 bar.update()
                 self._report(recorder, bar)
@@ -183,14 +191,16 @@ class Loop:
         if self._stopped_by is not None:
             name = signal.Signals(self._stopped_by).name
             log.info(f"{name}: saved after {self.step:,} updates; the same command goes on from there")
+            if self._stopped_by in WARNINGS and callable(former[self._stopped_by]):
+                former[self._stopped_by](self._stopped_by, None)
             raise SystemExit(128 + self._stopped_by)
         self._seconds, self._since = self.seconds, None
 
     def _advance(self) -> None:
         """One update."""
         batches = self.task.batches["train"]
-        further = batches.further(self.step)
-        found, loss, norm = self.update(batches.at(self.step), *self._weights(self.step), further)
+        more = further(batches, self.step)
+        found, loss, norm = self.update(batches.at(self.step), *self._weights(self.step), more)
         self._note(found, loss, norm)
         self.step += 1
 
@@ -203,9 +213,9 @@ class Loop:
         """Adds an update to the windows and remembers the first one that was not finite."""
         size = len(found.nll)
         with torch.no_grad():
-            values = torch.stack(
-                [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
-            ).double()
+            parts = [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
+            bow = [] if found.bow is None else [found.bow.sum()]
+            values = torch.stack(parts + bow).double()
             first = ~torch.isfinite(values.sum()) & (self._first_bad == self.total)
             self._first_bad = torch.where(first, self.step, self._first_bad)
             self._bad_values = torch.where(first, values, self._bad_values)
@@ -217,7 +227,7 @@ class Loop:
         if (step := int(self._first_bad)) == self.total:
             return
         beta, rate = self._weights(step)
-        values = dict(zip(SUMS, self._bad_values.tolist(), strict=True))
+        values = dict(zip(self.sums, self._bad_values.tolist(), strict=True))
         cause = next(name for name, value in values.items() if not math.isfinite(value))
         about = {"step": step, "beta": beta, "lr": rate, "cause": cause}
         about |= {name: str(value) for name, value in values.items()}
@@ -266,8 +276,9 @@ class Loop:
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
         self.update.validated(measured["val"])
-        if (score := self.task.score(measured["val"])) < self.best:
-            self.best = score
+        self.scores.append(self.task.score(measured["val"]))
+        if self.scores[-1] < self.best:
+            self.best = self.scores[-1]
             content = {
                 "config": self.config.container,
                 "step": self.step,
@@ -295,19 +306,26 @@ class Loop:
         return " | ".join(parts) + f" | {tqdm.format_interval(left)} left"
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop after the current update; a second Ctrl-C is immediate."""
+    def _signals(self) -> Iterator[dict[int, Any]]:
+        """Signals end the loop after the current update, a second Ctrl-C at once. Yields the former handlers.
+
+        They are Ctrl-C, SIGTERM and what SLURM sends before a time limit. Submitit's handler for the latter
+        queues the job again, which must come after saving; its handler for SIGTERM stays.
+        """
 
         def stop(number: int, frame: Any) -> None:
             self._stopped_by = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield {}
             return
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        ours = [signal.SIGINT, *WARNINGS]
+        if not callable(signal.getsignal(signal.SIGTERM)):
+            ours.append(signal.SIGTERM)
+        before = {number: signal.signal(number, stop) for number in ours}
         try:
-            yield
+            yield before
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -28,12 +28,21 @@ class LatentModel(Protocol):
         """
 
 
+def shared(model: LatentModel, batch: Batch) -> Batch:
+    """The batch with what several densities need computed once, where a model has such a thing."""
+    return model.shared(batch) if hasattr(model, "shared") else batch
+
+
 class Terms(NamedTuple):
-    """What a batch contributes: nll [B] and kl [B, Z] in nats, tokens [B] predicted."""
+    """What a batch contributes: nll [B] and kl [B, Z] in nats, tokens [B] predicted.
+
+    bow [B] is the bag-of-words loss in nats of models that have one, as `bag_nll(batch, z)`.
+    """
 
     nll: Tensor
     kl: Tensor
     tokens: Tensor
+    bow: Tensor | None = None
 
 
 def terms(
@@ -48,10 +57,12 @@ def terms(
 
     `q` is the posterior, where the caller has it already; `plain` asks for what can be differentiated twice.
     """
+    batch = shared(model, batch)
     q = model.posterior(batch) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
     nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)
-    return Terms(nll, gaussian.kl(q, model.prior(batch)), batch.counted)
+    bow = model.bag_nll(batch, z) if hasattr(model, "bag_nll") else None
+    return Terms(nll, gaussian.kl(q, model.prior(batch)), batch.counted, bow)
 
 
 def loss(
@@ -61,7 +72,9 @@ def loss(
     free_bits_total: float = 0.0,
     kl_target: float | None = None,
 ) -> Tensor:
-    """rec + β KL, the mean over the batch, in nats per sequence. The remedies, all off by default:
+    """rec + β KL, the mean over the batch, in nats per sequence; the bag-of-words loss comes on top.
+
+    The remedies, all off by default:
 
     free_bits λ: each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016, equation 15),
     so there is no reward for closing a dimension below that; the KL ends at about λ times the dimensions.
@@ -76,4 +89,5 @@ def loss(
         kl = kl.clamp(min=free_bits_total)
     if kl_target is not None:
         kl = (kl - kl_target).abs()
-    return found.nll.mean() + beta * kl
+    total = found.nll.mean() + beta * kl
+    return total if found.bow is None else total + found.bow.mean()

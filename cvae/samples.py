@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 from cvae import gaussian
 from cvae.data.text import UNK, Batch, Corpus, fixed
 from cvae.decode import How, generate
-from cvae.tasks.language_model import LanguageModelling
+
+if TYPE_CHECKING:
+    from cvae.tasks.language_model import LanguageModelling
 
 Found = dict[str, Any]
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from cvae import gaussian, objective
 from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
-from cvae.data.text import BOS, EOS, Batch, Batches
+from cvae.data.text import BOS, EOS, Batch, Batches, further
 from cvae.folder import FolderError, RunFolder
 from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
@@ -396,7 +396,7 @@ class TestAggressive:
         batches = prepare(config).batches["train"]
 
         def drawn(step: int) -> list[list]:
-            return [some.tokens.tolist() for some in itertools.islice(batches.further(step), 6)]
+            return [some.tokens.tolist() for some in itertools.islice(further(batches, step), 6)]
 
         once = drawn(3)
         batches.at(5)
@@ -404,7 +404,7 @@ class TestAggressive:
         assert sum(some != once[0] for some in once) >= 3
         other = Batches(batches.corpus, config.dataset.sampler, config.train.batch_size, seed=1)
         other.members = batches.members
-        assert [some.tokens.tolist() for some in itertools.islice(other.further(3), 6)] != once
+        assert [some.tokens.tolist() for some in itertools.islice(further(other, 3), 6)] != once
 
     def test_the_encoder_alone_then_the_decoder_alone(self, config, monkeypatch):
         task = prepare(config)
@@ -421,7 +421,7 @@ class TestAggressive:
 
         monkeypatch.setattr(Update, "descend", watched)
         batches = task.batches["train"]
-        update(batches.at(0), 0.5, 1e-3, batches.further(0))
+        update(batches.at(0), 0.5, 1e-3, further(batches, 0))
         assert moved[:-1] == [{"encoder"}] * (len(moved) - 1) and 2 <= len(moved) - 1 <= 7
         assert moved[-1] == {"decoder"}
         assert all(parameter.requires_grad for parameter in task.model.parameters())
@@ -456,7 +456,7 @@ class TestAggressive:
             assert update.active is active
         twin = copy.deepcopy(task.model)
         torch.manual_seed(3)
-        update(batches.at(0), 0.5, 1e-3, batches.further(0))
+        update(batches.at(0), 0.5, 1e-3, further(batches, 0))
         torch.manual_seed(3)
         Update(twin, config)(batches.at(0), 0.5, 1e-3)
         assert same(task.model.parameters(), twin.parameters())

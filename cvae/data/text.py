@@ -188,11 +188,13 @@ class Batches:
             self._epoch, self._order = epoch, order(len(self), self.seed, epoch)
         return self.corpus.batch(self.members[self._order[place]])
 
-    def further(self, step: int) -> Iterator[Batch]:
-        """More batches for update `step`, drawn without end: a pure function of (seed, step)."""
-        draws = np.random.default_rng([self.seed, step, 1])  # the 1 keeps it apart from any epoch's order
-        while True:
-            yield self.corpus.batch(self.members[draws.integers(len(self))])
+
+def further(batches: Batches, step: int) -> Iterator[Batch]:
+    """More batches of the same epoch for update `step`, without end: a pure function of (seed, step)."""
+    draws = np.random.default_rng([batches.seed, step, 1])  # the 1 keeps it apart from any epoch's order
+    first = step - step % len(batches)
+    while True:
+        yield batches.at(first + int(draws.integers(len(batches))))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
 from cvae.data.text import PAD
 
@@ -36,6 +37,23 @@ class Sweep(NamedTuple):
     states: Tensor | None
     weight: Tensor | None
     bias: Tensor | None
+
+
+FUSED_WORDS = 4000  # with fewer the logits fit in a cache anyway, and the plain output layer is the faster
+
+
+def layer_nll(layer: nn.Linear, states: Tensor, targets: Tensor, plain: bool = False) -> Tensor:
+    """-log p(target | state) in nats, 0 for pads, shaped as `targets`; states [targets.numel(), H].
+
+    By `output_nll` where that is the faster; `plain` asks for operations that can be differentiated twice.
+    """
+    flat = targets.flatten()
+    # On a GPU the logits are no burden, and a backward pass that must not wait forms gradients twice.
+    if plain or layer.out_features < FUSED_WORDS or states.device.type != "cpu":
+        nll = functional.cross_entropy(layer(states), flat, ignore_index=PAD, reduction="none")
+    else:
+        nll = output_nll(states, layer.weight, layer.bias, flat)
+    return nll.view(targets.shape)
 
 
 def output_nll(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:

@@ -12,13 +12,11 @@ from torch.nn import functional
 
 from cvae import gaussian
 from cvae.config import SentenceModel
-from cvae.data.text import PAD, UNK, Batch
+from cvae.data.text import UNK, Batch
 from cvae.decode import State
 from cvae.gaussian import Gaussian
 from cvae.models.normalisation import NormalisedMean
-from cvae.models.output import output_nll
-
-FUSED_WORDS = 4000  # with fewer the logits fit in a cache anyway, and the plain output layer is the faster
+from cvae.models.output import layer_nll
 
 
 class Encoder(nn.Module):
@@ -131,17 +129,7 @@ class SentenceVAE(nn.Module):
         if z.dim() == 3:
             return self._nll_of_samples(batch, z)
         states = self.decoder.states(self._dropped(batch.inputs), z)
-        return self._output_nll(states.flatten(0, 1), batch.targets, plain).sum(-1)
-
-    def _output_nll(self, states: Tensor, targets: Tensor, plain: bool = False) -> Tensor:
-        """-log p(target | state) in nats, 0 for pads, shaped as `targets`; states [targets.numel(), H]."""
-        layer, flat = self.decoder.output, targets.flatten()
-        # On a GPU the logits are no burden, and a backward pass that must not wait forms gradients twice.
-        if plain or layer.out_features < FUSED_WORDS or states.device.type != "cpu":
-            nll = functional.cross_entropy(layer(states), flat, ignore_index=PAD, reduction="none")
-        else:
-            nll = output_nll(states, layer.weight, layer.bias, flat)
-        return nll.view(targets.shape)
+        return layer_nll(self.decoder.output, states.flatten(0, 1), batch.targets, plain).sum(-1)
 
     def _nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
         """`decode_nll` of K samples of z, [K, B] for [K, B, Z]; the logits of one place exist at a time.
@@ -154,7 +142,7 @@ class SentenceVAE(nn.Module):
         state = self.decoder.begin(z)
         for words, targets in zip(batch.inputs.T, batch.targets.T, strict=True):
             outputs, state = self.decoder.step(words, state)
-            total = total + self._output_nll(outputs.flatten(0, 1), targets.expand(len(z), -1))
+            total = total + layer_nll(self.decoder.output, outputs.flatten(0, 1), targets.expand(len(z), -1))
         return total
 
     def begin(self, batch: Batch | None, z: Tensor) -> State:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from torch import nn
 
-from cvae.config import Config, ToyTask
+from cvae.config import Config, DialogTask, ToyTask
 from cvae.data.text import Splits
+from cvae.tasks.dialog import Answering
 from cvae.tasks.language_model import LanguageModelling
 from cvae.tasks.toy import Synthetic
 
 
 def build(config: Config, model: nn.Module, data: Splits) -> LanguageModelling:
     """The task of a run."""
-    kind = Synthetic if isinstance(config.task, ToyTask) else LanguageModelling
-    return kind(config, model, data)
+    kinds = {ToyTask: Synthetic, DialogTask: Answering}
+    return kinds.get(type(config.task), LanguageModelling)(config, model, data)

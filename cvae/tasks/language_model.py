@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cvae import measures, metrics
+from cvae import measures, metrics, samples
 from cvae.config import Config, SemiAmortized
-from cvae.data.text import Batch, Batches, Splits, fixed
+from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.gaussian import Gaussian
 from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
@@ -29,10 +29,7 @@ class LanguageModelling:
         self.config = config
         self.model = model
         self.data = data
-        self.batches = {
-            split: Batches(corpus, config.dataset.sampler, config.train.batch_size, config.seed)
-            for split, corpus in data.corpora.items()
-        }
+        self.batches = {split: self.cut(corpus) for split, corpus in data.corpora.items()}
         if getattr(config.model, "batch_norm", 0.0):
             self._refuse_single_sentences()
 
@@ -43,6 +40,16 @@ class LanguageModelling:
                 "model.batch_norm needs several sentences in every training batch, and"
                 f" {alone} of {len(self.batches['train'])} hold one: another train.batch_size helps"
             )
+
+    def cut(self, corpus: Corpus) -> Batches:
+        """A split in batches."""
+        train = self.config.train
+        return Batches(corpus, self.config.dataset.sampler, train.batch_size, self.config.seed)
+
+    @property
+    def judged(self) -> list[str]:
+        """The splits on which the best checkpoint is measured: all but train."""
+        return [split for split in self.data.corpora if split != "train"]
 
     def counts(self) -> dict[str, int]:
         """The sizes of the data, for results.json."""
@@ -150,9 +157,17 @@ class LanguageModelling:
         corpus = self.data.corpora[split]
         return corpus.batches(fixed(count, len(corpus)), self.config.train.batch_size)
 
+    def page(self) -> str:
+        """What the model says, for reading: samples.md of a finished run."""
+        return samples.overview(self)
+
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
         return found["rec"] if self.config.autoencoder else -found.get("refined_elbo", found["elbo"])
+
+    def settled(self, scores: list[float]) -> bool:
+        """Whether the scores of the validations so far are reason to stop before the last update."""
+        return False
 
     def snapshot(self) -> dict[str, Any] | None:
         """What to keep of the latent space at a validation; None for nothing."""

@@ -28,6 +28,7 @@ class SemiAmortizedUpdate(Update):
     def terms(self, batch: Batch, beta: float) -> Terms:
         """The batch's terms at its refined posterior, with one more sample of z."""
         with torch.backends.cudnn.flags(enabled=False):
+            batch = objective.shared(self.model, batch)
 
             def loss(q: Gaussian) -> Tensor:
                 return self.loss(objective.terms(self.model, batch, q=q, plain=True), beta)
