@@ -300,6 +300,8 @@ class Config(Checked):
     objective: Objective
     task: Annotated[Any, Choice(TASKS)]
     update: Annotated[Any, Choice(UPDATES)] = Plain()
+    init_from: str | None = None
+    reset_decoder: bool = False
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -324,6 +326,8 @@ NOT_IDENTITY = {
 
 # keys that came after the first published runs, with the value that says what was done before
 CAME_LATER: dict[str, Any] = {
+    "init_from": None,
+    "reset_decoder": False,
     "dataset.longest": None,
     "model.batch_norm": 0.0,
     "model.skip": False,
@@ -428,6 +432,10 @@ def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Itera
         yield f"update={config.update.name} is about the posterior, and {without} has none: leave one out"
     for key in chosen(config.model, "batch_norm", "skip") if latent == 0 else ():
         yield f"model.{key} acts on z, and model.latent=0 has none: leave one of them out"
+    if config.reset_decoder is True and config.init_from is None:
+        yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
+    if config.reset_decoder is True and latent == 0:
+        yield "reset_decoder keeps the encoder, and model.latent=0 has none: leave one of them out"
     if chosen(config.model, "batch_norm"):
         if getattr(config.dataset, "sampler", None) == "equal_length":
             yield (

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,14 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cvae import gaussian, objective
+from cvae import checkpoint, cli, figures, gaussian, objective
 from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
 from cvae.data.text import BOS, EOS, Batch, Batches, further
 from cvae.folder import FolderError, RunFolder
 from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
 from cvae.reading import ConfigError, UserError, flatten
-from cvae.run import prepare
+from cvae.run import prepare, run, take_from
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import Update, build
 from cvae.update.semi_amortized import SemiAmortizedUpdate, refined
@@ -42,6 +43,7 @@ SMALL = (
     "train.epochs=3",
     "train.log_every=4",
     "train.save_every=5",
+    "task.iw_samples=4",
 )
 
 
@@ -53,6 +55,8 @@ def container(*overrides: str) -> dict[str, Any]:
 def treated(base: dict[str, Any], *remedies: str, **values: Any) -> Config:
     """`base` with remedies as Hydra would merge them, then some dotted keys set."""
     merged = OmegaConf.merge(base, *(REMEDIES[name] for name in remedies))
+    if "pretrained" in remedies:
+        values = {"init_from": "outputs/somewhere"} | values
     for key, value in values.items():
         OmegaConf.update(merged, key, value, force_add=True)
     return load(merged)
@@ -115,7 +119,7 @@ class TestCombinations:
     @pytest.mark.parametrize("name", REMEDIES)
     def test_alone_with_the_autoencoder(self, name, base):
         plain = base | {"schedule": {"name": "none"}}
-        if name in ("word_dropout", "batch_norm", "skip"):
+        if name in ("word_dropout", "batch_norm", "skip", "pretrained"):
             treated(plain, name)
         else:
             with pytest.raises(ConfigError, match=r"schedule=none"):
@@ -132,6 +136,18 @@ class TestCombinations:
     def test_all_that_go_together(self, base):
         treated(base, *(set(REMEDIES) - {"free_bits", "kl_target", "aggressive"}))
 
+    def test_folders_of_a_sweep(self):
+        swept = [
+            ["remedy=[]"],
+            ["remedy=[free_bits]", "schedule=cyclical"],
+            ["remedy=[skip,batch_norm]", "seed=1"],
+        ]
+        assert [cli.slug(overrides) for overrides in swept] == [
+            "remedy-none",
+            "remedy-free_bits_schedule-cyclical",
+            "remedy-skip-batch_norm_seed-1",
+        ]
+
     @pytest.mark.parametrize(
         ("remedies", "values", "sentence"),
         [
@@ -141,6 +157,16 @@ class TestCombinations:
                 "objective.free_bits and objective.kl_target each say how much KL",
             ),
             (["batch_norm"], {"dataset.sampler": "equal_length"}, "model.batch_norm needs several sentences"),
+            (
+                ["pretrained"],
+                {"init_from": None},
+                "reset_decoder takes the encoder from a finished run: init_from",
+            ),
+            (
+                ["pretrained"],
+                {"model.latent": 0},
+                "reset_decoder keeps the encoder, and model.latent=0 has none",
+            ),
             (["batch_norm"], {"train.batch_size": 1}, "train.batch_size must be > 1"),
             (
                 ["batch_norm", "skip"],
@@ -568,3 +594,64 @@ class TestSemiAmortized:
         _, loss, _ = update(task.batches["train"].at(0), 0.5, 1e-2)
         assert loss.isfinite()
         assert "refined_elbo" in task.evaluate("val")
+
+
+class TestPretrained:
+    """Li et al.: the encoder of a finished run, and a decoder of its own."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("ae")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figures, "run_pictures", lambda folder: [])
+            run(load(container(*SMALL, "schedule=none", "train.steps=20")), RunFolder(folder))
+        return folder
+
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_what_is_taken(self, reset, source):
+        config = tiny(init_from=str(source), reset_decoder=reset, seed=5)
+        task, fresh = prepare(config), prepare(config).model.state_dict()
+        take_from(RunFolder(source), task, reset)
+        saved = checkpoint.load(source / "checkpoint_best.pt")["model"]
+        for name, weight in task.model.state_dict().items():
+            assert torch.equal(weight, (fresh if reset and name.startswith("decoder") else saved)[name])
+        assert not torch.equal(fresh["encoder.mean.weight"], saved["encoder.mean.weight"])
+
+    def test_a_run_starts_there_and_its_continuation_does_not_need_it(self, source, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        values = {"init_from": str(source), "train.steps": 6, "schedule.cycles": 1, "lr.value": 1e-9}
+        run(tiny("pretrained", **values, **{"train.stop_after": 2}), RunFolder(tmp_path))
+        saved = checkpoint.load(source / "checkpoint_best.pt")["model"]
+        begun = checkpoint.load(tmp_path / "checkpoint_last.pt")["model"]
+        assert begun["encoder.mean.weight"].sub(saved["encoder.mean.weight"]).abs().max() < 1e-6
+        assert begun["decoder.output.weight"].sub(saved["decoder.output.weight"]).abs().max() > 1e-3
+        monkeypatch.setattr("cvae.run.take_from", None)
+        run(tiny("pretrained", **values), RunFolder(tmp_path))
+        assert RunFolder(tmp_path).results["finished"]
+
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            (
+                {"model.latent": 3},
+                "another shape: decoder.lstm.weight_ih_l0, decoder.start.weight, encoder.log",
+            ),
+            ({"model.batch_norm": 0.6, "dataset.sampler": "bucketed"}, "shape: encoder.normalise.norm.num"),
+            ({"dataset.sentences": 70}, "was trained on other data: train and val and test changed"),
+        ],
+    )
+    def test_misfits(self, values, sentence, source):
+        with pytest.raises(FolderError, match=sentence.replace(".", r"\.")):
+            take_from(RunFolder(source), prepare(tiny(**values)), False)
+
+    def test_other_words_and_unfinished_runs(self, source, tmp_path):
+        task = prepare(tiny())
+        folder = RunFolder(shutil.copytree(source, tmp_path / "copy"))
+        (folder / "vocabulary.txt").write_text("other\n")
+        with pytest.raises(FolderError, match=r"has another vocabulary\.txt"):
+            take_from(folder, task, False)
+        folder.finish({"finished": False})
+        for unusable in (folder, RunFolder(tmp_path / "none")):
+            with pytest.raises(FolderError, match="is not the folder of a finished run"):
+                take_from(unusable, task, False)
