@@ -122,7 +122,7 @@ class Reader:
     def choice(self, options: dict[str, type], found: Any, path: str) -> Any:
         """The class that `found["name"]` stands for, built from the other keys."""
         name = found.get("name") if isinstance(found, dict) else None
-        if name not in options:
+        if not isinstance(name, str) or name not in options:
             self.problems.append(f"{path}.name must be one of {listing(options)}, found {shown(name)}")
             return UNKNOWN
         cls = options[name]
