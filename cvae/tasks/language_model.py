@@ -45,9 +45,9 @@ class LanguageModelling:
             found[f"{split}/tokens"] = batches.corpus.counted
         return found
 
-    def generator(self) -> torch.Generator:
-        """Evaluation's own noise: the same for every evaluation of a run, and none taken from training."""
-        return torch.Generator(self.device).manual_seed(self.config.seed)
+    def generator(self, seed: int | None = None) -> torch.Generator:
+        """Evaluation's own noise, none taken from training: always that of the seed, by default the run's."""
+        return torch.Generator(self.device).manual_seed(self.config.seed if seed is None else seed)
 
     @property
     def device(self) -> torch.device:
