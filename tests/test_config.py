@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae import cli, help, precheck
-from cvae.config import NOT_IDENTITY, Config, identity, load
+from cvae.config import CAME_LATER, NOT_IDENTITY, Config, identity, load
 from cvae.ranges import Range, hints, limits
 from cvae.reading import Choice, ConfigError, describe, fits, flatten
 
@@ -43,6 +43,7 @@ def fields(cls: type = Config, path: str = "", choice: str = "") -> Iterator[tup
         if options:
             for option, kind in options[0].options.items():
                 override = f"{name}={option}" if option in choices(name) else ""
+                override = f"remedy=[{option}]" if option in choices("remedy") else override
                 yield from fields(kind, f"{name}.", override)
         elif dataclasses.is_dataclass(hint):
             yield from fields(hint, f"{path}{name}.", choice)
@@ -136,7 +137,7 @@ class TestCommitted:
 
     @pytest.mark.parametrize("group", [group for group in GROUPS if group != "experiment"])
     def test_each_choice_of_each_group_loads(self, group, composed):
-        least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 2}
+        least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 7}
         assert len(choices(group)) >= least[group]
         for choice in choices(group):
             # the language model without z has no latent plane to draw
@@ -151,9 +152,6 @@ class TestCommitted:
 
     def test_the_groups_are_the_ones_the_help_explains(self):
         assert sorted(help.GROUPS) == GROUPS
-
-    def test_all_remedies_at_once(self, composed):
-        load(composed(f"remedy=[{','.join(choices('remedy'))}]", "task=ptb"))
 
     @pytest.mark.parametrize("experiment", choices("experiment"))
     def test_each_experiment_loads_with_every_job_of_its_sweep(
@@ -194,7 +192,7 @@ class TestCommitted:
                 assert " # " in line or before.startswith("#") or key[1] == "name", f"{file}: {line}"
 
     def test_no_key_that_nobody_reads(self, composed):
-        known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in GROUPS}
+        known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in (*GROUPS, "update")}
         for group in ("schedule", "lr", "dataset", "model", "task"):
             for choice in choices(group):
                 assert set(flatten(composed(f"{group}={choice}"))) <= known
@@ -222,7 +220,7 @@ class TestLoad:
     def test_identity_leaves_out_what_may_change_between_two_starts(self, composed):
         container = composed("task=ptb")
         left_out = set(flatten(container)) - set(identity(container))
-        assert left_out == {
+        assert left_out - set(CAME_LATER) == {
             "name",
             "overwrite",
             "threads",
@@ -231,7 +229,7 @@ class TestLoad:
             "train.progress",
             "dataset.path",
         }
-        assert left_out == NOT_IDENTITY
+        assert left_out == NOT_IDENTITY | set(CAME_LATER)
 
     @pytest.mark.parametrize(
         ("override", "key", "value"),
@@ -384,8 +382,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("command", "said"),
         [
-            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of free_bits, word_dropout"),
-            ("remedy=null", "remedy=null: no such choice, remedy is one of free_bits, word_dropout"),
+            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of aggressive, batch_norm,"),
+            ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
             ("experiment=typo", "experiment=typo: no such choice, experiment is one of original/ptb_cyc"),
             ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
             ("schedul=cyclical", "unknown key schedul, did you mean schedule? (keys: dataset, device, lr,"),
