@@ -18,13 +18,15 @@ from omegaconf import DictConfig
 
 from cvae import schedules
 from cvae.ranges import Checked, Count, Range
-from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten
+from cvae.reading import UNKNOWN, Choice, ConfigError, MayLack, Reader, UserError, flatten
 
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
 Dropout = Annotated[float, Range(least=0, below=1)]
 Split = Literal["train", "val", "test"]
 Sampler = Literal["equal_length", "bucketed"]
+Mode = Literal["probe", "finetune", "scratch"]
+Share = Annotated[float, Range(above=0, most=1)]
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,35 @@ class TextData(Files):
 
 
 @dataclass(frozen=True)
+class Shares(Checked):
+    """How much of each class's file a split takes: its first sentences."""
+
+    train: Share
+    val: Share
+    test: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData(Files):
+    """A folder with sentiment.{train,dev,test}.{0,1}: one sentence a line, a file for each class."""
+
+    name: Literal["yelp"]
+    share: Shares
+    min_count: Count
+    max_words: Count
+    sampler: Sampler
+
+    def files(self) -> dict[str, Path]:
+        names = {"train": "train", "val": "dev", "test": "test"}
+        folder = Path(self.path).expanduser()
+        return {
+            f"{split}/{label}": folder / f"sentiment.{name}.{label}"
+            for split, name in names.items()
+            for label in (0, 1)
+        }
+
+
+@dataclass(frozen=True)
 class SentenceModel(Checked):
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
 
@@ -108,6 +139,20 @@ class SentenceModel(Checked):
     dropout: Dropout
     word_dropout: Annotated[float, Range(least=0, most=1)]
     init: Positive
+
+
+@dataclass(frozen=True)
+class ReviewModel(Checked):
+    """CNN encoder, diagonal Gaussian z, LSTM decoder: protocol C2 of the paper's Yelp experiment."""
+
+    name: Literal["review"]
+    embed: Count
+    filters: Count
+    latent: Count
+    hidden: Count
+    layers: Count
+    dropout: Dropout
+    word_dropout: Annotated[float, Range(least=0, most=1)]
 
 
 @dataclass(frozen=True)
@@ -143,6 +188,35 @@ class LanguageTask(Measured):
     mi_examples: Annotated[int, Range(least=2)] | None
 
 
+@dataclass(frozen=True)
+class Finetune(Checked):
+    """The second stage of task=yelp: classifiers on growing shares of the labels."""
+
+    modes: list[Mode]
+    shares: list[Share]
+    seeds: Count
+    val_ratio: Positive
+    val_least: Count
+    penalties: list[Positive]
+    dropped: Annotated[float, Range(least=0, below=1)]
+    batch_size: Count
+    lr: Positive
+    epochs: Count
+    least_updates: Count
+    checks: Count
+    patience: Count
+    map_sentences: Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewTask(Measured):
+    """Language modelling of reviews, then how well z tells their sentiment."""
+
+    name: Literal["yelp"]
+    mi_examples: Annotated[int, Range(least=2)] | None
+    finetune: Finetune
+
+
 SCHEDULES = {
     "constant": schedules.Constant,
     "monotonic": schedules.Monotonic,
@@ -154,9 +228,9 @@ RATES = {
     "cosine_restarts": schedules.CosineRestarts,
     "exponential": schedules.Exponential,
 }
-DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData}
-MODELS = {"sentence": SentenceModel}
-TASKS = {"toy": ToyTask, "ptb": LanguageTask}
+DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData, "yelp": LabelledData}
+MODELS = {"sentence": SentenceModel, "review": ReviewModel}
+TASKS = {"toy": ToyTask, "ptb": LanguageTask, "yelp": ReviewTask}
 
 
 @dataclass(frozen=True)
@@ -175,6 +249,7 @@ class Config(Checked):
     model: Annotated[Any, Choice(MODELS)]
     objective: Objective
     task: Annotated[Any, Choice(TASKS)]
+    init_from: Annotated[str | None, MayLack]
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -233,11 +308,32 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
         if latent == 0:
             yield "task=toy draws the latent space: model.latent must be > 0"
+    if getattr(config.task, "name", None) == "yelp":
+        if isinstance(dataset, str) and dataset != "yelp":
+            yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
+        if latent == 0:
+            yield "task=yelp classifies z: model.latent must be > 0"
+        yield from _finetune_contradictions(config.task.finetune, config.init_from)
+    elif isinstance(config.init_from, str):
+        yield "init_from restores an encoder for classification: only task=yelp has that"
     if isinstance(config.name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", config.name):
         yield (
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
             f" it becomes a folder below outputs, found {config.name!r}"
         )
+
+
+def _finetune_contradictions(finetune: Any, init_from: Any) -> typing.Iterator[str]:
+    """The same of the classifiers."""
+    lists = {name: getattr(finetune, name, UNKNOWN) for name in ("modes", "shares", "penalties")}
+    known = {name: values for name, values in lists.items() if isinstance(values, list)}
+    for name, values in known.items():
+        if len(set(values)) < len(values):
+            yield f"task.finetune.{name} names a value twice"
+        if not values and name != "modes" and lists["modes"]:
+            yield f"task.finetune.{name} is empty: give one value at least, or leave out all modes"
+    if isinstance(init_from, str) and lists["modes"] in ([], ["scratch"]):
+        yield "init_from restores an encoder: task.finetune.modes must have probe or finetune"
 
 
 def load(composed: DictConfig | dict[str, Any]) -> Config:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from cvae.config import TextData, TinyData, ToyData
+from cvae.config import LabelledData, TextData, TinyData, ToyData
 from cvae.data import files, generated
 from cvae.data.text import Splits, splits
 
 
-def build(config: ToyData | TinyData | TextData, device: torch.device) -> Splits:
+def build(config: ToyData | TinyData | TextData | LabelledData, device: torch.device) -> Splits:
     """The vocabulary and the corpora train, val and test."""
+    if isinstance(config, LabelledData):
+        sentences, labels, prints = files.labelled(config)
+        return splits(sentences, device, prints, labels, config.min_count)
     if isinstance(config, TextData):
         sentences, prints = files.read(config)
         return splits(sentences, device, prints)

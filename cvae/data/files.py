@@ -6,20 +6,41 @@ import glob
 import hashlib
 from pathlib import Path
 
-from cvae.config import TextData
-from cvae.data.text import SPECIALS
+from cvae.config import LabelledData, TextData
+from cvae.data.text import SPECIALS, Sentences
 from cvae.reading import UserError
 
 
-def read(config: TextData) -> tuple[dict[str, list[list[str]]], dict[str, str]]:
-    """The sentences of every split, and the sha256 of every file.
+def read(config: TextData | LabelledData) -> tuple[Sentences, dict[str, str]]:
+    """The sentences of every file by its key, and the sha256 of every file.
 
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
     config.refuse_missing()
     files = config.files()
-    prints = {split: check(path, config.max_words) for split, path in files.items()}
-    return {split: _lines(path, prints[split]) for split, path in files.items()}, prints
+    prints = {key: check(path, config.max_words) for key, path in files.items()}
+    return {key: _lines(path, prints[key]) for key, path in files.items()}, prints
+
+
+def labelled(config: LabelledData) -> tuple[Sentences, dict[str, list[int]], dict[str, str]]:
+    """The first share of each class's sentences, class after class; their labels; the files' sha256.
+
+    Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence.
+    """
+    found, prints = read(config)
+    sentences: Sentences = {"train": [], "val": [], "test": []}
+    labels: dict[str, list[int]] = {split: [] for split in sentences}
+    for key, rows in found.items():
+        split, _, label = key.partition("/")
+        share = getattr(config.share, split)
+        count = int(share * len(rows) + 1e-9)  # 0.29 * 100 is 28.999…
+        if not count:
+            raise UserError(
+                f"{config.files()[key]} has {len(rows)} sentences: dataset.share.{split}={share} takes none"
+            )
+        sentences[split] += rows[:count]
+        labels[split] += [int(label)] * count
+    return sentences, labels, prints
 
 
 def _lines(path: Path, fingerprint: str) -> list[list[str]]:

@@ -6,8 +6,7 @@ import hashlib
 import random
 
 from cvae.config import TinyData, ToyData
-
-Sentences = dict[str, list[list[str]]]
+from cvae.data.text import Sentences
 
 
 def toy(config: ToyData) -> Sentences:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+Sentences = dict[str, list[list[str]]]  # the words of each sentence, by split
 
 
 class Vocabulary:
@@ -22,13 +23,16 @@ class Vocabulary:
         self.index = {word: number for number, word in enumerate(self.words)}
 
     @classmethod
-    def of(cls, sentences: Iterable[Sequence[str]]) -> Vocabulary:
-        """The special words, then every type by falling frequency, ties in alphabetical order."""
+    def of(cls, sentences: Iterable[Sequence[str]], least: int = 1) -> Vocabulary:
+        """The special words, then every type that occurs `least` times, by falling frequency.
+
+        Ties are in alphabetical order.
+        """
         counts = Counter(word for sentence in sentences for word in sentence)
         for special in SPECIALS:
             counts.pop(special, None)
         ranked = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls([*SPECIALS, *ranked])
+        return cls([*SPECIALS, *(word for word in ranked if counts[word] >= least)])
 
     def __len__(self) -> int:
         return len(self.words)
@@ -82,9 +86,19 @@ class Batch:
 
 
 class Corpus:
-    """The sentences of one split, on one device, as a flat tensor of the smallest integer type."""
+    """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
-    def __init__(self, sentences: Sequence[Sequence[int]], words: int, device: torch.device) -> None:
+    `labels` [N] are their classes, in the memory of the host; None where they have none.
+    """
+
+    def __init__(
+        self,
+        sentences: Sequence[Sequence[int]],
+        words: int,
+        device: torch.device,
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        self.labels = None if labels is None else np.array(labels, dtype=np.int64)
         kind = np.int16 if words <= np.iinfo(np.int16).max else np.int32
         self.lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
         flat = np.fromiter((n for sentence in sentences for n in sentence), kind, int(self.lengths.sum()))
@@ -191,12 +205,18 @@ class Splits:
 
 
 def splits(
-    sentences: dict[str, list[list[str]]], device: torch.device, fingerprints: dict[str, str]
+    sentences: Sentences,
+    device: torch.device,
+    fingerprints: dict[str, str],
+    labels: dict[str, list[int]] | None = None,
+    least: int = 1,
 ) -> Splits:
-    """Numbers the sentences of each split by the vocabulary of the train split."""
-    vocabulary = Vocabulary.of(sentences["train"])
+    """Numbers the sentences of each split by the words that occur `least` times in the train split."""
+    vocabulary = Vocabulary.of(sentences["train"], least)
     corpora = {
-        split: Corpus([vocabulary.encode(s) for s in rows], len(vocabulary), device)
+        split: Corpus(
+            [vocabulary.encode(s) for s in rows], len(vocabulary), device, labels[split] if labels else None
+        )
         for split, rows in sentences.items()
     }
     return Splits(vocabulary, corpora, fingerprints)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cvae.config import SentenceModel
-from cvae.models.sentence import SentenceVAE
+from cvae.config import ReviewModel, SentenceModel
+from cvae.models.review import ReviewVAE
+from cvae.models.sentence import SentenceVAE, TextVAE
 
 
-def build(config: SentenceModel, words: int) -> SentenceVAE:
+def build(config: SentenceModel | ReviewModel, words: int) -> TextVAE:
     """A freshly initialised model for a vocabulary of `words`, on the default device."""
-    return SentenceVAE(config, words)
+    return ReviewVAE(config, words) if isinstance(config, ReviewModel) else SentenceVAE(config, words)

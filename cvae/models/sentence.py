@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae import gaussian
-from cvae.config import SentenceModel
+from cvae.config import ReviewModel, SentenceModel
 from cvae.data.text import PAD, UNK, Batch
 from cvae.gaussian import Gaussian
 from cvae.models.output import output_nll
@@ -42,13 +42,13 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """p(x | z): z gives the LSTM its first states and is read beside every previous word."""
 
-    def __init__(self, config: SentenceModel, words: int) -> None:
+    def __init__(self, config: SentenceModel | ReviewModel, embedding: nn.Module, output: nn.Module) -> None:
         super().__init__()
         self.config = config
-        self.embedding = nn.Embedding(words, config.embed)
+        self.embedding = embedding
         self.lstm = nn.LSTM(config.embed + config.latent, config.hidden, config.layers, batch_first=True)
         self.start = nn.Linear(config.latent, config.layers * config.hidden) if config.latent else None
-        self.output = nn.Linear(config.hidden, words)
+        self.output = output
 
     def initial(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """h = linear(z) and c = 0, each [layers, B, hidden]."""
@@ -91,21 +91,21 @@ class Decoder(nn.Module):
         return w_x, w_h, b_x + b_h
 
 
-class SentenceVAE(nn.Module):
-    """The three densities of the sentence VAE; see `cvae.objective.LatentModel`."""
+class TextVAE(nn.Module):
+    """The three densities of an encoder, if any, and a decoder; see `cvae.objective.LatentModel`."""
 
-    def __init__(self, config: SentenceModel, words: int) -> None:
+    def __init__(
+        self, config: SentenceModel | ReviewModel, encoder: nn.Module | None, decoder: Decoder
+    ) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config, words) if config.latent else None
-        self.decoder = Decoder(config, words)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -config.init, config.init)
+        self.encoder = encoder
+        self.decoder = decoder
 
     def prior(self, batch: Batch) -> Gaussian:
         """N(0, I): mean and logvar [B, Z]."""
         shape = (len(batch.lengths), self.config.latent)
-        return gaussian.standard(self.decoder.output.weight.new_empty(shape))
+        return gaussian.standard(self.decoder.output.bias.new_empty(shape))
 
     def posterior(self, batch: Batch) -> Gaussian:
         """q(z | x): mean and logvar [B, Z]; for the language model without z, Z = 0."""
@@ -150,3 +150,14 @@ class SentenceVAE(nn.Module):
         gone = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout
         gone[:, 0] = False
         return inputs.masked_fill(gone, UNK)
+
+
+class SentenceVAE(TextVAE):
+    """The sentence VAE, and without z the language model."""
+
+    def __init__(self, config: SentenceModel, words: int) -> None:
+        encoder = Encoder(config, words) if config.latent else None
+        embedding, output = nn.Embedding(words, config.embed), nn.Linear(config.hidden, words)
+        super().__init__(config, encoder, Decoder(config, embedding, output))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -config.init, config.init)

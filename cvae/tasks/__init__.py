@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from cvae.config import Config, ToyTask
+from cvae.config import Config
 from cvae.data.text import Splits
 from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.reviews import Reviews
 from cvae.tasks.toy import Synthetic
+
+KINDS = {"toy": Synthetic, "ptb": LanguageModelling, "yelp": Reviews}
 
 
 def build(config: Config, model: nn.Module, data: Splits) -> LanguageModelling:
     """The task of a run."""
-    kind = Synthetic if isinstance(config.task, ToyTask) else LanguageModelling
-    return kind(config, model, data)
+    return KINDS[config.task.name](config, model, data)
