@@ -201,6 +201,7 @@ class Finetune(Checked):
     dropped: Annotated[float, Range(least=0, below=1)]
     batch_size: Count
     lr: Positive
+    encoder_lr: Positive
     epochs: Count
     least_updates: Count
     checks: Count
