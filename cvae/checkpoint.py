@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
 import pickle
 import zipfile
@@ -13,6 +15,8 @@ import torch
 from cvae import __version__
 from cvae.reading import UserError
 
+log = logging.getLogger("cvae")
+
 FORMAT = 1
 
 
@@ -20,14 +24,52 @@ class CheckpointError(UserError):
     """A checkpoint cannot be used."""
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Writes plain containers and tensors, so that `path` is always a complete file."""
+def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
+    """Writes plain containers and tensors, so that `path` is always a complete file.
+
+    With `keep` the file that stood there before becomes the previous one. Raises OSError, with the old file
+    still in its place, where the new one cannot be written.
+    """
+    whole = io.BytesIO()  # torch's own writer ends in C++ on a full disk
+    torch.save({"format": FORMAT, "version": __version__, **content}, whole)
     draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("wb") as file:
-        torch.save({"format": FORMAT, "version": __version__, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("wb") as file:
+            file.write(whole.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        draft.unlink(missing_ok=True)  # a part of a checkpoint only fills the disk
+        raise
+    if keep and path.exists():
+        path.replace(previous(path))
     draft.replace(path)
+
+
+def previous(path: Path) -> Path:
+    """Where the file goes that a newer one takes the place of."""
+    return path.with_name(path.name.replace("last", "previous"))
+
+
+def latest(path: Path) -> dict[str, Any] | None:
+    """What `path` holds or, where it cannot be used, what the previous file does; None where neither is.
+
+    Raises CheckpointError where there are files and none can be used.
+    """
+    refusal = None
+    for candidate in (path, previous(path)):
+        if candidate.exists():
+            try:
+                found = load(candidate)
+            except CheckpointError as error:
+                refusal = refusal or error
+                continue
+            if refusal is not None:
+                log.warning(f"warning: {refusal}; going on from {candidate.name}, step {found['step']}")
+            return found
+    if refusal is not None:
+        raise refusal
+    return None
 
 
 def load(path: Path) -> dict[str, Any]:

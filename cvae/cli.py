@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -57,6 +58,7 @@ Any key can be set: schedule.cycles=8 train.batch_size=64. `--cfg job --resolve`
 values, each is explained in conf/; `--info defaults` shows which file won; `--hydra-help` lists the flags.
 A run goes to outputs/<name>/<its overrides>; the same command continues it where it was interrupted.
 """
+INDENT = {"initial_indent": " " * 16, "subsequent_indent": " " * 16, "break_on_hyphens": False}
 GROUPS = {
     "schedule": "β, the weight of the KL term",
     "lr": "the learning rate, independent of β",
@@ -99,7 +101,7 @@ def help_text(conf: Path) -> str:
     for group, meaning in GROUPS.items():
         files = sorted((conf / group).rglob("*.yaml"))
         choices = ", ".join(file.relative_to(conf / group).with_suffix("").as_posix() for file in files)
-        lines += [f"  {group:<11} {meaning}", f"  {'':<11}   {choices}"]
+        lines += [f"  {group:<11} {meaning}", textwrap.fill(choices, 100, **INDENT)]
     return HELP.format(groups="\n".join(lines))
 
 

@@ -7,6 +7,7 @@ missing keys, wrong types, values out of range and combinations that contradict 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import re
 import typing
@@ -18,7 +19,7 @@ from omegaconf import DictConfig
 
 from cvae import schedules
 from cvae.ranges import Checked, Count, Range
-from cvae.reading import UNKNOWN, Choice, ConfigError, MayLack, Reader, UserError, flatten
+from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten
 
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
@@ -98,6 +99,54 @@ class TextData(Files):
         return {split: Path(self.path).expanduser() / name for split, name in names.items()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnText(Files):
+    """Anybody's corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
+
+    `held_out` is the share of the sentences that val, and as many that test, get where they have no file.
+    """
+
+    name: Literal["text"]
+    max_words: Count
+    min_count: Count
+    vocabulary: Count | None
+    held_out: Annotated[float, Range(above=0, below=0.5)]
+    sampler: Sampler
+
+    def files(self) -> dict[str, Path]:
+        path = Path(self.path).expanduser()
+        if not path.is_dir():
+            return {"train": path}
+        others = {"val": path / "valid.txt", "test": path / "test.txt"}
+        return {"train": path / "train.txt"} | {
+            split: file for split, file in others.items() if file.exists()
+        }
+
+    def refuse_missing(self) -> None:
+        for path in self.files().values():
+            if not path.is_file():
+                raise UserError(
+                    f"no text at {path}: dataset.path must be a file with a sentence on each line,"
+                    " or a folder with train.txt and, if you have them, valid.txt and test.txt"
+                )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogData(Files):
+    """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
+
+    name: Literal["switchboard"]
+    vocabulary: Annotated[int, Range(least=3)]
+    max_tokens: Annotated[int, Range(least=3)]
+    window: Annotated[int, Range(least=2)]
+    held_out: Annotated[float, Range(least=0, below=1)]
+    consecutive: Count
+
+    def files(self) -> dict[str, Path]:
+        names = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
+        return {split: Path(self.path).expanduser() / name for split, name in names.items()}
+
+
 @dataclass(frozen=True)
 class Shares(Checked):
     """How much of each class's file a split takes: its first sentences."""
@@ -153,6 +202,26 @@ class ReviewModel(Checked):
     layers: Count
     dropout: Dropout
     word_dropout: Annotated[float, Range(least=0, most=1)]
+
+
+@dataclass(frozen=True)
+class DialogModel(Checked):
+    """The conditional VAE of the paper's dialog experiment: protocol B2."""
+
+    name: Literal["dialog"]
+    embed: Count
+    utterance: Count
+    context: Count
+    topic: Count
+    latent: Count
+    prior: Count
+    decoder: Count
+    bow: bool
+    bow_hidden: Count
+    dropout: Dropout
+    word_dropout: Annotated[float, Range(least=0, most=1)]
+    init: Positive
+    vectors: str | None
 
 
 @dataclass(frozen=True)
@@ -218,6 +287,22 @@ class ReviewTask(Measured):
     finetune: Finetune
 
 
+@dataclass(frozen=True)
+class DialogTask(LanguageTask):
+    """Answering in a dialog: the bound, the use of z, and how good and how diverse answers are."""
+
+    name: Literal["switchboard"]
+    patience: Count | None
+    contexts: Annotated[int, Range(least=2)] | None
+    samples: Count
+    temperature: Annotated[float, Range(least=0)]
+    top_p: Annotated[float, Range(above=0, most=1)]
+    forbid_unknown: bool
+    references: str | None
+    vectors: str | None
+    examples: Natural
+
+
 SCHEDULES = {
     "constant": schedules.Constant,
     "monotonic": schedules.Monotonic,
@@ -229,9 +314,16 @@ RATES = {
     "cosine_restarts": schedules.CosineRestarts,
     "exponential": schedules.Exponential,
 }
-DATASETS = {"toy": ToyData, "tiny": TinyData, "ptb": TextData, "yelp": LabelledData}
-MODELS = {"sentence": SentenceModel, "review": ReviewModel}
-TASKS = {"toy": ToyTask, "ptb": LanguageTask, "yelp": ReviewTask}
+DATASETS = {
+    "toy": ToyData,
+    "tiny": TinyData,
+    "ptb": TextData,
+    "text": OwnText,
+    "switchboard": DialogData,
+    "yelp": LabelledData,
+}
+MODELS = {"sentence": SentenceModel, "dialog": DialogModel, "review": ReviewModel}
+TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask, "yelp": ReviewTask}
 
 
 @dataclass(frozen=True)
@@ -250,7 +342,7 @@ class Config(Checked):
     model: Annotated[Any, Choice(MODELS)]
     objective: Objective
     task: Annotated[Any, Choice(TASKS)]
-    init_from: Annotated[str | None, MayLack]
+    init_from: str | None
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -273,9 +365,30 @@ NOT_IDENTITY = {
 }
 
 
+# keys that came after the first published runs, with the value that says what was done before
+CAME_LATER: dict[str, Any] = {"init_from": None}
+
+
 def identity(container: dict[str, Any]) -> dict[str, Any]:
-    """The flat keys and values by which a folder knows its run."""
-    return {key: value for key, value in flatten(container).items() if key not in NOT_IDENTITY}
+    """The flat keys and values by which a folder knows its run, as they were before keys came later."""
+    absent = object()
+    return {
+        key: value
+        for key, value in flatten(container).items()
+        if key not in NOT_IDENTITY and CAME_LATER.get(key, absent) != value
+    }
+
+
+def completed(container: dict[str, Any]) -> dict[str, Any]:
+    """A recorded configuration with the keys that came later than its run."""
+    container = copy.deepcopy(container)
+    for key, value in CAME_LATER.items():
+        *groups, last = key.split(".")
+        section = container
+        for group in groups:
+            section = section.setdefault(group, {})
+        section.setdefault(last, value)
+    return container
 
 
 def contradictions(config: Any) -> typing.Iterator[str]:
@@ -317,6 +430,14 @@ def contradictions(config: Any) -> typing.Iterator[str]:
         yield from _finetune_contradictions(config.task.finetune, config.init_from)
     elif isinstance(config.init_from, str):
         yield "init_from restores an encoder for classification: only task=yelp has that"
+    names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
+    dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
+    if any(dialog) and not all(dialog) and UNKNOWN not in names:
+        task, dataset, model = names
+        yield (
+            "task=switchboard, dataset=switchboard and model=dialog go together, found"
+            f" task={task}, dataset={dataset} and model={model}"
+        )
     if isinstance(config.name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", config.name):
         yield (
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"

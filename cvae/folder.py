@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cvae import __version__
-from cvae.config import Config, identity
+from cvae.config import Config, completed, identity, load
 from cvae.reading import UserError
 
 FORMAT = 1
@@ -25,6 +26,8 @@ OURS = (
     "*.jsonl",
     "checkpoint_*.pt",
     "vocabulary.txt",
+    "samples.md",
+    "diverged.json",
     "train.log",
     "events.out.tfevents.*",
     "*.png",
@@ -92,6 +95,21 @@ class RunFolder:
     def results(self) -> dict[str, Any]:
         """What `results.json` holds so far; empty before the first result."""
         return read_json(self / "results.json") or {}
+
+    def configuration(self, device: str, data: str | None = None, **task: Any) -> Config:
+        """The run's own, on this machine's device and data location, with some of the task's keys changed.
+
+        Raises FolderError where there is no run, UserError where its data are generated and `data` is given.
+        """
+        if (record := self.record) is None:
+            raise FolderError(f"{self} is not a run folder: it has no run.json")
+        config = load(completed(record["config"]))
+        changed: dict[str, Any] = {"device": device, "task": dataclasses.replace(config.task, **task)}
+        if data is not None:
+            if not hasattr(config.dataset, "path"):
+                raise UserError(f"--data: the dataset {config.dataset.name} of this run is generated")
+            changed["dataset"] = dataclasses.replace(config.dataset, path=data)
+        return dataclasses.replace(config, **changed)
 
     def refuse_other(self, config: Config) -> None:
         """Raises FolderError, naming the keys that differ, where the folder holds another run."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import signal
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from cvae import checkpoint
 from cvae.config import Config
-from cvae.folder import RunFolder
+from cvae.folder import RunFolder, write_atomically
 from cvae.metrics import perplexity
 from cvae.objective import Terms
 from cvae.reading import UserError
@@ -29,6 +30,9 @@ from cvae.update import Update
 log = logging.getLogger("cvae")
 
 
+SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # of an update, over its sentences
+
+
 class Diverged(UserError):
     """A loss or gradient is not a finite number."""
 
@@ -36,16 +40,16 @@ class Diverged(UserError):
 class Window:
     """Sums over the updates since a record was last written, kept on the device.
 
-    `sums` are nll, kl, loss (each over sentences), gradient norm (over updates) and tokens.
+    `sums` are those of SUMS, the gradient norm over updates, and with `bow` the bag-of-words loss.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.sums = torch.zeros(5, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, bow: bool) -> None:
+        self.sums = torch.zeros(len(SUMS) + bow, dtype=torch.float64, device=device)
         self.sentences = 0
         self.updates = 0
 
     def add(self, values: Tensor, sentences: int) -> None:
-        """One update's sums [5]."""
+        """One update's sums [5 + bow]."""
         self.sums += values
         self.sentences += sentences
         self.updates += 1
@@ -61,11 +65,13 @@ class Window:
 
     def take(self, autoencoder: bool) -> tuple[dict[str, float], float]:
         """The means per sentence, and the tokens per sentence; the window is empty afterwards."""
-        nll, kl, loss, norm, tokens = self.sums.tolist()
+        nll, kl, loss, norm, tokens, *bow = self.sums.tolist()
         n = self.sentences
         means = {"loss": loss / n, "rec": nll / n, "grad_norm": norm / self.updates}
         if not autoencoder:
             means |= {"elbo": -(nll + kl) / n, "kl": kl / n}
+        if bow:
+            means["bow"] = bow[0] / n
         self.sums.zero_()
         self.sentences = self.updates = 0
         return means, tokens / n
@@ -85,16 +91,19 @@ class Loop:
         self.update = Update(task.model, config)
         self.step = 0
         self.best = math.inf
-        self.recent, self.since_validation = Window(task.device), Window(task.device)
+        bow = getattr(config.model, "bow", False)
+        self.recent, self.since_validation = Window(task.device, bow), Window(task.device, bow)
+        self.scores: list[float] = []
         self._first_bad = torch.full((), self.total, device=task.device)
+        self._bad_values = torch.zeros(len(SUMS) + bow, dtype=torch.float64, device=task.device)
         self._stopped_by: int | None = None
         self._seconds, self._since = 0.0, None
         self._saved = 0
 
     @property
     def finished(self) -> bool:
-        """Whether every update has been made."""
-        return self.step >= self.total
+        """Whether every update has been made, or the task stops early."""
+        return self.step >= self.total or self.task.settled(self.scores)
 
     @property
     def seconds(self) -> float:
@@ -106,13 +115,13 @@ class Loop:
 
         Raises CheckpointError for a file that cannot be used.
         """
-        path = self.folder / "checkpoint_last.pt"
-        if not path.exists():
+        saved = checkpoint.latest(self.folder / "checkpoint_last.pt")
+        if saved is None:
             return 0, {}
-        saved = checkpoint.load(path)
         self.task.model.load_state_dict(saved["model"])
         self.update.optimizer.load_state_dict(saved["optimizer"])
         self.step, self.best = saved["step"], saved["best"]
+        self.scores = saved.get("scores", [])
         self._saved = self.step
         self.recent.restore(saved["recent"])
         self.since_validation.restore(saved["since_validation"])
@@ -141,6 +150,7 @@ class Loop:
                 "config": self.config.container,
                 "step": self.step,
                 "best": self.best,
+                "scores": self.scores,
                 "model": self.task.model.state_dict(),
                 "optimizer": self.update.optimizer.state_dict(),
                 "recent": self.recent.state(),
@@ -151,6 +161,7 @@ class Loop:
                 "arithmetic": self._arithmetic(),
                 "offsets": recorder.offsets(),
             },
+            keep=True,
         )
         self._saved = self.step
 
@@ -162,7 +173,7 @@ class Loop:
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(total=self.total, initial=self.step, unit="update", disable=not visible)
         with bar, self._signals():
-            while self.step < self.end and self._stopped_by is None:
+            while self.step < self.end and not self.finished and self._stopped_by is None:
                 self._advance()
                 bar.update()
                 self._report(recorder, bar)
@@ -195,22 +206,33 @@ class Loop:
         """Adds an update to the windows and remembers the first one that was not finite."""
         size = len(found.nll)
         with torch.no_grad():
-            values = torch.stack(
-                [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
-            ).double()
-            bad = torch.where(torch.isfinite(values.sum()), self.total, self.step)
-            self._first_bad = torch.minimum(self._first_bad, bad)
+            parts = [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
+            bow = [] if found.bow is None else [found.bow.sum()]
+            values = torch.stack(parts + bow).double()
+            first = ~torch.isfinite(values.sum()) & (self._first_bad == self.total)
+            self._first_bad = torch.where(first, self.step, self._first_bad)
+            self._bad_values = torch.where(first, values, self._bad_values)
         self.recent.add(values, size)
         self.since_validation.add(values, size)
 
     def _refuse_divergence(self) -> None:
-        """Raises Diverged if an update since the last look was not finite."""
-        if (step := int(self._first_bad)) < self.total:
-            beta, rate = self._weights(step)
-            raise Diverged(
-                f"loss or gradient not finite at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in"
-                f" {self.folder}; the last good checkpoint is kept. A smaller lr.value or train.clip may help"
-            )
+        """Raises Diverged if an update since the last look was not finite; its batch is kept."""
+        if (step := int(self._first_bad)) == self.total:
+            return
+        beta, rate = self._weights(step)
+        values = dict(zip((*SUMS, "bow"), self._bad_values.tolist(), strict=False))
+        cause = next(name for name, value in values.items() if not math.isfinite(value))
+        about = {"step": step, "beta": beta, "lr": rate, "cause": cause}
+        about |= {name: str(value) for name, value in values.items()}
+        about["sentences"] = self.task.words(self.task.batches["train"].at(step))
+        write_atomically(
+            self.folder / "diverged.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n"
+        )
+        raise Diverged(
+            f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in {self.folder}:"
+            " the last good checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip"
+            " may help"
+        )
 
     def _report(self, recorder: Recorder, bar: tqdm) -> None:
         """Every `log_every` updates, the train/* record: at step t, means since the last one up to t."""
@@ -245,8 +267,9 @@ class Loop:
         recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
-        if (score := self.task.score(measured["val"])) < self.best:
-            self.best = score
+        self.scores.append(self.task.score(measured["val"]))
+        if self.scores[-1] < self.best:
+            self.best = self.scores[-1]
             content = {
                 "config": self.config.container,
                 "step": self.step,

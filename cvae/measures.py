@@ -25,10 +25,11 @@ def survey(
     """Terms and posteriors of all N sequences, in the order of the batches: nll [N], kl and mean [N, Z]."""
     found, posteriors = [], []
     for batch in batches:
+        batch = objective.shared(model, batch)
         posteriors.append(model.posterior(batch))
         found.append(objective.terms(model, batch, deterministic, generator, posteriors[-1]))
     return (
-        Terms(*map(torch.cat, zip(*found, strict=True))),
+        Terms(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True))),
         Gaussian(*map(torch.cat, zip(*posteriors, strict=True))),
     )
 
@@ -36,16 +37,18 @@ def survey(
 def bound(found: Terms) -> dict[str, float]:
     """The ELBO and its parts, as the authors report them (protocol A4).
 
-    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens).
+    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). bow, the
+    bag-of-words loss of models that have one, is no part of them.
     """
-    totals = torch.stack([part.double().sum() for part in found])
-    nll, kl, tokens = totals.tolist()
+    totals = torch.stack([part.double().sum() for part in found if part is not None])
+    nll, kl, tokens, *bow = totals.tolist()
     count = len(found.nll)
     return {
         "elbo": -(nll + kl) / count,
         "rec": nll / count,
         "kl": kl / count,
         "ppl": metrics.perplexity(nll + kl, tokens),
+        **({"bow": bow[0] / count} if bow else {}),
     }
 
 
@@ -57,6 +60,7 @@ def log_weights(
     About `chunk` sequences are decoded at once, a sample of the whole batch at least. All noise is drawn
     before the first of them, so the chunk changes memory and time only.
     """
+    batch = objective.shared(model, batch)
     q, p = model.posterior(batch), model.prior(batch)
     noise = torch.empty((samples, *q.mean.shape), dtype=q.mean.dtype, device=q.mean.device)
     z = q.mean + torch.exp(0.5 * q.logvar) * noise.normal_(generator=generator)
@@ -98,6 +102,7 @@ def paths(
     path_a_prior: z is drawn from the prior; absent where `deterministic`.
     path_b: every previous word is `<unk>`; z stays. Without z there is only this one.
     """
+    batches = [objective.shared(model, batch) for batch in batches]
     q = [model.posterior(batch) for batch in batches]
     own = [part.mean if deterministic else gaussian.sample(part, generator) for part in q]
     cut = {"path_a": _exchanged(own)}

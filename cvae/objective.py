@@ -25,12 +25,21 @@ class LatentModel(Protocol):
         """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z]."""
 
 
+def shared(model: LatentModel, batch: Batch) -> Batch:
+    """The batch with what several densities need computed once, where a model has such a thing."""
+    return model.shared(batch) if hasattr(model, "shared") else batch
+
+
 class Terms(NamedTuple):
-    """What a batch contributes: nll [B] and kl [B, Z] in nats, tokens [B] predicted."""
+    """What a batch contributes: nll [B] and kl [B, Z] in nats, tokens [B] predicted.
+
+    bow [B] is the bag-of-words loss in nats of models that have one, as `bag_nll(batch, z)`.
+    """
 
     nll: Tensor
     kl: Tensor
     tokens: Tensor
+    bow: Tensor | None = None
 
 
 def terms(
@@ -44,13 +53,15 @@ def terms(
 
     `q` is the posterior, where the caller has it already.
     """
+    batch = shared(model, batch)
     q = model.posterior(batch) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
-    return Terms(model.decode_nll(batch, z), gaussian.kl(q, model.prior(batch)), batch.counted)
+    bow = model.bag_nll(batch, z) if hasattr(model, "bag_nll") else None
+    return Terms(model.decode_nll(batch, z), gaussian.kl(q, model.prior(batch)), batch.counted, bow)
 
 
 def loss(found: Terms, beta: float, free_bits: float = 0.0) -> Tensor:
-    """rec + β KL, the mean over the batch, in nats per sequence.
+    """rec + β KL, the mean over the batch, in nats per sequence; the bag-of-words loss comes on top.
 
     With `free_bits` λ > 0 each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016,
     equation 15): no reward for closing a dimension below that.
@@ -58,4 +69,5 @@ def loss(found: Terms, beta: float, free_bits: float = 0.0) -> Tensor:
     kl = found.kl.mean(0)
     if free_bits > 0:
         kl = kl.clamp(min=free_bits)
-    return found.nll.mean() + beta * kl.sum()
+    total = found.nll.mean() + beta * kl.sum()
+    return total if found.bow is None else total + found.bow.mean()

@@ -33,10 +33,6 @@ class Choice:
     options: dict[str, type]
 
 
-class MayLack:
-    """Marks a field whose key only some configurations have; it is None in the others."""
-
-
 def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} becomes {"a.b": 1}; lists stay whole."""
     flat = {}
@@ -101,8 +97,6 @@ class Reader:
             before = len(self.problems)
             if name in found:
                 values[name] = self.value(hint, found[name], f"{path}{name}")
-            elif MayLack in getattr(hint, "__metadata__", ()):
-                values[name] = None
             else:
                 self.problems.append(f"{path}{name} is missing")
                 values[name] = UNKNOWN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,7 +15,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import checkpoint, data, figures, memory, models, tasks
 from cvae.config import Config
-from cvae.folder import RunFolder, write_atomically
+from cvae.folder import FolderError, RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.record import METRICS, Recorder
@@ -39,7 +40,7 @@ def run(
     except BaseException:
         folder.discard_if_empty()
         raise
-    with folder.held():
+    with _disk_trouble(folder), folder.held():
         folder.refuse_other(config)
         if config.overwrite:
             folder.clear()
@@ -57,16 +58,29 @@ def prepare(config: Config) -> LanguageModelling:
     device = _device(config.device)
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
-    model = models.build(config.model, len(splits.vocabulary)).to(device)
+    model = models.build(config.model, len(splits.vocabulary), splits).to(device)
     return tasks.build(config, model, splits)
 
 
-def evaluate(task: LanguageModelling, folder: RunFolder, split: str) -> dict[str, float]:
-    """The measures of a run's best checkpoint on a split: results.json has the same numbers."""
-    best = checkpoint.load(folder / "checkpoint_best.pt")
-    task.model.load_state_dict(best["model"])
+def reopen(config: Config, folder: RunFolder, which: str = "best") -> LanguageModelling:
+    """The task with the weights of a run's best or last checkpoint.
+
+    Raises FolderError where the data are not those of the run, CheckpointError for an unusable file.
+    """
+    task = prepare(config)
+    folder.refuse_other_data(task.data.fingerprints)
+    _take_weights(task, folder, which)
+    return task
+
+
+def evaluate(task: LanguageModelling, split: str) -> dict[str, float]:
+    """All measures of a split, by the names they have in results.json."""
     found = task.evaluate(split, thorough=True)
     return {f"{split}/{name}": value for name, value in found.items()}
+
+
+def _take_weights(task: LanguageModelling, folder: RunFolder, which: str) -> None:
+    task.model.load_state_dict(checkpoint.load(folder / f"checkpoint_{which}.pt")["model"])
 
 
 def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> None:
@@ -95,17 +109,19 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
     task, folder = loop.task, loop.folder
     measured: dict[str, float] = {}
     if (folder / "checkpoint_best.pt").exists():
-        for split in ("val", "test"):
-            measured |= evaluate(task, folder, split)
+        _take_weights(task, folder, "best")
+        for split in task.judged:
+            measured |= evaluate(task, split)
         # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them
         shown = {key: value for key, value in measured.items() if key.partition("/")[2] in MEASURES}
-        for split in ("val", "test"):
+        for split in task.judged:
             names = [name for name in SAID if f"{split}/{name}" in shown]
             numbers = " ".join(f"{name} {shown[f'{split}/{name}']:.5g}" for name in names)
             log.info(f"best checkpoint | {split} {numbers}")
         if loop.finished:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
     if loop.finished:
+        write_atomically(folder / "samples.md", task.page())
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)
@@ -133,16 +149,38 @@ def _device(wish: str) -> torch.device:
 
 
 @contextmanager
+def _disk_trouble(folder: RunFolder) -> Iterator[None]:
+    """Says in a sentence that the folder cannot be written: a full disk, a limit, a folder that is gone."""
+    before = threading.excepthook
+    # TensorBoard's writing thread would print a traceback; what stops it is raised here too
+    threading.excepthook = lambda args: None if issubclass(args.exc_type, OSError) else before(args)
+    try:
+        yield
+    except OSError as error:
+        what = f"{error.filename}: " if error.filename else ""
+        kept = [name for name in ("last", "previous") if (folder / f"checkpoint_{name}.pt").exists()]
+        state = (
+            f"checkpoint_{kept[0]}.pt is intact: the same command goes on from it"
+            if kept
+            else "nothing is saved"
+        )
+        raise FolderError(f"{folder} cannot be written: {what}{error.strerror or error}; {state}") from None
+    finally:
+        threading.excepthook = before
+
+
+@contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
     """What the run says goes to train.log too, and so does the error that ends it."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    handler.handleError = lambda record: None  # a full disk is told of once, by what cannot be saved
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:
         yield
     except Exception as error:
-        trace = None if isinstance(error, UserError) else sys.exc_info()
+        trace = None if isinstance(error, UserError | OSError) else sys.exc_info()
         handler.emit(log.makeRecord("cvae", logging.ERROR, "", 0, str(error), (), trace))
         raise
     finally:

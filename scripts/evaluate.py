@@ -7,14 +7,12 @@ samples of all of Penn Treebank's test sentences take about half an hour on two 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.config import Config, load
-from cvae.folder import FolderError, RunFolder
+from cvae.folder import RunFolder
 from cvae.reading import UserError
 
 EXAMPLES = """examples:
@@ -57,31 +55,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def recorded(folder: RunFolder, options: argparse.Namespace) -> Config:
-    """The run's own configuration, on this machine's device and data location, with what was asked for."""
-    if (record := folder.record) is None:
-        raise FolderError(f"{folder} is not a run folder: it has no run.json")
-    config = load(record["config"])
-    asked = {key: value for key, value in vars(options).items() if key.startswith("iw_")}
-    changed = {"device": options.device, "task": dataclasses.replace(config.task, **asked)}
-    if options.data is not None:
-        if not hasattr(config.dataset, "path"):
-            raise UserError(f"--data: the dataset {config.dataset.name} of this run is generated")
-        changed["dataset"] = dataclasses.replace(config.dataset, path=options.data)
-    return dataclasses.replace(config, **changed)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the measures as JSON, one key a line; the exit status is 1 where it cannot."""
     options = parse(arguments)
     folder = RunFolder(options.folder)
     try:
-        config = recorded(folder, options)
+        asked = {key: value for key, value in vars(options).items() if key.startswith("iw_")}
+        config = folder.configuration(options.device, options.data, **asked)
         from cvae import run
 
-        task = run.prepare(config)
-        folder.refuse_other_data(task.data.fingerprints)
-        found = run.evaluate(task, folder, options.split)
+        found = run.evaluate(run.reopen(config, folder), options.split)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,4 +1,4 @@
-"""Draws the paper's Figures 2 to 4 from finished or running runs."""
+"""Draws the paper's Figures 2 to 4, and the curves of any task, from finished or running runs."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ EXAMPLES = """examples:
   python scripts/figures.py 3 outputs/toy              the latent plane over training
   python scripts/figures.py 4 outputs/toy --to figs    loss, rec and KL over updates
   python scripts/figures.py all outputs/toy            all three
+  python scripts/figures.py curves outputs/ptb_quick   ELBO, rec, KL and path A over updates
 
-Figures 3 and 4 read every run in and below the given folders. A row or line is one schedule
+All but 2 read every run in and below the given folders. A row or line is one schedule
 (and learning rate, where it varies); runs that differ in their seed share it."""
 
 
@@ -28,7 +29,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("figure", choices=("2", "3", "4", "all"), help="which figure of the paper")
+    parser.add_argument("figure", choices=("2", "3", "4", "all", "curves"), help="2 to 4 are the paper's")
     parser.add_argument("folders", nargs="*", type=Path, help="folders with runs in or below them")
     parser.add_argument(
         "--to",
@@ -53,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "2": ("figure2_schedules", figures.schedules_figure),
         "3": ("figure3_latents", lambda: figures.latent_figure(find_runs(options.folders))),
         "4": ("figure4_curves", lambda: figures.curves_figure(find_runs(options.folders))),
+        "curves": ("curves", lambda: figures.curves_figure(find_runs(options.folders), figures.OVERVIEW)),
     }
     for number, (name, draw) in drawers.items():
-        if options.figure not in (number, "all"):
+        if options.figure != number and (options.figure != "all" or number == "curves"):
             continue
         try:
             for path in figures.save(draw(), options.to, name, dpi=options.dpi):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvae import data
-from cvae.config import TextData, TinyData, ToyData
+from cvae.config import OwnText, TextData, TinyData, ToyData
 from cvae.data import files, generated
 from cvae.data.text import (
     BOS,
@@ -250,9 +250,10 @@ def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_pat
         tmp_path,
         train=plain,
         valid=plain.replace(b"\n", b"\r\n"),
-        test=b"\n  \n" + plain.replace(b"\n", b"\n\n").rstrip() + b" ",
+        test=b"\xef\xbb\xbf\n  \r" + plain.replace(b"\n", b"\r\r").rstrip() + b" ",
     )
-    sentences, prints = files.read(config)
+    found, prints = files.read(config)
+    sentences = {split: list(rows) for split, rows in found.items()}
     assert sentences["train"] == [["the", "naïve", "dog"], ["<unk>", "sat"], ["the", "end"]]
     assert sentences["train"] == sentences["val"] == sentences["test"]
     assert prints["train"] == hashlib.sha256(plain).hexdigest()
@@ -269,7 +270,7 @@ def test_a_file_replaced_by_another_of_the_same_time_is_read_anew(tmp_path):
         for path in config.files().values():
             os.utime(path, (1_000_000_000, 1_000_000_000))  # as unpacking an archive does
         sentences, _ = files.read(config)
-        assert sentences["train"] == [content.decode().split()]
+        assert list(sentences["train"]) == [content.decode().split()]
 
 
 @pytest.mark.parametrize(
@@ -279,10 +280,11 @@ def test_a_file_replaced_by_another_of_the_same_time_is_read_anew(tmp_path):
         (b"", "{path} has no sentence in it"),
         (b"\n \r\n\n", "{path} has no sentence in it"),
         (b"a\n\n" + b"w " * 6 + b"\n", "{path}, line 3: 6 words, dataset.max_words allows 5"),
+        (b"a\r\nb\r" + b"w " * 6, "{path}, line 3: 6 words, dataset.max_words allows 5"),
         (b"a <s> b\n", "{path}, line 1: <s> is reserved; of <pad>, <unk>, <s>, </s> only <unk> may stand"),
         (b"a\nb </s> <pad>\n", "{path}, line 2: </s>, <pad> is reserved; "),
     ],
-    ids=["bytes", "empty", "blank", "long", "reserved", "two-reserved"],
+    ids=["bytes", "empty", "blank", "long", "line-ends", "reserved", "two-reserved"],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_line(tmp_path, content, sentence):
     path = tmp_path / "train.txt"
@@ -295,13 +297,70 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_line(tmp_path, 
 def test_the_longest_allowed_sentence_and_a_literal_unk_pass(tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes(b"w w <unk> w w\n")
-    assert files.check(path, max_words=5) == hashlib.sha256(b"w w <unk> w w\n").hexdigest()
+    assert files.check(path, max_words=5) == (hashlib.sha256(b"w w <unk> w w\n").hexdigest(), 1)
 
 
 def test_a_bad_file_is_found_in_any_split_before_anything_is_read(tmp_path):
     config = write(tmp_path, test=b"\xff\n")
     with pytest.raises(UserError, match=r"test\.txt, line 1: not UTF-8"):
         files.read(config)
+
+
+# ---- anybody's text ----
+
+
+def own(path: Path, **values) -> OwnText:
+    base = {"max_words": 200, "min_count": 1, "vocabulary": None, "held_out": 0.1, "sampler": "bucketed"}
+    return OwnText(name="text", path=str(path), **(base | values))
+
+
+@pytest.mark.usefixtures("cache")
+def test_splits_without_a_file_are_held_out_of_the_training_sentences(tmp_path):
+    lines = [f"word{n} common" for n in range(40)]
+    (tmp_path / "my text.txt").write_text("\n\n".join(lines), encoding="utf-8")
+    alone, _ = files.read(own(tmp_path / "my text.txt"))
+    parts = {split: [" ".join(words) for words in rows] for split, rows in alone.items()}
+    assert {split: len(rows) for split, rows in parts.items()} == {"train": 32, "val": 4, "test": 4}
+    assert sorted(line for part in parts.values() for line in part) == sorted(lines)
+    assert parts["train"] == [line for line in lines if line in parts["train"]]
+
+    (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
+    (tmp_path / "test.txt").write_text("a test\n", encoding="utf-8")
+    folder, prints = files.read(own(tmp_path))
+    assert list(folder["test"]) == [["a", "test"]]
+    assert [" ".join(words) for words in folder["val"]] == parts["val"]
+    assert len(list(folder["train"])) == 36
+    assert prints["train"] == prints["val"] != prints["test"]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, ["a", "b", "c", "d"]),
+        ({"min_count": 2}, ["a", "b"]),
+        ({"vocabulary": 3}, ["a", "b", "c"]),
+        ({"min_count": 3, "vocabulary": 3}, ["a"]),
+    ],
+)
+def test_rare_words_are_unknown(tmp_path, values, words):
+    (tmp_path / "train.txt").write_text("a b\na b d\na c <unk>\n")
+    for name in ("valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("d x\n")
+    built = data.build(own(tmp_path, **values), CPU)
+    assert built.vocabulary.words == [*SPECIALS, *words]
+    known = built.vocabulary.index.get("d", UNK)
+    assert built.corpora["val"].tokens.tolist() == [BOS, known, UNK, EOS]
+
+
+def test_text_that_is_not_there_or_too_little_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"no text at .*nowhere: dataset.path must be a file with a sentence"):
+        files.read(own(tmp_path / "nowhere"))
+    with pytest.raises(UserError, match=r"no text at .*train\.txt: dataset.path must be a file"):
+        files.read(own(tmp_path))
+    (tmp_path / "train.txt").write_text("one\ntwo\n")
+    with pytest.raises(UserError, match="has 2 sentences: too few to hold 1 out for val and test each"):
+        files.read(own(tmp_path))
 
 
 @pytest.mark.realdata

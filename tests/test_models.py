@@ -190,7 +190,8 @@ def test_equal_length_and_bucketed_batches_give_the_same_total_loss(layers):
 
     def totals(sampler: str) -> list[float]:
         every = [objective.terms(model, b, deterministic=True) for b in Batches(corpus, sampler, 8, seed=0)]
-        return [sum(part.double().sum().item() for part in parts) for parts in zip(*every, strict=True)]
+        parts = [terms[:3] for terms in every]
+        return [sum(part.double().sum().item() for part in column) for column in zip(*parts, strict=True)]
 
     with torch.no_grad():
         assert totals("equal_length") == pytest.approx(totals("bucketed"), rel=1e-6)

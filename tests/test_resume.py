@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +47,29 @@ TOY = (
     "dataset.draws=2",
     "task.samples=10",
 )
-COMMANDS = {"tiny": TINY, "toy": TOY, "autoencoder": (*TOY, "schedule=none")}
+DIALOG = (
+    "task=switchboard",
+    f"dataset.path={ROOT / 'tests/dialogs'}",
+    "dataset.held_out=0.2",
+    "dataset.consecutive=3",
+    "model.embed=5",
+    "model.utterance=4",
+    "model.context=6",
+    "model.topic=2",
+    "model.latent=3",
+    "model.prior=4",
+    "model.decoder=7",
+    "model.bow_hidden=4",
+    "model.dropout=0.2",
+    "task.samples=2",
+    "task.iw_samples=3",
+    "train.batch_size=6",
+    "train.epochs=3",
+    "train.log_every=4",
+    "train.save_every=5",
+    "remedy=[word_dropout]",
+)
+COMMANDS = {"tiny": TINY, "toy": TOY, "autoencoder": (*TOY, "schedule=none"), "dialog": DIALOG}
 
 
 class Crash(Exception):
@@ -353,13 +377,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
         original(self)
 
     monkeypatch.setattr(Loop, "_advance", poisoned)
-    with pytest.raises(Diverged, match=r"step 15 \(β = 1, lr = 0.0001\)") as stopped:
+    with pytest.raises(Diverged, match=r"^rec is nan at step 15 \(β = 1, lr = 0.0001\)") as stopped:
         run(configured(*TOY), RunFolder(tmp_path))
     assert str(tmp_path) in str(stopped.value)
     saved = checkpoint.load(tmp_path / "checkpoint_last.pt")
     assert saved["step"] == 12
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
     assert "step 15" in (tmp_path / "train.log").read_text()
+    kept = json.loads((tmp_path / "diverged.json").read_text())
+    assert kept["step"] == 15 and kept["cause"] == "rec" and len(kept["sentences"]) == 10
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format"])
@@ -388,6 +414,53 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damag
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("damaged", ["checkpoint_last.pt", "both", "gone"])
+def test_the_previous_checkpoint_stands_in_for_a_damaged_one(damaged, tmp_path, configured, whole):
+    run(configured(*TOY, "train.stop_after=15"), RunFolder(tmp_path))
+    steps = [checkpoint.load(tmp_path / f"checkpoint_{name}.pt")["step"] for name in ("previous", "last")]
+    assert steps == [12, 15]
+    if damaged == "gone":
+        (tmp_path / "checkpoint_last.pt").unlink()
+    for name in ("last", "previous") if damaged == "both" else ("last",) if damaged != "gone" else ():
+        path = tmp_path / f"checkpoint_{name}.pt"
+        path.write_bytes(path.read_bytes()[:1000])
+    if damaged == "both":
+        with pytest.raises(checkpoint.CheckpointError, match=r"_last\.pt is not a usable checkpoint"):
+            run(configured(*TOY), RunFolder(tmp_path))
+        return
+    run(configured(*TOY), RunFolder(tmp_path))
+    said = (tmp_path / "train.log").read_text()
+    assert ("going on from checkpoint_previous.pt, step 12" in said) == (damaged != "gone")
+    assert outcome(tmp_path) == outcome(whole["toy"])
+
+
+@pytest.mark.parametrize("trouble", ["limit", "gone"])
+def test_a_folder_that_cannot_be_written_ends_the_run_in_a_sentence(trouble, tmp_path, configured, whole):
+    folder, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    run(configured(*TOY, "train.stop_after=13"), RunFolder(folder))
+    size = (folder / "checkpoint_last.pt").stat().st_size
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(FolderError) as refused:
+        if trouble == "limit":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
+        else:
+            original = Loop._advance
+            patch.setattr(
+                Loop, "_advance", lambda self: (original(self), shutil.rmtree(folder, ignore_errors=True))
+            )
+        try:
+            run(configured(*TOY), RunFolder(folder))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert str(refused.value).startswith(f"{folder} cannot be written: ") and "\n" not in str(refused.value)
+    if trouble == "limit":
+        assert "checkpoint_last.pt is intact" in str(refused.value)
+        assert checkpoint.load(folder / "checkpoint_last.pt")["step"] == 13
+        run(configured(*TOY), RunFolder(folder))
+        assert outcome(folder) == outcome(whole["toy"])
+    else:
+        assert str(refused.value).endswith("nothing is saved")
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

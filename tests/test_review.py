@@ -160,7 +160,7 @@ def test_the_fused_output_layer_gives_the_same_loss_and_gradients(monkeypatch):
         return [nll, *torch.autograd.grad(nll.mean(), list(model.decoder.parameters()))]
 
     plain = found()
-    monkeypatch.setattr("cvae.models.sentence.FUSED_WORDS", 0)
+    monkeypatch.setattr("cvae.models.output.FUSED_WORDS", 0)
     for one, other in zip(plain, found(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import torch
 
-from cvae.config import LabelledData, TextData, TinyData, ToyData
-from cvae.data import files, generated
+from cvae.config import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
+from cvae.data import dialogs, files, generated
 from cvae.data.text import Splits, splits
 
 
-def build(config: ToyData | TinyData | TextData | LabelledData, device: torch.device) -> Splits:
+def build(
+    config: ToyData | TinyData | TextData | OwnText | LabelledData | DialogData, device: torch.device
+) -> Splits:
     """The vocabulary and the corpora train, val and test."""
+    if isinstance(config, DialogData):
+        return dialogs.build(config, device)
     if isinstance(config, LabelledData):
         sentences, labels, prints = files.labelled(config)
-        return splits(sentences, device, prints, labels, config.min_count)
-    if isinstance(config, TextData):
+        return splits(sentences, device, prints, config.min_count, labels=labels)
+    if isinstance(config, TextData | OwnText):
         sentences, prints = files.read(config)
-        return splits(sentences, device, prints)
+        own = isinstance(config, OwnText)
+        return splits(sentences, device, prints, *((config.min_count, config.vocabulary) if own else ()))
     sentences = generated.toy(config) if isinstance(config, ToyData) else generated.tiny(config)
     prints = {split: generated.fingerprint(rows) for split, rows in sentences.items()}
     return splits(sentences, device, prints)

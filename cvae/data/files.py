@@ -4,81 +4,137 @@ from __future__ import annotations
 
 import glob
 import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from cvae.config import LabelledData, TextData
-from cvae.data.text import SPECIALS, Sentences
+import numpy as np
+
+from cvae.config import LabelledData, OwnText, TextData
+from cvae.data.text import SPECIALS, order
 from cvae.reading import UserError
 
+ENCODING = "utf-8-sig"  # UTF-8, with or without a byte order mark
 
-def read(config: TextData | LabelledData) -> tuple[Sentences, dict[str, str]]:
-    """The sentences of every file by its key, and the sha256 of every file.
+
+@dataclass(frozen=True)
+class Sentences:
+    """The words of every line that has any; can be gone through again, and never lies in memory as a whole.
+
+    `chosen` are the numbers of the sentences that belong to it, in rising order; None for all.
+    """
+
+    path: Path
+    fingerprint: str
+    chosen: np.ndarray | None = None
+
+    def __iter__(self) -> Iterator[list[str]]:
+        if self.chosen is None:
+            yield from self._all()
+            return
+        wanted = iter(self.chosen.tolist())
+        number = next(wanted, None)
+        for place, words in enumerate(self._all()):
+            if place == number:
+                yield words
+                number = next(wanted, None)
+
+    def _all(self) -> Iterator[list[str]]:
+        """Every sentence; the fingerprint keeps the cache from serving an older file."""
+        import datasets
+
+        datasets.disable_progress_bars()
+        name, path = self.fingerprint[:16], glob.escape(str(self.path))
+        rows = datasets.load_dataset("text", name, data_files=path, split="train", encoding=ENCODING)
+        for part in rows.iter(batch_size=10_000):
+            yield from (words for words in (line.split() for line in part["text"]) if words)
+
+
+def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
+    """The sentences of every split, and the sha256 of the file each comes from.
 
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
     config.refuse_missing()
-    files = config.files()
-    prints = {key: check(path, config.max_words) for key, path in files.items()}
-    return {key: _lines(path, prints[key]) for key, path in files.items()}, prints
+    checked = {split: (path, *check(path, config.max_words)) for split, path in config.files().items()}
+    found = {split: Sentences(path, digest) for split, (path, digest, _) in checked.items()}
+    if missing := [split for split in ("val", "test") if split not in found]:
+        path, digest, count = checked["train"]
+        parts = held_out(path, count, config.held_out, missing)
+        found |= {split: Sentences(path, digest, chosen) for split, chosen in parts.items()}
+    return found, {split: sentences.fingerprint for split, sentences in found.items()}
 
 
-def labelled(config: LabelledData) -> tuple[Sentences, dict[str, list[int]], dict[str, str]]:
+def labelled(
+    config: LabelledData,
+) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
     """The first share of each class's sentences, class after class; their labels; the files' sha256.
 
-    Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence.
+    Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for
+    what `read` refuses.
     """
-    found, prints = read(config)
-    sentences: Sentences = {"train": [], "val": [], "test": []}
+    config.refuse_missing()
+    checked = {key: (path, *check(path, config.max_words)) for key, path in config.files().items()}
+    sentences: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
     labels: dict[str, list[int]] = {split: [] for split in sentences}
-    for key, rows in found.items():
+    for key, (path, digest, count) in checked.items():
         split, _, label = key.partition("/")
         share = getattr(config.share, split)
-        count = int(share * len(rows) + 1e-9)  # 0.29 * 100 is 28.999…
-        if not count:
-            raise UserError(
-                f"{config.files()[key]} has {len(rows)} sentences: dataset.share.{split}={share} takes none"
-            )
-        sentences[split] += rows[:count]
-        labels[split] += [int(label)] * count
-    return sentences, labels, prints
+        first = np.arange(int(share * count + 1e-9))  # 0.29 * 100 is 28.999…
+        if not len(first):
+            raise UserError(f"{path} has {count} sentences: dataset.share.{split}={share} takes none")
+        sentences[split] += Sentences(path, digest, first)
+        labels[split] += [int(label)] * len(first)
+    return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
 
 
-def _lines(path: Path, fingerprint: str) -> list[list[str]]:
-    """The words of every line that has any; the fingerprint keeps the cache from serving an older file."""
-    import datasets
+def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[str, np.ndarray]:
+    """The numbers of the sentences of train and of each split without a file; they overlap nowhere.
 
-    datasets.disable_progress_bars()
-    rows = datasets.load_dataset("text", fingerprint[:16], data_files=glob.escape(str(path)), split="train")[
-        "text"
-    ]
-    return [words for words in (line.split() for line in rows) if words]
+    The same for every run on the same text, whatever its seed. Raises UserError for too few sentences.
+    """
+    size = max(1, round(count * share))
+    mixed = order(count, seed=0, epoch=0)
+    if len(missing) * size >= count:
+        raise UserError(
+            f"{path} has {count} sentences: too few to hold {size} out for {' and '.join(missing)} each"
+        )
+    parts = {split: mixed[place * size :][:size] for place, split in enumerate(missing)}
+    parts["train"] = mixed[len(missing) * size :]
+    return {split: np.sort(numbers) for split, numbers in parts.items()}
 
 
-def check(path: Path, max_words: int) -> str:
-    """The file's sha256, after making sure that it is text with sentences in it.
+def check(path: Path, max_words: int) -> tuple[str, int]:
+    """The file's sha256 and its number of sentences, after making sure that it is text with some in it.
 
     The `datasets` text builder reports bad bytes and empty files only as an error while generating.
     """
     digest, sentences = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, start=1):
-            digest.update(raw)
-            try:
-                words = raw.decode("utf-8").split()
-            except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not UTF-8 (byte {raw[error.start]:#04x} at place {error.start})"
-                ) from None
-            if len(words) > max_words:
-                raise UserError(
-                    f"{path}, line {number}: {len(words)} words, dataset.max_words allows {max_words}"
-                )
-            if reserved := {"<pad>", "<s>", "</s>"} & set(words):
-                raise UserError(
-                    f"{path}, line {number}: {', '.join(sorted(reserved))} is reserved; "
-                    f"of {', '.join(SPECIALS)} only <unk> may stand in a corpus"
-                )
-            sentences += bool(words)
+    for number, raw in enumerate(_lines(path, digest), start=1):
+        try:
+            words = raw.decode(ENCODING if number == 1 else "utf-8").split()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: not UTF-8 (byte {raw[error.start]:#04x} at place {error.start})"
+            ) from None
+        if len(words) > max_words:
+            raise UserError(
+                f"{path}, line {number}: {len(words)} words, dataset.max_words allows {max_words}"
+            )
+        if reserved := {"<pad>", "<s>", "</s>"} & set(words):
+            raise UserError(
+                f"{path}, line {number}: {', '.join(sorted(reserved))} is reserved; "
+                f"of {', '.join(SPECIALS)} only <unk> may stand in a corpus"
+            )
+        sentences += bool(words)
     if not sentences:
         raise UserError(f"{path} has no sentence in it")
-    return digest.hexdigest()
+    return digest.hexdigest(), sentences
+
+
+def _lines(path: Path, digest: hashlib._Hash) -> Iterator[bytes]:
+    """The lines of a file, which end in LF, CRLF or a lone CR, while its bytes are digested."""
+    with path.open("rb") as file:
+        for raw in file:
+            digest.update(raw)
+            yield from raw.removesuffix(b"\n").removesuffix(b"\r").split(b"\r")

@@ -6,7 +6,8 @@ import hashlib
 import random
 
 from cvae.config import TinyData, ToyData
-from cvae.data.text import Sentences
+
+Sentences = dict[str, list[list[str]]]
 
 
 def toy(config: ToyData) -> Sentences:

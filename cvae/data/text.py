@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,7 +13,7 @@ from torch import Tensor
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
-Sentences = dict[str, list[list[str]]]  # the words of each sentence, by split
+TYPES = {"h": torch.int16, "i": torch.int32}
 
 
 class Vocabulary:
@@ -23,16 +24,17 @@ class Vocabulary:
         self.index = {word: number for number, word in enumerate(self.words)}
 
     @classmethod
-    def of(cls, sentences: Iterable[Sequence[str]], least: int = 1) -> Vocabulary:
-        """The special words, then every type that occurs `least` times, by falling frequency.
+    def of(cls, sentences: Iterable[Sequence[str]], least: int = 1, most: int | None = None) -> Vocabulary:
+        """The special words, then types by falling frequency, ties in alphabetical order.
 
-        Ties are in alphabetical order.
+        Of the types that occur `least` times, at most `most`; null: all of them.
         """
         counts = Counter(word for sentence in sentences for word in sentence)
         for special in SPECIALS:
             counts.pop(special, None)
-        ranked = sorted(counts, key=lambda word: (-counts[word], word))
-        return cls([*SPECIALS, *(word for word in ranked if counts[word] >= least)])
+        often = (word for word, count in counts.items() if count >= least)
+        ranked = sorted(often, key=lambda word: (-counts[word], word))
+        return cls([*SPECIALS, *ranked[:most]])
 
     def __len__(self) -> int:
         return len(self.words)
@@ -93,17 +95,19 @@ class Corpus:
 
     def __init__(
         self,
-        sentences: Sequence[Sequence[int]],
+        sentences: Iterable[Sequence[int]],
         words: int,
         device: torch.device,
         labels: Sequence[int] | None = None,
     ) -> None:
-        self.labels = None if labels is None else np.array(labels, dtype=np.int64)
-        kind = np.int16 if words <= np.iinfo(np.int16).max else np.int32
-        self.lengths = np.array([len(sentence) for sentence in sentences], dtype=np.int64)
-        flat = np.fromiter((n for sentence in sentences for n in sentence), kind, int(self.lengths.sum()))
+        self.labels = None if labels is None else np.array(labels)
+        flat, lengths = array("h" if words <= np.iinfo(np.int16).max else "i"), array("q")
+        for sentence in sentences:
+            flat.extend(sentence)
+            lengths.append(len(sentence))
+        self.lengths = np.array(lengths)
         starts = np.cumsum(self.lengths) - self.lengths
-        self.tokens = torch.from_numpy(flat).to(device)
+        self.tokens = torch.frombuffer(flat, dtype=TYPES[flat.typecode]).to(device)
         self._starts = torch.from_numpy(starts).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
@@ -205,18 +209,17 @@ class Splits:
 
 
 def splits(
-    sentences: Sentences,
+    sentences: dict[str, Iterable[list[str]]],
     device: torch.device,
     fingerprints: dict[str, str],
-    labels: dict[str, list[int]] | None = None,
     least: int = 1,
+    most: int | None = None,
+    labels: dict[str, list[int]] | None = None,
 ) -> Splits:
-    """Numbers the sentences of each split by the words that occur `least` times in the train split."""
-    vocabulary = Vocabulary.of(sentences["train"], least)
+    """Numbers the sentences of each split by the vocabulary of the train split; see `Vocabulary.of`."""
+    vocabulary = Vocabulary.of(sentences["train"], least, most)
     corpora = {
-        split: Corpus(
-            [vocabulary.encode(s) for s in rows], len(vocabulary), device, labels[split] if labels else None
-        )
+        split: Corpus(map(vocabulary.encode, rows), len(vocabulary), device, labels and labels[split])
         for split, rows in sentences.items()
     }
     return Splits(vocabulary, corpora, fingerprints)

@@ -7,7 +7,6 @@ Sizes and initialisation follow the authors' Yelp model: 5,761,633 parameters at
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional
 
 from cvae.config import ReviewModel
 from cvae.data.text import Batch
+from cvae.decode import State
 from cvae.gaussian import Gaussian
 from cvae.models.sentence import Decoder, TextVAE
 
@@ -125,8 +125,9 @@ class ReviewDecoder(Decoder):
     def states(self, inputs: Tensor, z: Tensor) -> Tensor:
         return self.project(super().states(inputs, z))
 
-    def places(self, inputs: Tensor, z: Tensor) -> Iterator[Tensor]:
-        return map(self.project, super().places(inputs, z))
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        outputs, state = super().step(words, state)
+        return self.project(outputs), state
 
 
 class ReviewVAE(TextVAE):

@@ -6,19 +6,16 @@ Sizes and details follow the authors' PTB model (protocol A2): 8,801,874 paramet
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae import gaussian
 from cvae.config import ReviewModel, SentenceModel
-from cvae.data.text import PAD, UNK, Batch
+from cvae.data.text import UNK, Batch
+from cvae.decode import State
 from cvae.gaussian import Gaussian
-from cvae.models.output import output_nll
-
-FUSED_WORDS = 4000  # with fewer the logits fit in a cache anyway, and the plain output layer is the faster
+from cvae.models.output import layer_nll
 
 
 class Encoder(nn.Module):
@@ -65,25 +62,30 @@ class Decoder(nn.Module):
         outputs, _ = self.lstm(torch.cat([words, beside], -1), self.initial(z))
         return functional.dropout(outputs, rate, self.training)
 
-    def places(self, inputs: Tensor, z: Tensor) -> Iterator[Tensor]:
-        """`states` for K samples without dropout, place by place: T times [K, B, hidden] for z [K, B, Z].
+    def begin(self, z: Tensor) -> State:
+        """Before the first word, without dropout, for z [..., B, Z].
 
-        Of the first layer's input product W [word; z] the part of the words is formed once for all samples.
+        The part of z in the first layer's input product W [word; z], [..., B, 4 hidden], which is formed
+        once; h and c [layers, ..., B, hidden].
         """
+        beside = functional.linear(z, self.lstm.weight_ih_l0[:, self.config.embed :])
+        h, c = (state.unflatten(1, z.shape[:-1]) for state in self.initial(z.flatten(0, -2)))
+        return beside, h, c
+
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """What the output layer reads after the words [B], [..., B, hidden], and the next state."""
+        beside, h, c = state
         w_x, w_h, bias = zip(*(self._weights(layer) for layer in range(self.config.layers)), strict=True)
-        embed = self.config.embed
-        words = functional.linear(self.embedding(inputs.T), w_x[0][:, :embed], bias[0])
-        beside = functional.linear(z, w_x[0][:, embed:])
-        h, c = (list(state.unflatten(1, z.shape[:2])) for state in self.initial(z.flatten(0, 1)))
-        for word in words:
-            gates = word + beside
-            for layer in range(self.config.layers):
-                if layer:
-                    gates = functional.linear(h[layer - 1], w_x[layer], bias[layer])
-                i, f, g, o = (gates + functional.linear(h[layer], w_h[layer])).chunk(4, -1)
-                c[layer] = f.sigmoid() * c[layer] + i.sigmoid() * g.tanh()
-                h[layer] = o.sigmoid() * c[layer].tanh()
-            yield h[-1]
+        gates = functional.linear(self.embedding(words), w_x[0][:, : self.config.embed], bias[0]) + beside
+        states: list[tuple[Tensor, Tensor]] = []
+        for layer in range(self.config.layers):
+            if layer:
+                gates = functional.linear(states[-1][0], w_x[layer], bias[layer])
+            i, f, g, o = (gates + functional.linear(h[layer], w_h[layer])).chunk(4, -1)
+            cell = f.sigmoid() * c[layer] + i.sigmoid() * g.tanh()
+            states.append((o.sigmoid() * cell.tanh(), cell))
+        h, c = map(torch.stack, zip(*states, strict=True))
+        return h[-1], (beside, h, c)
 
     def _weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's weights of its input and of its state, and the sum of its biases."""
@@ -119,17 +121,7 @@ class TextVAE(nn.Module):
         if z.dim() == 3:
             return self._nll_of_samples(batch, z)
         states = self.decoder.states(self._dropped(batch.inputs), z)
-        return self._output_nll(states.flatten(0, 1), batch.targets, plain).sum(-1)
-
-    def _output_nll(self, states: Tensor, targets: Tensor, plain: bool = False) -> Tensor:
-        """-log p(target | state) in nats, 0 for pads, shaped as `targets`; states [targets.numel(), H]."""
-        layer, flat = self.decoder.output, targets.flatten()
-        # On a GPU the logits are no burden, and a backward pass that must not wait forms gradients twice.
-        if plain or layer.out_features < FUSED_WORDS or states.device.type != "cpu":
-            nll = functional.cross_entropy(layer(states), flat, ignore_index=PAD, reduction="none")
-        else:
-            nll = output_nll(states, layer.weight, layer.bias, flat)
-        return nll.view(targets.shape)
+        return layer_nll(self.decoder.output, states.flatten(0, 1), batch.targets, plain).sum(-1)
 
     def _nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
         """`decode_nll` of K samples of z, [K, B] for [K, B, Z]; the logits of one place exist at a time.
@@ -139,9 +131,20 @@ class TextVAE(nn.Module):
         if self.training:
             raise ValueError("several samples of z a sentence are for evaluation: call eval() first")
         total = z.new_zeros(z.shape[:2])
-        for states, targets in zip(self.decoder.places(batch.inputs, z), batch.targets.T, strict=True):
-            total = total + self._output_nll(states.flatten(0, 1), targets.expand(len(z), -1))
+        state = self.decoder.begin(z)
+        for words, targets in zip(batch.inputs.T, batch.targets.T, strict=True):
+            outputs, state = self.decoder.step(words, state)
+            total = total + layer_nll(self.decoder.output, outputs.flatten(0, 1), targets.expand(len(z), -1))
         return total
+
+    def begin(self, batch: Batch | None, z: Tensor) -> State:
+        """For `cvae.decode`: the state before the first word, z [B, Z]; the batch plays no part."""
+        return self.decoder.begin(z)
+
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits [B, V] of what follows the words [B], and the state that has read them."""
+        outputs, state = self.decoder.step(words, state)
+        return self.decoder.output(outputs), state
 
     def _dropped(self, inputs: Tensor) -> Tensor:
         """Word dropout (Bowman et al. 2016, section 3.1): in training, words but `<s>` become `<unk>`."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from cvae.config import Config
+from cvae.config import Config, DialogTask, ReviewTask, ToyTask
 from cvae.data.text import Splits
+from cvae.tasks.dialog import Answering
 from cvae.tasks.language_model import LanguageModelling
 from cvae.tasks.reviews import Reviews
 from cvae.tasks.toy import Synthetic
 
-KINDS = {"toy": Synthetic, "ptb": LanguageModelling, "yelp": Reviews}
-
 
 def build(config: Config, model: nn.Module, data: Splits) -> LanguageModelling:
     """The task of a run."""
-    return KINDS[config.task.name](config, model, data)
+    kinds = {ToyTask: Synthetic, DialogTask: Answering, ReviewTask: Reviews}
+    return kinds.get(type(config.task), LanguageModelling)(config, model, data)

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from cvae import measures, metrics
+from cvae import measures, metrics, samples
 from cvae.config import Config
-from cvae.data.text import Batch, Batches, Splits, fixed
+from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.gaussian import Gaussian
 from cvae.objective import Terms
 
@@ -24,10 +24,17 @@ class LanguageModelling:
         self.config = config
         self.model = model
         self.data = data
-        self.batches = {
-            split: Batches(corpus, config.dataset.sampler, config.train.batch_size, config.seed)
-            for split, corpus in data.corpora.items()
-        }
+        self.batches = {split: self.cut(corpus) for split, corpus in data.corpora.items()}
+
+    def cut(self, corpus: Corpus) -> Batches:
+        """A split in batches."""
+        train = self.config.train
+        return Batches(corpus, self.config.dataset.sampler, train.batch_size, self.config.seed)
+
+    @property
+    def judged(self) -> list[str]:
+        """The splits on which the best checkpoint is measured: all but train."""
+        return [split for split in self.data.corpora if split != "train"]
 
     def counts(self) -> dict[str, int]:
         """The sizes of the data, for results.json."""
@@ -108,14 +115,26 @@ class LanguageModelling:
         sentences = sum(len(batch.lengths) for batch in batches)
         return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
 
+    def words(self, batch: Batch) -> list[str]:
+        """The sentences of a batch, for reading."""
+        return [" ".join(self.data.vocabulary.decode(row)) for row in batch.tokens.tolist()]
+
     def fixed(self, split: str, count: int | None) -> list[Batch]:
         """The same `count` sentences of a split in every run, in batches."""
         corpus = self.data.corpora[split]
         return corpus.batches(fixed(count, len(corpus)), self.config.train.batch_size)
 
+    def page(self) -> str:
+        """What the model says, for reading: samples.md of a finished run."""
+        return samples.overview(self)
+
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, or rec for an autoencoder, in nats per sequence."""
         return found["rec"] if self.config.autoencoder else -found["elbo"]
+
+    def settled(self, scores: list[float]) -> bool:
+        """Whether the scores of the validations so far are reason to stop before the last update."""
+        return False
 
     def snapshot(self) -> dict[str, Any] | None:
         """What to keep of the latent space at a validation; None for nothing."""

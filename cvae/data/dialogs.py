@@ -1,0 +1,260 @@
+"""Dialogs as compact tensors, and batches in which each utterance is held, and so encoded, once.
+
+Every utterance is a response exactly once, to the at most `window` - 1 utterances before it; each dialog
+begins with the pseudo-utterance `<d>`. The authors' windows (protocol B1) drop late windows and the longest
+dialogs and repeat the last utterance of short ones; these do not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from cvae.config import DialogData
+from cvae.data import switchboard
+from cvae.data.switchboard import STRANGER, Dialog
+from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed, order
+
+START = "<d>"
+UNKNOWN = -1  # the number of a topic or act that the train split does not have
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """B responses and what they answer; packed sequences hold no pads (see `spans` for their order).
+
+    texts: the tokens of the U different utterances in the batch. contexts: for each response the rows of its
+    context in them, oldest first; floors: for each of these 1 where the responder speaks, else 0.
+    responses [B]: the row of the response. inputs: what the decoder reads, `<s>` first; targets: what it
+    predicts there, `</s>` last; owners: whose token that is. lengths [B] count `<s>` and `</s>`. topics [B]
+    may be UNKNOWN; people [B, 8] are the responder's four numbers and the other's.
+
+    condition [B, C] and heard [B, H] are what a model makes of context and response, once it has.
+    """
+
+    texts: PackedSequence
+    contexts: PackedSequence
+    floors: Tensor
+    responses: Tensor
+    inputs: PackedSequence
+    targets: Tensor
+    owners: Tensor
+    lengths: Tensor
+    topics: Tensor
+    people: Tensor
+    condition: Tensor | None = None
+    heard: Tensor | None = None
+
+    @property
+    def counted(self) -> Tensor:
+        """Predicted tokens per response, `</s>` included and `<s>` not: [B]."""
+        return self.lengths - 1
+
+    def without_words(self) -> Exchange:
+        """The same exchanges, but the decoder reads `<s>` and then only `<unk>`; the encoders read all."""
+        unknown = torch.full_like(self.inputs.data, UNK)
+        unknown[: len(self.lengths)] = BOS
+        return replace(self, inputs=self.inputs._replace(data=unknown))
+
+
+class Spans(NamedTuple):
+    """The places of B spans [start, start + length) by time: all first places, then all second ones, ...
+
+    places [N] and owners [N], the span each belongs to; sizes [T], how many spans are as long; order [B] from
+    the longest on.
+    """
+
+    places: np.ndarray
+    owners: np.ndarray
+    sizes: np.ndarray
+    order: np.ndarray
+
+    def packed(self, data: Tensor) -> PackedSequence:
+        """`data` [N], something for each place, as recurrent networks take it."""
+        back = np.argsort(self.order)
+        places = (torch.from_numpy(rows).to(data.device, non_blocking=True) for rows in (self.order, back))
+        return PackedSequence(data, torch.from_numpy(self.sizes), *places)
+
+
+def spans(starts: np.ndarray, lengths: np.ndarray) -> Spans:
+    """Spans of lengths [B] >= 1 from starts [B]."""
+    ranked = np.argsort(-lengths, kind="stable")
+    times = np.arange(lengths[ranked[0]])
+    inside = times[:, None] < lengths[ranked]
+    places = (starts[ranked] + times[:, None])[inside]
+    return Spans(places, np.broadcast_to(ranked, inside.shape)[inside], inside.sum(1), ranked)
+
+
+class Exchanges:
+    """The exchanges of one split, on one device. Responses are numbered from 0 in the order of the file."""
+
+    def __init__(
+        self, dialogs: Sequence[Dialog], labels: Labels, config: DialogData, device: torch.device
+    ) -> None:
+        self.labels, self.device = labels, device
+        known: dict[tuple[int, ...], int] = {}
+        rows = [row for number, dialog in enumerate(dialogs) for row in _rows(number, dialog)]
+        ids = [labels.encode(words, config.max_tokens) for _, _, words, _ in rows]
+        self.texts = np.array([known.setdefault(tuple(text), len(known)) for text in ids])
+        self.dialogs = np.array([number for number, *_ in rows])
+        self.speakers = np.array([speaker for _, speaker, *_ in rows])
+        self.acts = np.array([labels.acts.get(act, UNKNOWN) for *_, act in rows])
+        self.text_lengths = np.array([len(text) for text in known])
+        self.text_starts = np.cumsum(self.text_lengths) - self.text_lengths
+        flat = np.fromiter((n for text in known for n in text), np.int32, int(self.text_lengths.sum()))
+        self.tokens = torch.from_numpy(flat).to(device)
+        self.places = np.flatnonzero(self.speakers >= 0)
+        first = np.searchsorted(self.dialogs, self.dialogs[self.places])
+        self.starts = np.maximum(first, self.places - (config.window - 1))
+        self.lengths = self.text_lengths[self.texts[self.places]]
+        self.topics = np.array([labels.topics.get(dialog.topic, UNKNOWN) for dialog in dialogs])
+        self.people = np.array([[*dialog.people, (0.0,) * 4] for dialog in dialogs], np.float32)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    @property
+    def counted(self) -> int:
+        """Predicted tokens: every word and `</s>`, not `<s>`."""
+        return int(self.lengths.sum()) - len(self)
+
+    def counts(self) -> dict[str, int]:
+        """The sizes of the split and what is unknown in it."""
+        return {
+            "dialogs": len(self.topics),
+            "sentences": len(self),
+            "tokens": self.counted,
+            "unknown_topics": int((self.topics == UNKNOWN).sum()),
+            "unknown_acts": int((self.acts[self.places] == UNKNOWN).sum()),
+            "unknown_speakers": int((self.speakers == STRANGER).sum()),
+        }
+
+    def batch(self, responses: np.ndarray) -> Exchange:
+        """The responses with these numbers, in this order, and their contexts."""
+        places = self.places[responses]
+        before = spans(self.starts[responses], places - self.starts[responses])
+        used = np.concatenate([self.texts[before.places], self.texts[places]])
+        different, rows = np.unique(used, return_inverse=True)
+        read = spans(self.text_starts[different], self.text_lengths[different])
+        said = spans(self.text_starts[self.texts[places]], self.lengths[responses] - 1)
+        speakers, dialogs = self.speakers[places], self.dialogs[places]
+        other = np.where(speakers == STRANGER, STRANGER, 1 - speakers)
+        people = np.concatenate([self.people[dialogs, speakers], self.people[dialogs, other]], 1)
+        split = len(before.places)
+        spoken = self._to(said.places)
+        return Exchange(
+            texts=read.packed(self.tokens[self._to(read.places)].long()),
+            contexts=before.packed(self._to(rows[:split])),
+            floors=self._to((self.speakers[before.places] == speakers[before.owners]).astype(np.float32)),
+            responses=self._to(rows[split:]),
+            inputs=said.packed(self.tokens[spoken].long()),
+            targets=self.tokens[spoken + 1].long(),
+            owners=self._to(said.owners),
+            lengths=self._to(self.lengths[responses]),
+            topics=self._to(self.topics[dialogs]),
+            people=self._to(people),
+        )
+
+    def _to(self, found: np.ndarray) -> Tensor:
+        return torch.from_numpy(found).to(self.device, non_blocking=True)
+
+    def batches(self, responses: np.ndarray, size: int) -> list[Exchange]:
+        """The responses with these numbers in batches, neighbours together, the same for every seed."""
+        ranked = np.sort(responses)
+        return [self.batch(ranked[i : i + size]) for i in range(0, len(ranked), size)]
+
+
+def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], str]]:
+    """Dialog, speaker, words and act of `<d>`, said by nobody, and of every utterance."""
+    yield number, UNKNOWN, [START], ""
+    for utterance in dialog.utterances:
+        yield number, *utterance
+
+
+class Passages:
+    """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
+
+    A training batch is about `size` responses in whole passages, drawn together anew in each epoch. With
+    passages of 8 it holds a fifth of the utterances that as many single windows of ten would.
+    """
+
+    def __init__(self, corpus: Exchanges, consecutive: int, size: int, seed: int) -> None:
+        self.corpus, self.seed = corpus, seed
+        every = np.arange(len(corpus))
+        self.members = [every[i : i + size] for i in range(0, len(every), size)]
+        dialogs = corpus.dialogs[corpus.places]
+        turn = every - np.searchsorted(dialogs, dialogs)
+        length = min(consecutive, size)
+        self.passages = np.split(every, np.flatnonzero(turn % length == 0)[1:])
+        self._together = size // length
+        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+
+    def __len__(self) -> int:
+        """Training batches in an epoch."""
+        return -(-len(self.passages) // self._together)
+
+    def __iter__(self) -> Iterator[Exchange]:
+        """Every response once, in the order of the file: for evaluation."""
+        return (self.corpus.batch(members) for members in self.members)
+
+    def at(self, step: int) -> Exchange:
+        """The batch of optimiser step `step`, a pure function of (seed, step)."""
+        epoch, place = divmod(step, len(self))
+        if epoch != self._epoch:
+            self._epoch, self._order = epoch, order(len(self.passages), self.seed, epoch)
+        drawn = self._order[place * self._together : (place + 1) * self._together]
+        return self.corpus.batch(np.concatenate([self.passages[number] for number in drawn]))
+
+
+class Labels:
+    """Words, topics and dialog acts of the train split and their numbers, by falling frequency."""
+
+    def __init__(self, dialogs: Sequence[Dialog], most: int) -> None:
+        said = [utterance for dialog in dialogs for utterance in dialog.utterances]
+        sentences = [utterance.words for utterance in said] + [[START]] * len(dialogs)
+        # `<s>` and `</s>`, in every utterance, are among the `most` words; `<pad>` and `<unk>` are not
+        self.vocabulary = Vocabulary.of(sentences, most=most - 2)
+        self.topics = _ranked(dialog.topic for dialog in dialogs)
+        self.acts = _ranked(utterance.act for utterance in said)
+
+    def encode(self, words: Sequence[str], most: int) -> list[int]:
+        """`<s>` words `</s>` as numbers; of more than `most` of them the first and `</s>`."""
+        found = self.vocabulary.encode(words)
+        return found if len(found) <= most else [*found[: most - 1], EOS]
+
+
+def _ranked(names: Iterator[str]) -> dict[str, int]:
+    """Numbers by falling frequency, ties in alphabetical order."""
+    counts = Counter(names)
+    return {name: n for n, name in enumerate(sorted(counts, key=lambda name: (-counts[name], name)))}
+
+
+@dataclass(frozen=True)
+class DialogSplits(Splits):
+    """`Splits` of exchanges: train, val, test and, where any are, the train dialogs that are held out."""
+
+    topics: list[str]
+    acts: list[str]
+
+
+def build(config: DialogData, device: torch.device) -> DialogSplits:
+    """The dialogs below `config.path`, numbered by what is left of the train split.
+
+    The held-out dialogs are the same for every seed; their share is `config.held_out`.
+    """
+    found, prints = switchboard.read(config)
+    train = found["train"]
+    held = set(fixed(int(config.held_out * len(train)), len(train)).tolist())
+    found["train"] = [dialog for number, dialog in enumerate(train) if number not in held]
+    if held:
+        found["held"] = [train[number] for number in sorted(held)]
+    labels = Labels(found["train"], config.vocabulary)
+    corpora = {split: Exchanges(dialogs, labels, config, device) for split, dialogs in found.items()}
+    return DialogSplits(labels.vocabulary, corpora, prints, list(labels.topics), list(labels.acts))

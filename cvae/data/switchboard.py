@@ -1,0 +1,129 @@
+"""Dialogs from the jsonl files of the paper's authors, quirks included (protocol B1)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cvae.config import DialogData
+from cvae.reading import UserError
+
+# NLTK's WordPunctTokenizer: runs of letters and digits, and runs of anything else but space
+TOKEN = re.compile(r"\w+|[^\w\s]+")
+SPEAKERS = ("A", "B")
+STRANGER = 2  # the number of any other speaker, about whom nothing is known
+SEXES = {"FEMALE": (1.0, 0.0), "MALE": (0.0, 1.0), "UNK": (0.0, 0.0)}
+EDUCATION = {"0": 0, "1": 1, "2": 2, "3": 3, "9": 2}  # 9 is unknown, and counts as the commonest
+
+
+class Utterance(NamedTuple):
+    """What was said: by SPEAKERS[speaker] (or a STRANGER), in lower case, and what it does in the dialog."""
+
+    speaker: int
+    words: list[str]
+    act: str
+
+
+class Dialog(NamedTuple):
+    """A telephone call: `people` holds age / 100, education / 3 and the two numbers of the sex of A and B."""
+
+    topic: str
+    people: list[tuple[float, float, float, float]]
+    utterances: list[Utterance]
+
+
+class Malformed(ValueError):
+    """What is wrong with a line, without where."""
+
+
+def read(config: DialogData) -> tuple[dict[str, list[Dialog]], dict[str, str]]:
+    """The dialogs of every file, and the sha256 of every file.
+
+    Raises UserError naming the file, the line and what is wrong with it.
+    """
+    config.refuse_missing()
+    found, prints = {}, {}
+    for split, path in config.files().items():
+        found[split] = list(_dialogs(path))
+        if not found[split]:
+            raise UserError(f"{path} has no dialog in it")
+        prints[split] = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found, prints
+
+
+def tokenise(text: str) -> list[str]:
+    """Lower-case words as NLTK's WordPunctTokenizer cuts them: "don't" is three."""
+    return TOKEN.findall(text.lower())
+
+
+def _dialogs(path: Path) -> Any:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.strip():
+                continue
+            try:
+                yield _dialog(json.loads(raw))
+            except UnicodeDecodeError as error:
+                wrong = f"not UTF-8 (byte {raw[error.start]:#04x} at place {error.start})"
+            except json.JSONDecodeError as error:
+                wrong = f"not JSON: {error.msg} at place {error.pos}"
+            except Malformed as error:
+                wrong = str(error)
+            else:
+                continue
+            raise UserError(f"{path}, line {number}: {wrong}")
+
+
+def _dialog(line: Any) -> Dialog:
+    """Raises Malformed."""
+    if not isinstance(line, dict):
+        raise Malformed(f"a dialog is an object with A, B, topic and utts, found {_short(line)}")
+    if missing := [key for key in (*SPEAKERS, "topic", "utts") if key not in line]:
+        raise Malformed(f"{', '.join(missing)} missing")
+    if not isinstance(line["topic"], str):
+        raise Malformed(f"topic must be text, found {_short(line['topic'])}")
+    if not isinstance(line["utts"], list) or not line["utts"]:
+        raise Malformed(f"utts must be a list of utterances, found {_short(line['utts'])}")
+    people = [_person(name, line[name]) for name in SPEAKERS]
+    utterances = [_utterance(place, found) for place, found in enumerate(line["utts"], start=1)]
+    return Dialog(_clean(line["topic"]), people, utterances)
+
+
+def _person(name: str, found: Any) -> tuple[float, float, float, float]:
+    if not isinstance(found, dict) or (missing := {"age", "education", "sex"} - set(found)):
+        what = f"{', '.join(sorted(missing))} missing" if isinstance(found, dict) else _short(found)
+        raise Malformed(f"{name} must have an age, education and sex, found {what}")
+    age, education, sex = (_clean(str(found[key])) for key in ("age", "education", "sex"))
+    if not re.fullmatch(r"\d{1,3}", age):
+        raise Malformed(f"{name}.age must be a whole number, found {_short(found['age'])}")
+    if education not in EDUCATION:
+        raise Malformed(
+            f"{name}.education must be 0, 1, 2, 3 or 9 (unknown), found {_short(found['education'])}"
+        )
+    if sex not in SEXES:
+        raise Malformed(f"{name}.sex must be FEMALE, MALE or UNK (unknown), found {_short(found['sex'])}")
+    return int(age) / 100, EDUCATION[education] / 3, *SEXES[sex]
+
+
+def _utterance(place: int, found: Any) -> Utterance:
+    match found:
+        case [str(speaker), str(text), [str(act), *_]]:
+            name = _clean(speaker)
+            return Utterance(
+                SPEAKERS.index(name) if name in SPEAKERS else STRANGER, tokenise(text), _clean(act)
+            )
+    raise Malformed(f"utterance {place} must be [speaker, text, [dialog act, ...]], found {_short(found)}")
+
+
+def _clean(text: str) -> str:
+    """Without the quotes and spaces that the files have around many values."""
+    return text.strip(' "')
+
+
+def _short(found: Any) -> str:
+    """A value as JSON, cut where it is long."""
+    text = json.dumps(found, ensure_ascii=False)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,124 @@
+"""Sentences to read: from the prior, reconstructed, and on the way from one sentence to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvae import gaussian
+from cvae.data.text import UNK, Batch, Corpus, fixed
+from cvae.decode import How, generate
+
+if TYPE_CHECKING:
+    from cvae.tasks.language_model import LanguageModelling
+
+Found = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What a language model says. Its noise comes from the seed alone: the same call, the same sentences."""
+
+    task: LanguageModelling
+    how: How
+    longest: int = 60
+    seed: int = 0
+
+    def prior(self, count: int) -> Found:
+        """`count` sentences whose z comes from N(0, I)."""
+        noise = self._generator()
+        like = torch.empty(count, self.task.config.model.latent, device=self.task.device)
+        return {"prior": self._decode(gaussian.sample(gaussian.standard(like), noise), noise)}
+
+    def reconstructions(self, sentences: Sequence[Sequence[str]]) -> Found:
+        """Each sentence, and what the decoder makes of its posterior mean."""
+        said = self._decode(self._means(sentences), self._generator())
+        read = [" ".join(self._known(words)) for words in sentences]
+        return {
+            "reconstructions": [
+                {"sentence": source, "reconstruction": target}
+                for source, target in zip(read, said, strict=True)
+            ]
+        }
+
+    def interpolation(self, first: Sequence[str], last: Sequence[str], points: int) -> Found:
+        """What lies at `points` places on the straight line between two posterior means, both included."""
+        ends = self._means([first, last])
+        shares = torch.linspace(0, 1, points, device=ends.device)
+        said = self._decode(torch.lerp(ends[0], ends[1], shares[:, None]), self._generator())
+        places = [
+            {"share": round(share, 3), "sentence": sentence}
+            for share, sentence in zip(shares.tolist(), said, strict=True)
+        ]
+        texts = [" ".join(self._known(words)) for words in (first, last)]
+        return {"interpolation": {"from": texts[0], "to": texts[1], "places": places}}
+
+    def sentences(self, split: str, count: int) -> list[list[str]]:
+        """The same `count` sentences of a split for every run on it."""
+        corpus, words = self.task.data.corpora[split], self.task.data.vocabulary
+        tokens = corpus.batch(fixed(count, len(corpus))).tokens
+        return [words.decode(row) for row in tokens.tolist()]
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator(self.task.device).manual_seed(self.seed)
+
+    def _known(self, words: Sequence[str]) -> list[str]:
+        """The words as the model reads them."""
+        return [word if word in self.task.data.vocabulary.index else "<unk>" for word in words]
+
+    def _means(self, sentences: Sequence[Sequence[str]]) -> Tensor:
+        """Posterior means [N, Z]."""
+        with torch.no_grad():
+            return self.task.model.posterior(self._batch(sentences)).mean
+
+    def _batch(self, sentences: Sequence[Sequence[str]]) -> Batch:
+        words = self.task.data.vocabulary
+        corpus = Corpus([words.encode(s) for s in sentences], len(words), self.task.device)
+        return corpus.batch(np.arange(len(corpus)))
+
+    def _decode(self, z: Tensor, noise: torch.Generator) -> list[str]:
+        """A sentence for each row of z [N, Z]."""
+        words = self.task.data.vocabulary
+        rows = generate(self.task.model.eval(), None, z, self.longest, self.how, noise)
+        return [" ".join(words.words[number] for number in row) for row in rows]
+
+
+def without_unknown(how: How) -> How:
+    """The same, but `<unk>` is never said."""
+    return replace(how, forbid=(*how.forbid, UNK))
+
+
+def text(found: Found) -> str:
+    """What was found, for reading; Markdown."""
+    parts = []
+    if "prior" in found:
+        parts += ["## z from the prior", "", *(f"- {line}" for line in found["prior"]), ""]
+    if "reconstructions" in found:
+        parts += ["## Sentences, and the decoder's reading of their z", ""]
+        for pair in found["reconstructions"]:
+            parts += [f"- {pair['sentence']}", f"  - {pair['reconstruction']}"]
+        parts.append("")
+    for line in [found["interpolation"]] if "interpolation" in found else []:
+        parts += [f"## From “{line['from']}” to “{line['to']}”", ""]
+        parts += [f"- {place['share']:.2f}  {place['sentence']}" for place in line["places"]] + [""]
+    return "\n".join(parts)
+
+
+def overview(task: LanguageModelling) -> str:
+    """The page a finished run keeps: greedy and drawn sentences, reconstructions, two interpolations."""
+    greedy = Sampler(task, without_unknown(How()))
+    drawn = replace(greedy, how=replace(greedy.how, temperature=1.0, top_p=0.9))
+    some = greedy.sentences("val", 10)
+    parts = ["Words are the most likely ones, but for `<unk>`, unless something else is said.\n"]
+    if not task.config.autoencoder:
+        parts += [text(greedy.prior(10)), "The same z, words drawn (temperature 1, top-p 0.9):\n"]
+        parts += [text(drawn.prior(10))]
+    parts.append(text(greedy.reconstructions(some)))
+    pairs = zip(some[0:4:2], some[1:4:2], strict=False)
+    parts += [text(greedy.interpolation(*pair, points=7)) for pair in pairs]
+    return "\n".join(parts)

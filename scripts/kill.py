@@ -1,0 +1,201 @@
+"""Kills training at random moments, starts it again each time, and compares with a run left in peace.
+
+Weights, metrics.jsonl and results.json (but for time/) must be equal bit for bit, and TensorBoard must read
+no step twice. Prints, and with --record writes, how many kills were survived and what they hit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+TRAIN = Path(__file__).parent.parent / "train.py"
+RUNS = {
+    "toy": (
+        "task=toy train.steps=600 train.log_every=7 train.validate_every=30 train.save_every=9"
+        " dataset.draws=2"
+    ),
+    "ptb": (
+        "experiment=ptb_debug train.steps=300 train.validate_every=20 train.save_every=3"
+        " dataset.sentences=400 remedy=[word_dropout] task.iw_sentences=20"
+    ),
+}
+COMMON = ("train.progress=false", "device=cpu", "threads=1")
+
+
+@dataclass
+class Tally:
+    """What the kills of one run hit."""
+
+    kills: int = 0
+    hits: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Training in a folder; what it says goes to said.txt beside the folder."""
+    command = [sys.executable, str(TRAIN), *arguments, *COMMON, f"hydra.run.dir={folder}"]
+    with folder.with_suffix(".said.txt").open("ab") as said:
+        return subprocess.Popen(command, stdout=said, stderr=said, cwd=TRAIN.parent)
+
+
+def finish(arguments: Sequence[str], folder: Path) -> float:
+    """Runs to the end; the seconds it took. Raises RuntimeError where it fails."""
+    began = time.monotonic()
+    if code := start(arguments, folder).wait():
+        raise RuntimeError(
+            f"{shlex.join(arguments)} ended with {code}: see {folder.with_suffix('.said.txt')}"
+        )
+    return time.monotonic() - began
+
+
+def torment(arguments: Sequence[str], folder: Path, kills: int, rng: random.Random) -> Tally:
+    """Kills and starts again until there were `kills` kills, then lets the run finish.
+
+    A start is killed some time after its first sign of life in the folder, so that most kills hit training.
+    """
+    tally = Tally()
+    while tally.kills < kills:
+        before = _marks(folder)
+        process = start(arguments, folder)
+        while process.poll() is None and _marks(folder) == before:
+            time.sleep(0.01)
+        try:
+            process.wait(rng.expovariate(1 / 0.7))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if process.returncode == -signal.SIGKILL:
+            tally.kills += 1
+            tally.hits[_stage(folder)] += 1
+        elif process.returncode:
+            raise RuntimeError(f"ended with {process.returncode}: see {folder.with_suffix('.said.txt')}")
+        else:
+            break  # finished before there were enough kills
+    tally.seconds = finish(arguments, folder)
+    return tally
+
+
+def _marks(folder: Path) -> tuple[Any, ...]:
+    """Changes as soon as a run writes to its folder."""
+    names = ("run.json", "results.json", "metrics.jsonl")
+    return tuple(p.stat().st_mtime_ns if (p := folder / name).exists() else None for name in names)
+
+
+def _stage(folder: Path) -> str:
+    """Where a kill hit, as the folder shows."""
+    if drafts := sorted(path.name for path in folder.rglob("*.tmp")):
+        return f"while writing {drafts[0].removesuffix('.tmp')}"
+    if not (folder / "checkpoint_last.pt").exists():
+        return "before the first checkpoint"
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    if results.get("finished"):
+        return "after the end"
+    return "in training or evaluation"
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """The records in which two runs differ, empty where they are equal but for time/."""
+    import torch
+
+    found = []
+    for name in sorted({p.name for folder in (one, other) for p in folder.glob("*.jsonl")}):
+        if _records(one / name) != _records(other / name):
+            found.append(name)
+    if _timeless(one / "results.json") != _timeless(other / "results.json"):
+        found.append("results.json")
+    for name in ("checkpoint_last.pt", "checkpoint_best.pt"):
+        a, b = (torch.load(folder / name, weights_only=True)["model"] for folder in (one, other))
+        if a.keys() != b.keys() or any(not torch.equal(a[key], b[key]) for key in a):
+            found.append(name)
+    return found
+
+
+def _records(path: Path) -> list[dict[str, Any]] | None:
+    if not path.exists():
+        return None
+    return [_without_time(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _timeless(path: Path) -> dict[str, Any]:
+    return _without_time(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _without_time(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if not key.startswith("time/")}
+
+
+def repeated_steps(folder: Path) -> list[str]:
+    """The scalars that TensorBoard reads at one step more than once."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    found = []
+    for tag in events.Tags()["scalars"]:
+        steps = [event.step for event in events.Scalars(tag)]
+        if len(set(steps)) < len(steps):
+            found.append(tag)
+    return found
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="*", default=list(RUNS), help=f"of {', '.join(RUNS)}; default: all")
+    parser.add_argument("--kills", type=int, default=15, help="of each run (15)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.runs) - set(RUNS):
+        parser.error(f"unknown run {', '.join(sorted(unknown))}: one of {', '.join(RUNS)}")
+    if options.to.exists():
+        parser.error(f"--to {options.to} exists: name a new folder")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit status is 1 where a run did not survive or differs from the one left in peace."""
+    options = parse(arguments)
+    options.to.mkdir(parents=True)
+    rng, record, status = random.Random(options.seed), {}, 0
+    for name in options.runs:
+        command = shlex.split(RUNS[name])
+        peaceful, killed = (options.to.resolve() / f"{name}-{kind}" for kind in ("peaceful", "killed"))
+        try:
+            finish(command, peaceful)
+            tally = torment(command, killed, options.kills, rng)
+        except RuntimeError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            return 1
+        differ, twice = differences(peaceful, killed), repeated_steps(killed)
+        status |= bool(differ or twice)
+        record[name] = {"kills": tally.kills, "hits": dict(tally.hits), "differ": differ, "twice": twice}
+        verdict = (
+            f"differs in {differ}, twice in TensorBoard: {twice}" if differ or twice else "equal bit for bit"
+        )
+        print(f"{name}: {tally.kills} kills ({_spoken(tally.hits)}): {verdict}", flush=True)
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    return status
+
+
+def _spoken(hits: Counter[str]) -> str:
+    return ", ".join(f"{count} {stage}" for stage, count in hits.most_common())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""Sentences of a run's model: from the prior, reconstructed, or between two sentences."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cvae.folder import RunFolder
+from cvae.reading import UserError
+
+if TYPE_CHECKING:
+    from cvae.samples import Found, Sampler
+
+EXAMPLES = """examples:
+  python scripts/sample.py outputs/ptb/schedule-cyclical_task-ptb                       some of everything
+  python scripts/sample.py outputs/ptb/default prior --count 20 --temperature 1 --top-p 0.9 --no-unk
+  python scripts/sample.py outputs/ptb/default reconstruct "the company said it agreed"
+  python scripts/sample.py outputs/ptb/default interpolate "stocks fell" "the company said it agreed"
+  python scripts/sample.py outputs/ptb/default --json > samples.json
+
+Words of a sentence are split at spaces and must be spelt as in the corpus. Without --temperature each word
+is the most likely one."""
+
+MODES = {"all": 0, "prior": 0, "reconstruct": None, "interpolate": 2}  # sentences that each takes
+
+
+def share(text: str) -> float:
+    """A number above 0 and at most 1, for argparse."""
+    if not 0 < (number := float(text)) <= 1:
+        raise ValueError
+    return number
+
+
+def temperature(text: str) -> float:
+    """A number from 0 on, for argparse."""
+    if not 0 <= (number := float(text)) < float("inf"):
+        raise ValueError
+    return number
+
+
+def count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", type=Path, help="a run folder")
+    parser.add_argument("mode", nargs="?", choices=MODES, default="all")
+    parser.add_argument("sentences", nargs="*", help="to reconstruct, or the two to go between, in quotes")
+    parser.add_argument(
+        "--count", type=count, default=10, metavar="N", help="sentences, or places between two"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="where none are given"
+    )
+    parser.add_argument(
+        "--temperature", type=temperature, default=0.0, metavar="T", help="0: greedy (default)"
+    )
+    parser.add_argument(
+        "--top-p", type=share, default=1.0, metavar="P", help="draw from the likeliest P only"
+    )
+    parser.add_argument("--no-unk", action="store_true", help="never say <unk>")
+    parser.add_argument("--longest", type=count, default=60, metavar="N", help="words at most (60)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--json", action="store_true", help="one object instead of text")
+    options = parser.parse_args(arguments)
+    if (takes := MODES[options.mode]) is not None and len(options.sentences) != takes:
+        given = len(options.sentences)
+        parser.error(f"{options.mode} takes {takes or 'no'} sentences, each in quotes; found {given}")
+    if options.top_p < 1 and not options.temperature:
+        parser.error("--top-p is for drawn words: give --temperature too")
+    if options.mode == "interpolate" and options.count < 2:
+        parser.error("--count must be at least 2 places, the two ends")
+    if any(not sentence.split() for sentence in options.sentences):
+        parser.error("a sentence has no words")
+    return options
+
+
+def found(sampler: Sampler, options: argparse.Namespace) -> Found:
+    """What was asked for. Raises UserError where the model has no prior."""
+    if options.mode == "prior" and sampler.task.config.autoencoder:
+        raise UserError(f"{options.folder}: schedule=none has no prior to draw from")
+    typed = [sentence.split() for sentence in options.sentences]
+    if unknown := {w for words in typed for w in words} - set(sampler.task.data.vocabulary.index):
+        print(f"read as <unk>: {' '.join(sorted(unknown))}", file=sys.stderr)
+    if options.mode == "interpolate":
+        return sampler.interpolation(*typed, points=options.count)
+    drawn = (
+        {}
+        if options.mode == "reconstruct" or sampler.task.config.autoencoder
+        else sampler.prior(options.count)
+    )
+    if options.mode == "prior":
+        return drawn
+    if typed:
+        return drawn | sampler.reconstructions(typed)
+    sentences = sampler.sentences(options.split, max(2, options.count))
+    drawn |= sampler.reconstructions(sentences[: options.count])
+    if options.mode == "reconstruct" or len(sentences) < 2:
+        return drawn
+    return drawn | sampler.interpolation(*sentences[:2], points=7)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints the sentences; the exit status is 1 where it cannot."""
+    options = parse(arguments)
+    folder = RunFolder(options.folder)
+    try:
+        config = folder.configuration(options.device, options.data)
+        from cvae import run
+        from cvae.decode import How
+        from cvae.samples import Sampler, text, without_unknown
+
+        how = How(options.temperature, options.top_p)
+        how = without_unknown(how) if options.no_unk else how
+        task = run.reopen(config, folder, options.checkpoint)
+        said = found(Sampler(task, how, options.longest, options.seed), options)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(said, indent=1, ensure_ascii=False) if options.json else text(said))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

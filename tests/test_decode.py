@@ -1,0 +1,169 @@
+"""Generation: what is said follows the model's probabilities, the seed and the options."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from test_models import WORDS, batch_of, layers, make
+from test_scripts import script
+
+from cvae import figures
+from cvae.data.text import BOS, EOS, PAD, UNK
+from cvae.decode import How, generate
+from cvae.folder import RunFolder
+from cvae.run import reopen, run
+from cvae.samples import Sampler
+
+SMALL = (
+    *("task=ptb", "dataset=tiny", "dataset.sentences=60", "model.embed=8", "model.hidden=12"),
+    *("model.latent=3", "model.init=0.5", "train.steps=6", "train.validate_every=3", "task.iw_samples=2"),
+)
+
+
+def noise(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@layers
+@pytest.mark.parametrize("latent", [0, 3])
+def test_the_steps_of_a_sentence_have_the_probability_that_decode_nll_says(layers, latent):
+    model, batch = (
+        make(layers=layers, latent=latent).eval(),
+        batch_of([2, 7, 4, 9, 10, 3], [2, 5, 1, 1, 8, 3]),
+    )
+    z = torch.randn(2, latent)
+    state, total = model.begin(None, z), torch.zeros(2)
+    for words, targets in zip(batch.inputs.T, batch.targets.T, strict=True):
+        logits, state = model.step(words, state)
+        total -= torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0]
+    torch.testing.assert_close(total, model.decode_nll(batch, z))
+
+
+def test_greedy_takes_the_most_likely_word_until_the_end_and_rows_do_not_mix():
+    model, z = make().eval(), torch.randn(40, 3)
+    rows = generate(model, None, z, 12, How())
+    assert len({tuple(row) for row in rows}) > 1
+    for row, own in zip(rows, z, strict=True):
+        assert generate(model, None, own[None], 12, How()) == [row]
+        state = model.begin(None, own[None])
+        for word, following in zip([BOS, *row], [*row, EOS][:12], strict=False):
+            logits, state = model.step(torch.tensor([word]), state)
+            logits[:, [PAD, BOS]] = -torch.inf
+            assert logits.argmax() == following
+
+
+def test_draws_have_the_probabilities_of_the_tempered_softmax():
+    logits = torch.randn(WORDS)
+    logits[[PAD, BOS]] = -torch.inf
+    drawn = How(temperature=0.7).choose(logits.expand(40_000, -1), noise())
+    shares = drawn.bincount(minlength=WORDS) / len(drawn)
+    torch.testing.assert_close(shares, torch.softmax(logits / 0.7, -1), atol=0.012, rtol=0)
+
+
+def test_top_p_keeps_the_smallest_set_of_words_that_reaches_p():
+    shares = torch.tensor([0.0, 0.05, 0.0, 0.4, 0.3, 0.25])
+    logits = shares.log().expand(5_000, -1)
+    for p, kept in (
+        (0.3, {3}),
+        (0.4, {3}),
+        (0.41, {3, 4}),
+        (0.7, {3, 4}),
+        (0.9, {3, 4, 5}),
+        (1.0, {1, 3, 4, 5}),
+    ):
+        assert set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist()) == kept
+
+
+def test_a_forbidden_word_and_the_pad_are_never_said():
+    model, z = make(seed=1).eval(), torch.randn(50, 3)
+    how = How(temperature=2.0, forbid=(UNK, 5))
+    said = {word for row in generate(model, None, z, 30, how, noise()) for word in row}
+    assert said and not said & {PAD, BOS, EOS, UNK, 5}
+    assert UNK in {word for row in generate(model, None, z, 30, How(2.0), noise()) for word in row}
+
+
+def test_no_sentence_is_longer_than_asked_and_the_seed_decides_the_draws():
+    model, z, how = make().eval(), torch.randn(30, 3), How(temperature=1.5)
+    first = generate(model, None, z, 7, how, noise(1))
+    assert max(map(len, first)) <= 7
+    assert generate(model, None, z, 7, how, noise(1)) == first != generate(model, None, z, 7, how, noise(2))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, configured) -> str:
+    """A finished run on the generated corpus."""
+    path = tmp_path_factory.mktemp("sampled") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "run_pictures", lambda path: [])
+        run(configured(*SMALL), RunFolder(path))
+    return str(path)
+
+
+def said(folder: str, capsys, *arguments: str) -> dict:
+    assert script("sample").main([folder, *arguments, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_finished_run_keeps_samples_without_unk(folder):
+    page = (RunFolder(folder) / "samples.md").read_text()
+    assert page.count("## z from the prior") == 2 and page.count("## From") == 2
+    assert "<unk>" not in page.partition("## Sentences")[0].partition("\n")[2]
+
+
+def test_the_ends_of_an_interpolation_are_the_reconstructions(folder, capsys):
+    ends = ["the old dog sleeps", "a king sees every river"]
+    pairs = said(folder, capsys, "reconstruct", *ends)["reconstructions"]
+    assert [pair["sentence"] for pair in pairs] == ends
+    between = said(folder, capsys, "interpolate", *ends, "--count", "5")["interpolation"]
+    places = between["places"]
+    assert [place["share"] for place in places] == [0, 0.25, 0.5, 0.75, 1]
+    assert [places[0]["sentence"], places[-1]["sentence"]] == [pair["reconstruction"] for pair in pairs]
+
+
+def test_sampling_is_seeded_and_counts(folder, capsys):
+    drawn = ("prior", "--temperature", "1", "--top-p", "0.9", "--no-unk", "--count", "6")
+    first = said(folder, capsys, *drawn)["prior"]
+    assert len(first) == 6 and "<unk>" not in " ".join(first)
+    assert (
+        said(folder, capsys, *drawn)["prior"] == first != said(folder, capsys, *drawn, "--seed", "3")["prior"]
+    )
+    found = said(folder, capsys, "--count", "4")
+    assert [len(found["prior"]), len(found["reconstructions"])] == [4, 4]
+    assert len(found["interpolation"]["places"]) == 7
+
+
+def test_unknown_words_are_named_and_read_as_unk(folder, capsys):
+    assert script("sample").main([folder, "reconstruct", "the zebra sleeps"]) == 0
+    out, err = capsys.readouterr()
+    assert "- the <unk> sleeps" in out and err == "read as <unk>: zebra\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["interpolate", "a b"], "interpolate takes 2 sentences, each in quotes; found 1"),
+        (["prior", "a b"], "prior takes no sentences"),
+        (["--top-p", "0.5"], "--top-p is for drawn words: give --temperature too"),
+        (["interpolate", "a", "b", "--count", "1"], "--count must be at least 2 places"),
+        (["reconstruct", " "], "a sentence has no words"),
+        (["--temperature", "-1"], "argument --temperature: invalid"),
+        (["--top-p", "0"], "argument --top-p: invalid"),
+    ],
+)
+def test_wrong_arguments_are_answered_in_a_sentence(arguments, sentence, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        script("sample").main(["nowhere", *arguments])
+    assert sentence in capsys.readouterr().err
+
+
+def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys, monkeypatch):
+    assert script("sample").main([str(tmp_path)]) == 1
+    assert capsys.readouterr().err == f"{tmp_path} is not a run folder: it has no run.json\n"
+    monkeypatch.setattr(figures, "run_pictures", lambda path: [])
+    folder = RunFolder(tmp_path / "run")
+    run(configured(*SMALL, "schedule=none"), folder)
+    assert script("sample").main([str(folder.path), "prior"]) == 1
+    assert capsys.readouterr().err.endswith("schedule=none has no prior to draw from\n")
+    assert list(Sampler(reopen(folder.configuration("cpu"), folder), How()).reconstructions([["a"]]))
