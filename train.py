@@ -14,8 +14,4 @@ def main(cfg):
 
 
 if __name__ == "__main__":
-    cli.check(sys.argv[1:], Path(__file__).parent.resolve() / "conf")
-    try:
-        main()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    cli.start(main, sys.argv[1:], Path(__file__).parent.resolve() / "conf")

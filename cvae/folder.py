@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import subprocess
+import time
+import traceback
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -20,9 +22,11 @@ from cvae.config import Config, completed, identity, load
 from cvae.reading import UserError
 
 FORMAT = 1
+ERROR = "error.txt"
 OURS = (
     "run.json",
     "results.json",
+    ERROR,
     "*.jsonl",
     "checkpoint_*.pt",
     "vocabulary.txt",
@@ -96,6 +100,32 @@ class RunFolder:
         """What `results.json` holds so far; empty before the first result."""
         return read_json(self / "results.json") or {}
 
+    @property
+    def error(self) -> str:
+        """The first line of what ended the last start, empty where nothing did."""
+        path = self / ERROR
+        return path.read_text(encoding="utf-8").partition("\n")[0] if path.exists() else ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process is writing to the folder now."""
+        if not (self / ".lock").exists():
+            return False
+        try:
+            with FileLock(self / ".lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    @property
+    def state(self) -> str:
+        """`done`, `running`, `failed`, `stopped` (it can go on) or `missing`."""
+        if self.results.get("finished"):
+            return "done"
+        if self.busy:
+            return "running"
+        return "failed" if self.error else "stopped" if (self / "run.json").exists() else "missing"
+
     def configuration(self, device: str, data: str | None = None, **task: Any) -> Config:
         """The run's own, on this machine's device and data location, with some of the task's keys changed.
 
@@ -137,7 +167,7 @@ class RunFolder:
     def held(self) -> Iterator[None]:
         """Keeps other processes out; the system drops the lock of a process that dies."""
         self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self / ".lock", timeout=0)
+        lock = FileLock(self / ".lock", timeout=1)  # longer than `busy` takes to look
         try:
             lock.acquire()
         except Timeout:
@@ -172,6 +202,20 @@ class RunFolder:
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json`."""
         write_atomically(self / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+
+    def fail(self, error: Exception) -> None:
+        """Leaves what ended this start in train.log and, until the next one, in error.txt.
+
+        A UserError or OSError is a sentence; anything else is followed by its traceback.
+        """
+        text = str(error) or type(error).__name__
+        if not isinstance(error, UserError | OSError):
+            text = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
+        with contextlib.suppress(OSError):  # a full disk must not hide what happened
+            self.path.mkdir(parents=True, exist_ok=True)
+            with (self / "train.log").open("a", encoding="utf-8") as log:
+                log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+            write_atomically(self / ERROR, f"{text}\n")
 
     def discard_if_empty(self) -> None:
         """Removes the folder, and the empty folders above it, that Hydra made for a refused run."""

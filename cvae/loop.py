@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,7 +29,8 @@ from cvae.update import Update
 
 log = logging.getLogger("cvae")
 
-
+# what a cluster sends before a time limit; Windows has neither
+WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # of an update, over its sentences
 
 
@@ -40,16 +41,16 @@ class Diverged(UserError):
 class Window:
     """Sums over the updates since a record was last written, kept on the device.
 
-    `sums` are those of SUMS, the gradient norm over updates, and with `bow` the bag-of-words loss.
+    `sums` [S] are those of SUMS, the gradient norm over updates, and what else the model adds to its loss.
     """
 
-    def __init__(self, device: torch.device, bow: bool) -> None:
-        self.sums = torch.zeros(len(SUMS) + bow, dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, names: Sequence[str]) -> None:
+        self.sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self.sentences = 0
         self.updates = 0
 
     def add(self, values: Tensor, sentences: int) -> None:
-        """One update's sums [5 + bow]."""
+        """One update's sums [S]."""
         self.sums += values
         self.sentences += sentences
         self.updates += 1
@@ -91,11 +92,11 @@ class Loop:
         self.update = Update(task.model, config)
         self.step = 0
         self.best = math.inf
-        bow = getattr(config.model, "bow", False)
-        self.recent, self.since_validation = Window(task.device, bow), Window(task.device, bow)
+        self.sums = (*SUMS, "bow") if getattr(config.model, "bow", False) else SUMS
+        self.recent, self.since_validation = (Window(task.device, self.sums) for _ in range(2))
         self.scores: list[float] = []
         self._first_bad = torch.full((), self.total, device=task.device)
-        self._bad_values = torch.zeros(len(SUMS) + bow, dtype=torch.float64, device=task.device)
+        self._bad_values = torch.zeros(len(self.sums), dtype=torch.float64, device=task.device)
         self._stopped_by: int | None = None
         self._seconds, self._since = 0.0, None
         self._saved = 0
@@ -166,13 +167,13 @@ class Loop:
         self._saved = self.step
 
     def run(self, recorder: Recorder) -> None:
-        """Updates until the end. Raises Diverged, and SystemExit after Ctrl-C or SIGTERM, all saved."""
+        """Updates until the end. Raises Diverged, and SystemExit after a signal (`_signals`), all saved."""
         self._since = self._mark = time.perf_counter()
         self._busy = 0.0
         self.task.model.train()
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(total=self.total, initial=self.step, unit="update", disable=not visible)
-        with bar, self._signals():
+        with bar, self._signals() as former:
             while self.step < self.end and not self.finished and self._stopped_by is None:
                 self._advance()
                 bar.update()
@@ -187,6 +188,8 @@ class Loop:
         if self._stopped_by is not None:
             name = signal.Signals(self._stopped_by).name
             log.info(f"{name}: saved after {self.step:,} updates; the same command goes on from there")
+            if self._stopped_by in WARNINGS and callable(former[self._stopped_by]):
+                former[self._stopped_by](self._stopped_by, None)
             raise SystemExit(128 + self._stopped_by)
         self._seconds, self._since = self.seconds, None
 
@@ -220,7 +223,7 @@ class Loop:
         if (step := int(self._first_bad)) == self.total:
             return
         beta, rate = self._weights(step)
-        values = dict(zip((*SUMS, "bow"), self._bad_values.tolist(), strict=False))
+        values = dict(zip(self.sums, self._bad_values.tolist(), strict=True))
         cause = next(name for name, value in values.items() if not math.isfinite(value))
         about = {"step": step, "beta": beta, "lr": rate, "cause": cause}
         about |= {name: str(value) for name, value in values.items()}
@@ -297,19 +300,26 @@ class Loop:
         return " | ".join(parts) + f" | {tqdm.format_interval(left)} left"
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM end the loop after the current update; a second Ctrl-C is immediate."""
+    def _signals(self) -> Iterator[dict[int, Any]]:
+        """Signals end the loop after the current update, a second Ctrl-C at once. Yields the former handlers.
+
+        They are Ctrl-C, SIGTERM and what SLURM sends before a time limit. Submitit's handler for the latter
+        queues the job again, which must come after saving; its handler for SIGTERM stays.
+        """
 
         def stop(number: int, frame: Any) -> None:
             self._stopped_by = number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         if threading.current_thread() is not threading.main_thread():
-            yield
+            yield {}
             return
-        before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+        ours = [signal.SIGINT, *WARNINGS]
+        if not callable(signal.getsignal(signal.SIGTERM)):
+            ours.append(signal.SIGTERM)
+        before = {number: signal.signal(number, stop) for number in ours}
         try:
-            yield
+            yield before
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import checkpoint, data, figures, memory, models, tasks
 from cvae.config import Config
-from cvae.folder import FolderError, RunFolder, write_atomically
+from cvae.folder import ERROR, FolderError, RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.record import METRICS, Recorder
@@ -35,16 +34,17 @@ def run(
     `command` repeats the run; `composition` is what Hydra would have written to .hydra/, by file name.
     Returns the objective: the best validation's -ELBO (rec for an autoencoder) in nats per sequence.
     """
+    (folder / ERROR).unlink(missing_ok=True)
     try:
         task = prepare(config)
     except BaseException:
         folder.discard_if_empty()
         raise
-    with _disk_trouble(folder), folder.held():
+    with folder.held():
         folder.refuse_other(config)
         if config.overwrite:
             folder.clear()
-        with _log_file(folder), logging_redirect_tqdm():
+        with _log_file(folder), _disk_trouble(folder), logging_redirect_tqdm():
             folder.describe(config, command, task.data.fingerprints)
             _write_texts(folder, task, composition or {})
             return _train(config, folder, task)
@@ -171,7 +171,7 @@ def _disk_trouble(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
-    """What the run says goes to train.log too, and so does the error that ends it."""
+    """What the run says goes to train.log too, and so does the error that ends it, which error.txt keeps."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk is told of once, by what cannot be saved
@@ -180,8 +180,7 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        trace = None if isinstance(error, UserError | OSError) else sys.exc_info()
-        handler.emit(log.makeRecord("cvae", logging.ERROR, "", 0, str(error), (), trace))
+        folder.fail(error)
         raise
     finally:
         log.removeHandler(handler)

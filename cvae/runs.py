@@ -151,22 +151,28 @@ def read_run(folder: str | Path) -> Run:
     return run
 
 
-def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """All runs in and anywhere below `folders`, each once, in the order of their paths."""
-    folders = [Path(folder) for folder in folders]
-    for folder in folders:
+def below(folders: Iterable[str | Path], name: str) -> list[Path]:
+    """The files of that name in and below `folders`, each once, in order; RunsError for a missing folder.
+
+    Copies in outputs/published are found only where they are asked for.
+    """
+    found = {}
+    for folder in map(Path, folders):
         if not folder.is_dir():
             raise RunsError(f"{folder}: no such folder")
-    found = {
-        path.resolve(): path
-        for folder in folders
-        for path in folder.rglob("run.json")
-        if "published" not in path.relative_to(folder).parts  # copies, unless they are asked for
-    }
-    if not found:
+        for path in folder.rglob(name):
+            if "published" not in path.relative_to(folder).parts:
+                found[path.resolve()] = path
+    return sorted(found.values())
+
+
+def find_runs(folders: Iterable[str | Path]) -> list[Run]:
+    """All runs in and anywhere below `folders`, each once, in the order of their paths."""
+    folders = list(folders)
+    if not (found := below(folders, "run.json")):
         names = ", ".join(map(str, folders)) or "no folder given"
         raise RunsError(f"{names}: no run found (no run.json in or below)")
-    return [read_run(path.parent) for path in sorted(found.values())]
+    return [read_run(path.parent) for path in found]
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from cvae.runs import Run, RunsError, differing_keys, refuse_mixture
 
 BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
 MEASURES = (*BOUND, *LATENT)
+# what a table shows of a task unless columns are chosen; other tasks: every measure of val and test
+COLUMNS = {
+    "toy": ("test/elbo", "test/rec", "test/kl", "test/mi", "test/accuracy", "test/prior_gap", "test/path_a"),
+    "ptb": (
+        *("test/ppl", "test/iw_ppl", "test/elbo", "test/rec", "test/kl"),
+        *("test/mi", "test/au", "test/path_a"),
+    ),
+}
+# which way is better, by how a measure's name begins. The others have none: more KL, I(x; z), active units or
+# path A is more use of z, and whether that is good only the bound and the likelihood beside it can say
+BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1}
 
 
 @dataclass(frozen=True)
@@ -19,6 +32,7 @@ class Cell:
     """The values of one measure over the seeds of a row; empty where no run has it."""
 
     values: tuple[float, ...]
+    best: bool = False
 
     @property
     def mean(self) -> float:
@@ -30,12 +44,94 @@ class Cell:
         n = len(self.values)
         return math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (n - 1)) if n > 1 else 0.0
 
+    @property
+    def shown(self) -> str:
+        """The mean as it is printed, empty for no values."""
+        return f"{round(self.mean, self._digits) + 0.0:.{self._digits}f}" if self.values else ""  # no -0.0
+
+    @property
+    def _digits(self) -> int:
+        return 1 if abs(self.mean) >= 100 else 2
+
     def __str__(self) -> str:
-        if not self.values:
-            return "–"
-        digits = 1 if abs(self.mean) >= 100 else 2
-        spread = f" ± {self.std:.{digits}f}" if len(self.values) > 1 else ""
-        return f"{round(self.mean, digits) + 0.0:.{digits}f}{spread}"  # + 0.0 turns -0.0 into 0.0
+        spread = f" ± {self.std:.{self._digits}f}" if len(self.values) > 1 else ""
+        return f"{self.shown}{spread}" if self.values else "–"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A head, rows of texts and cells, and remarks beneath."""
+
+    head: Sequence[str]
+    body: Sequence[Sequence[str | Cell]]
+    notes: Sequence[str] = ()
+
+    def markdown(self) -> str:
+        """A Markdown table, the best of a column in bold, and the notes as a list."""
+        body = [[_marked(part, "**{}**") for part in row] for row in self.body]
+        lines = ["| " + " | ".join(row) + " |" for row in (self.head, ["---"] * len(self.head), *body)]
+        return "\n".join([*lines, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
+
+    def csv(self) -> str:
+        """Comma-separated: a cell is two columns, mean and sample standard deviation, both unrounded."""
+        head: list[str] = []
+        for key, part in zip(self.head, self.body[0], strict=True):
+            head += [key, f"{key} std"] if isinstance(part, Cell) else [key]
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(head)
+        for row in self.body:
+            writer.writerow([value for part in row for value in _numbers(part)])
+        return out.getvalue().rstrip("\n")
+
+    def latex(self) -> str:
+        """A tabular for the package booktabs, the notes as comments."""
+        rows = [[_latex(_marked(part, "\\textbf{{{}}}")) for part in row] for row in (self.head, *self.body)]
+        head, *body = (" & ".join(row) + r" \\" for row in rows)
+        columns = "".join("r" if isinstance(part, Cell) else "l" for part in self.body[0])
+        lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in self.notes)])
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "markdown": Table.markdown,
+    "csv": Table.csv,
+    "latex": Table.latex,
+}
+
+
+def _marked(part: str | Cell, mark: str) -> str:
+    return mark.format(part) if isinstance(part, Cell) and part.best else str(part)
+
+
+def _numbers(part: str | Cell) -> list[str | float]:
+    if isinstance(part, str):
+        return [part]
+    return [part.mean, part.std if len(part.values) > 1 else ""] if part.values else ["", ""]
+
+
+def _latex(text: str) -> str:
+    """Text with what LaTeX would misread replaced; `\\textbf{…}` stays."""
+    text = re.sub(r"([%&#_$])", r"\\\1", text)
+    return text.replace("±", r"$\pm$").replace("–", "--").replace("β", r"$\beta$")
+
+
+def direction(key: str) -> int:
+    """1 where more of a measure is better, -1 where less is, 0 where neither is by itself: see BETTER."""
+    name = key.partition("/")[2] or key
+    return next((sign for start, sign in BETTER.items() if name.startswith(start)), 0)
+
+
+def with_best(rows: Sequence[Sequence[Cell]], keys: Sequence[str]) -> list[list[Cell]]:
+    """The rows with the best of each column marked, and what prints as the same; none where all do."""
+    marked = [list(row) for row in rows]
+    for place, key in enumerate(keys):
+        sign, column = direction(key), [row[place] for row in rows if row[place].values]
+        if sign and len({cell.shown for cell in column}) > 1:
+            best = max(column, key=lambda cell: sign * cell.mean).shown
+            for row in marked:
+                row[place] = replace(row[place], best=row[place].shown == best)
+    return marked
 
 
 def rows(runs: Sequence[Run], order: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:
@@ -73,36 +169,37 @@ def around(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
     return Cell(tuple(values))
 
 
-def markdown(head: Sequence[str], body: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table."""
-    lines = [head, ["---"] * len(head), *body]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
-
-
-def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[str]) -> str:
-    """Rows by what differs, columns of results.json; by default every measure of val and test there is."""
-    if not columns:
-        known = [f"{split}/{name}" for split in ("val", "test") for name in MEASURES]
-        columns = [key for key in known if any(key in run.results for run in runs)]
-    if not columns:
+def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
+    """The task's, as far as results.json have them; all measures for several tasks, or where `every`."""
+    measures = [f"{split}/{name}" for split in ("val", "test") for name in MEASURES]
+    tasks = {run.task for run in runs}
+    wished = COLUMNS.get(tasks.pop(), measures) if len(tasks) == 1 and not every else measures
+    found = [key for key in wished if any(key in run.results for run in runs)]
+    if not found:
         raise RunsError("none of these runs has results yet")
-    body = [
-        [*names, _count(members), *(final(members, key) for key in columns)]
-        for names, members in rows(runs, order).items()
-    ]
-    return markdown([*differing_keys(runs), "n", *columns], body)
+    return found
+
+
+def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[str] = ()) -> Table:
+    """Rows by what differs, columns of results.json; none are those of the task, ["all"] every measure."""
+    if not columns or columns == ["all"]:
+        columns = default_columns(runs, bool(columns))
+    found = rows(runs, order)
+    cells = with_best([[final(members, key) for key in columns] for members in found.values()], columns)
+    body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
+    return Table([*differing_keys(runs), "n", *columns], body)
 
 
 def steps_table(
     runs: Sequence[Run], order: Sequence[str], steps: Sequence[int], window: int, keys: Sequence[str]
-) -> str:
+) -> Table:
     """Scalars at chosen steps: a row for each way of running and key, by default train/{loss,rec,kl}."""
     body = [
         [*names, _count(members), key, *(around(members, key, step, window) for step in steps)]
         for names, members in rows(runs, order).items()
         for key in keys or ("train/loss", "train/rec", "train/kl")
     ]
-    return markdown([*differing_keys(runs), "n", "", *(f"{step:,}" for step in steps)], body)
+    return Table([*differing_keys(runs), "n", "", *(f"{step:,}" for step in steps)], body)
 
 
 def _count(runs: Sequence[Run]) -> str:

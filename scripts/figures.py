@@ -1,4 +1,4 @@
-"""Draws the paper's Figures 2 to 4, and the curves of any task, from finished or running runs."""
+"""Draws the paper's Figures 2 to 4, the curves of any task and an animation, from runs, running ones too."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ EXAMPLES = """examples:
   python scripts/figures.py 4 outputs/toy --to figs    loss, rec and KL over updates
   python scripts/figures.py all outputs/toy            all three
   python scripts/figures.py curves outputs/ptb_quick   ELBO, rec, KL and path A over updates
+  python scripts/figures.py animation outputs/toy      latents.gif: the latent plane over training
 
 All but 2 read every run in and below the given folders. A row or line is one schedule
 (and learning rate, where it varies); runs that differ in their seed share it."""
@@ -29,7 +30,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("figure", choices=("2", "3", "4", "all", "curves"), help="2 to 4 are the paper's")
+    parser.add_argument(
+        "figure", choices=("2", "3", "4", "all", "curves", "animation"), help="2 to 4 are the paper's"
+    )
     parser.add_argument("folders", nargs="*", type=Path, help="folders with runs in or below them")
     parser.add_argument(
         "--to",
@@ -46,9 +49,22 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
+def animate(options: argparse.Namespace) -> int:
+    """Writes latents.gif; the exit status."""
+    try:
+        frames = figures.latent_animation(find_runs(options.folders))
+        print(figures.save_gif(frames, options.to / "latents.gif"))
+    except (UserError, OSError) as error:
+        print(f"animation: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws what is asked for; the exit status is 1 where any figure could not be drawn."""
     options = parse(arguments)
+    if options.figure == "animation":
+        return animate(options)
     status = 0
     drawers: dict[str, tuple[str, Callable[[], Figure]]] = {
         "2": ("figure2_schedules", figures.schedules_figure),
@@ -57,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "curves": ("curves", lambda: figures.curves_figure(find_runs(options.folders), figures.OVERVIEW)),
     }
     for number, (name, draw) in drawers.items():
-        if options.figure != number and (options.figure != "all" or number == "curves"):
+        if options.figure != number and (options.figure != "all" or not number.isdigit()):
             continue
         try:
             for path in figures.save(draw(), options.to, name, dpi=options.dpi):

@@ -1,19 +1,26 @@
-"""Prints a Markdown table of runs: rows by what differs between them, seeds as mean ± std."""
+"""Prints a table of runs: rows by what differs between them, seeds as mean ± sample std, the best in bold.
+
+Bold is for measures that have a better side by themselves: elbo (up), rec, ppl, iw_nll, iw_ppl (down). n says
+how many of a row's runs are finished; the others, and those that a sweep has still to start, stand beneath.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cvae import tables
 from cvae.figures import ORDER
 from cvae.reading import UserError
 from cvae.runs import find_runs
+from cvae.sweeps import find_jobs
 
 EXAMPLES = """examples:
-  python scripts/table.py outputs/toy                                   val and test of the best checkpoints
+  python scripts/table.py outputs/toy                                   the task's measures, best checkpoints
+  python scripts/table.py outputs/toy --columns all --format csv        every measure of val and test
   python scripts/table.py outputs/toy --at 10000 20000 30000 40000      loss, rec and KL along training
   python scripts/table.py outputs/toy --at 10000 11000 --columns val/mi val/accuracy
   python scripts/table.py outputs/ptb --columns test/ppl test/kl time/training_seconds"""
@@ -30,12 +37,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="KEY",
-        help="of results.json, or with --at of metrics.jsonl",
+        help="of results.json (default: the task's; all: every measure), or with --at of metrics.jsonl",
     )
     parser.add_argument("--at", nargs="+", type=int, metavar="STEP", help="along training, at these steps")
     parser.add_argument(
         "--window", type=int, default=1000, help="updates before a step over which train/* is averaged (1000)"
     )
+    parser.add_argument("--format", choices=tables.FORMATS, default="markdown")
     return parser.parse_args(arguments)
 
 
@@ -45,9 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = find_runs(options.folders)
         if options.at:
-            print(tables.steps_table(runs, ORDER, options.at, options.window, options.columns))
+            table = tables.steps_table(runs, ORDER, options.at, options.window, options.columns)
         else:
-            print(tables.results_table(runs, ORDER, options.columns))
+            table = tables.results_table(runs, ORDER, options.columns)
+        notes = [str(job) for job in find_jobs(options.folders) if job.state != "done"]
+        print(tables.FORMATS[options.format](replace(table, notes=notes)))
+        if options.format == "csv":
+            print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

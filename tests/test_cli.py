@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cvae.cli import GROUPS
+from cvae.help import GROUPS
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 

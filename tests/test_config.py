@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cvae import cli
+from cvae import cli, help, precheck
 from cvae.config import CAME_LATER, NOT_IDENTITY, Config, identity, load
 from cvae.ranges import Range, hints, limits
 from cvae.reading import Choice, ConfigError, describe, fits, flatten
@@ -111,7 +111,7 @@ def refused(tmp_path, monkeypatch) -> Callable[..., str]:
     def ask(*arguments: str) -> str:
         before = listing()
         with pytest.raises(SystemExit) as stopped:
-            cli.check(arguments, CONF)
+            precheck.check(arguments, CONF)
         assert listing() == before
         assert isinstance(stopped.value.code, str) and stopped.value.code  # Python prints it and exits with 1
         assert not JARGON.search(stopped.value.code), stopped.value.code
@@ -144,7 +144,6 @@ class TestCommitted:
                 "dataset=tiny": "task=ptb",
                 "dataset=ptb": "task=ptb",
                 "model=lm": "task=ptb",
-                "dataset=text": "task=ptb",
                 "dataset=yelp": "task=yelp",
                 "dataset=switchboard": "task=switchboard",
                 "model=dialog": "task=switchboard",
@@ -152,7 +151,7 @@ class TestCommitted:
             load(composed(f"{group}={choice}", *([needed] if needed else [])))
 
     def test_the_groups_are_the_ones_the_help_explains(self):
-        assert sorted(cli.GROUPS) == GROUPS
+        assert sorted(help.GROUPS) == GROUPS
 
     def test_all_remedies_at_once(self, composed):
         load(composed(f"remedy=[{','.join(choices('remedy'))}]", "task=ptb"))
@@ -173,7 +172,7 @@ class TestCommitted:
         monkeypatch.setenv("CVAE_DATA", str(tmp_path))
         loaded = []
         monkeypatch.setattr(cli, "load", lambda cfg: loaded.append(load(cfg)) or loaded[-1])
-        cli.check([f"experiment={experiment}"], CONF)
+        precheck.check([f"experiment={experiment}"], CONF)
         hydra = yaml.safe_load((CONF / f"experiment/{experiment}.yaml").read_text()).get("hydra", {})
         swept = hydra.get("sweeper", {}).get("params", {}).values()
         jobs = 1
@@ -489,7 +488,7 @@ class TestCommandLine:
 
     def test_a_number_for_each_job_as_its_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
-        cli.check(["-m", "seed=0,1", "hydra.sweep.subdir=${hydra.job.num}"], CONF)
+        precheck.check(["-m", "seed=0,1", "hydra.sweep.subdir=${hydra.job.num}"], CONF)
         assert list(tmp_path.iterdir()) == []
 
     def test_missing_data(self, refused, monkeypatch):
@@ -515,12 +514,14 @@ class TestCommandLine:
         folder.mkdir(parents=True)
         about = {"format": 1, "config": composed("seed=3", "device=cpu")}
         (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-        cli.check(["seed=3"], CONF)
-        cli.check(["seed=3", "train.steps=7", "hydra.run.dir=outputs/toy/seed-3", "overwrite=true"], CONF)
+        precheck.check(["seed=3"], CONF)
+        precheck.check(
+            ["seed=3", "train.steps=7", "hydra.run.dir=outputs/toy/seed-3", "overwrite=true"], CONF
+        )
 
     def test_what_is_shown_instead_of_run_needs_no_data(self):
         for shown in (["--cfg", "job", "--resolve"], ["--info", "defaults"]):
-            cli.check([*shown, "task=ptb", "dataset.path=nowhere"], CONF)
+            precheck.check([*shown, "task=ptb", "dataset.path=nowhere"], CONF)
 
 
 class TestSlug:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from cvae import data
 from cvae.config import DialogData, DialogModel
 from cvae.data.dialogs import DialogSplits
 from cvae.models.dialog import DialogVAE
+from cvae.tasks.dialog import Answering
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent / "dialogs"
@@ -104,3 +106,13 @@ def test_packing_and_sharing_change_nothing(split, splits, model):
         for one, other, third in zip(together, alone, by_hand(model, corpus, number, z[row]), strict=True):
             torch.testing.assert_close(one[row], other[0])
             torch.testing.assert_close(one[row], third, check_dtype=False)
+
+
+def test_a_batch_can_be_read(splits):
+    corpus = splits.corpora["train"]
+    batch = corpus.batch(np.array([4, 0, 7]))
+    read = Answering.words(types.SimpleNamespace(data=splits), batch)
+    for number, sentence in zip((4, 0, 7), read, strict=True):
+        text = corpus.texts[corpus.places[number]]
+        start, length = corpus.text_starts[text], corpus.text_lengths[text]
+        assert sentence == " ".join(splits.vocabulary.decode(corpus.tokens[start : start + length].tolist()))

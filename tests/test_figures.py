@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.image import imread
+from PIL import Image
 
 from cvae import figures
 from cvae.reading import UserError
@@ -256,6 +257,22 @@ def test_run_pictures_skip_a_latent_that_is_no_plane(tmp_path: Path):
     assert figures.run_pictures(folder) == [folder / "curves.png"]
     with pytest.raises(RunsError, match="2-d"):
         figures.latent_figure(find_runs([folder]))
+
+
+def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_path: Path):
+    make_run(tmp_path / "a", "constant", until=3000)
+    make_run(tmp_path / "b", "cyclical", until=2000)
+    make_run(tmp_path / "c", "none", until=1000)
+    frames = list(figures.latent_animation(find_runs([tmp_path]), samples=20, dpi=50))
+    assert len(frames) == 2
+    path = figures.save_gif(iter(frames), tmp_path / "to" / "latents.gif")
+    with Image.open(path) as gif:
+        assert gif.n_frames == 2
+        assert len(gif.convert("RGB").getcolors(1000)) > 20
+    (tmp_path / "a" / "latents.jsonl").unlink()
+    assert len(list(figures.latent_animation(find_runs([tmp_path / "b"]), 20, 50))) == 2
+    with pytest.raises(RunsError, match="2-d"):
+        list(figures.latent_animation(find_runs([tmp_path / "a"])))
 
 
 def test_spread_steps():

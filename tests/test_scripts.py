@@ -1,4 +1,4 @@
-"""evaluate, table and publish on run folders."""
+"""evaluate, table, status and publish on run folders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import pytest
 
 from cvae import figures
 from cvae.folder import RunFolder
+from cvae.reading import UserError
 from cvae.run import run
 from cvae.runs import RunsError, differing_keys, find_runs
+from cvae.sweeps import find_jobs, plan, seconds_left
 from cvae.tables import Cell, around, rows
 
 ROOT = Path(__file__).parent.parent
@@ -113,16 +115,93 @@ def test_a_row_is_what_differs_and_seeds_are_folded(runs, capsys):
     found = find_runs([runs])
     assert differing_keys(found) == ["schedule.name"]
     assert script("table").main([str(runs)]) == 0
-    head, _, *body = capsys.readouterr().out.splitlines()
-    assert head.startswith("| schedule.name | n | val/elbo | val/rec | val/kl |")
+    head, _, *body, between, note = capsys.readouterr().out.splitlines()
+    assert head.startswith("| schedule.name | n | test/elbo | test/rec | test/kl |")
+    assert (between, note) == ("", f"- stopped {runs / 'monotonic-0'}: 12 of 20 updates")
     names, counts = zip(*(line.split(" | ")[:2] for line in body), strict=True)
     assert names == ("| constant", "| monotonic", "| cyclical")
     assert counts == ("2", "0 of 1", "2")
-    elbos = [run.results["val/elbo"] for run in found if run.group[0] == "constant"]
+    elbos = [run.results["test/elbo"] for run in found if run.group[0] == "constant"]
     mean = sum(elbos) / 2
     std = math.sqrt(sum((elbo - mean) ** 2 for elbo in elbos))
     assert f"{mean:.2f} ± {std:.2f}" in body[0]
     assert "| – |" in body[1]
+
+
+def faked(folder: Path, place: str, seed: int, **schedule) -> None:
+    """A run folder with nothing but a configuration in it."""
+    config = {"seed": seed, "task": {"name": "toy"}, "schedule": {"name": "cyclical"} | schedule}
+    (folder / place).mkdir(parents=True)
+    (folder / place / "run.json").write_text(json.dumps({"config": config}))
+
+
+def reported(folder: Path, place: str, seed: int, results: dict[str, float], **schedule) -> None:
+    """A finished run with these results."""
+    faked(folder, place, seed, **schedule)
+    (folder / place / "results.json").write_text(json.dumps({"finished": True} | results))
+
+
+def test_the_best_is_bold_where_better_is_defined_and_formats_agree(tmp_path, capsys):
+    for seed, ppl in ((0, 99.0), (1, 101.0)):
+        results = {"test/ppl": ppl, "test/elbo": -4.0, "test/kl": 1.0}
+        reported(tmp_path, f"a{seed}", seed, results, name="constant")
+    reported(tmp_path, "b", 0, {"test/ppl": 102.0, "test/elbo": -3.0, "test/kl": 2.0})
+    table, columns = script("table").main, ["--columns", "test/ppl", "test/elbo", "test/kl"]
+    said = {}
+    for kind in ("markdown", "csv", "latex"):
+        assert table([str(tmp_path), *columns, "--format", kind]) == 0
+        said[kind] = capsys.readouterr().out.splitlines()
+    assert said["markdown"][2:] == [
+        "| constant | 2 | **100.0 ± 1.4** | -4.00 ± 0.00 | 1.00 ± 0.00 |",
+        "| cyclical | 1 | 102.0 | **-3.00** | 2.00 |",
+    ]
+    assert said["csv"] == [
+        "schedule.name,n,test/ppl,test/ppl std,test/elbo,test/elbo std,test/kl,test/kl std",
+        "constant,2,100.0,1.4142135623730951,-4.0,0.0,1.0,0.0",
+        "cyclical,1,102.0,,-3.0,,2.0,",
+    ]
+    assert r"constant & 2 & \textbf{100.0 $\pm$ 1.4} & -4.00 $\pm$ 0.00 & 1.00 $\pm$ 0.00 \\" in said["latex"]
+
+
+def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured, monkeypatch, capsys):
+    folder, config = RunFolder(tmp_path / "run"), configured(*SIZES, "train.stop_after=5")
+    with monkeypatch.context() as patch:
+        patch.setattr("cvae.loop.Loop.run", lambda loop, recorder: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(config, folder)
+    assert (folder.state, folder.error) == ("failed", "ZeroDivisionError: division by zero")
+    assert "Traceback" in (folder / "error.txt").read_text()
+    assert "division by zero" in (folder / "train.log").read_text()
+    assert script("table").main([str(tmp_path), "--at", "1"]) == 0
+    assert f"- failed {folder}: ZeroDivisionError: division by zero" in capsys.readouterr().out
+    run(config, folder)
+    assert (folder.state, folder.error) == ("stopped", "")
+    with folder.held():
+        assert folder.state == "running"
+
+
+def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys):
+    plan({str(tmp_path / name): [f"a={name}"] for name in "abcde"})
+    reported(tmp_path, "a", 0, {"updates": 100, "step": 100, "time/training_seconds": 3600.0})
+    reported(tmp_path, "b", 0, {"updates": 100, "step": 0, "finished": False})
+    timed = {"step": 40, "time/seconds": 40 * 72.0}
+    (tmp_path / "b" / "metrics.jsonl").write_text(f"{json.dumps(timed)}\n" + json.dumps({"step": 50}) + "\n")
+    faked(tmp_path, "c", 0)
+    RunFolder(tmp_path / "d").fail(UserError("no such file"))
+    with RunFolder(tmp_path / "b").held():
+        # b: 50 updates of 72 s; c and e: 100 each, of (36 + 72) / 2 s; d only when it is started again
+        assert seconds_left(find_jobs([tmp_path])) == pytest.approx(50 * 72 + 2 * 100 * 54)
+        assert script("status").main([str(tmp_path)]) == 0
+    counts, end, *lines = capsys.readouterr().out.splitlines()
+    assert counts == "5 runs: 1 done, 1 running, 1 failed, 1 stopped, 1 missing"
+    assert end.startswith("about 4:00:00 left, until ")
+    assert lines == [
+        f"running {tmp_path}/b: 50 of 100 updates",
+        f"stopped {tmp_path}/c",
+        f"failed {tmp_path}/d: no such file",
+        f"missing {tmp_path}/e: python train.py a=e",
+    ]
+    assert seconds_left(find_jobs([tmp_path])) is None
 
 
 def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys):
@@ -132,13 +211,6 @@ def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys
     assert around(found, "train/kl", 20, 9).values == pytest.approx(expected)
     assert script("table").main([str(runs), "--at", "10", "20"]) == 0
     assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
-
-
-def faked(folder: Path, place: str, seed: int, **schedule) -> None:
-    """A run folder with nothing but a configuration in it."""
-    config = {"seed": seed, "task": {"name": "toy"}, "schedule": {"name": "cyclical"} | schedule}
-    (folder / place).mkdir(parents=True)
-    (folder / place / "run.json").write_text(json.dumps({"config": config}))
 
 
 def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tmp_path):

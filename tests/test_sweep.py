@@ -1,4 +1,4 @@
-"""Sweeps from the command line: repeated, killed in the middle, and with a job that fails."""
+"""Sweeps from the command line: repeated, killed in the middle, with jobs that fail, and in parallel."""
 
 from __future__ import annotations
 
@@ -7,7 +7,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+
+import pytest
+
+from cvae import sweeps
+from cvae.folder import RunFolder
+from cvae.run import run
+from cvae.sweeps import Sweep, find_jobs
 
 ROOT = Path(__file__).parent.parent
 SWEEP = (
@@ -23,9 +31,9 @@ SWEEP = (
 )
 
 
-def start(cwd: Path, *overrides: str) -> subprocess.Popen:
+def start(cwd: Path, *overrides: str, sweep: tuple[str, ...] = SWEEP) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(ROOT / "train.py"), *SWEEP, *overrides]
+    command = [sys.executable, str(ROOT / "train.py"), *sweep, *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
 
@@ -38,7 +46,7 @@ def folders(cwd: Path) -> dict[str, Path]:
 
 def test_a_killed_sweep_started_again_does_only_what_is_missing(tmp_path):
     killed = start(tmp_path)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while "cyclical" not in folders(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.01)
     killed.kill()
@@ -63,10 +71,87 @@ def test_failing_jobs_neither_stop_the_others_nor_hide(tmp_path):
     sweep = start(tmp_path, "lr.value=1e30,1e-3,1e29", "schedule=constant", "train.steps=30")
     output, errors = sweep.communicate()
     assert sweep.returncode == 1
-    assert output.count("not finite at step") == 2
     assert "Traceback" not in errors
+    *before, counts, first, second = output.splitlines()
+    assert sum("not finite at step" in line for line in before) == 2
+    assert counts == "3 runs: 1 done, 2 failed"
     runs = {p.parent: json.loads(p.read_text()) for p in (tmp_path / "out puts").rglob("results.json")}
-    finished = {folder for folder, results in runs.items() if results["finished"]}
+    failed = sorted(folder for folder, results in runs.items() if not results["finished"])
     assert len(runs) == 3
-    assert len(finished) == 1
-    assert all("not finite" in (failed / "train.log").read_text() for failed in set(runs) - finished)
+    assert len(failed) == 2
+    for folder in failed:
+        error = (folder / "error.txt").read_text().rstrip()
+        assert error.startswith("loss or gradient not finite at step")
+        assert error in (folder / "train.log").read_text()
+        assert f"failed {folder.relative_to(tmp_path)}: {error}" in (first, second)
+
+
+def test_a_parallel_sweep_trains_what_it_can_and_says_what_could_not_start(tmp_path, configured):
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("the cat sat\na dog ran off\n" * 4)
+    sizes = ("model.embed=4", "model.hidden=4", "model.latent=2", "train.epochs=2", "task.iw_samples=2")
+    command = ("task=ptb", "threads=1", f"dataset.path={tmp_path}", *sizes)
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "dataset.max_words=20,3")
+    sweep = start(tmp_path, "-m", *command, *parallel, sweep=())
+    output, _ = sweep.communicate()
+    assert sweep.returncode == 1
+    counts, failed = output.splitlines()[-2:]
+    assert counts == "2 runs: 1 done, 1 failed"
+    state, folder, *error = failed.split()
+    assert (state, error[-4:]) == ("failed", ["words,", "dataset.max_words", "allows", "3"])
+    assert (tmp_path / folder.rstrip(":") / "train.log").read_text().rstrip().endswith("allows 3")
+    alone = RunFolder(tmp_path / "alone")
+    run(configured(*command, "dataset.max_words=20"), alone)
+    (parallel_run,) = (tmp_path / "outputs").rglob("*max_words-20*")
+    assert RunFolder(parallel_run).results["test/elbo"] == alone.results["test/elbo"]
+
+
+@dataclass
+class Machine:
+    """Cores and GPUs that are not there, and how many jobs run at once on them."""
+
+    cores: int
+    gpus: str | None
+    threads: str
+
+
+@pytest.mark.parametrize(
+    ("launcher", "machine"),
+    [
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(16, "", "4")),  # four jobs, four cores each
+        ({"_target_": "x.JoblibLauncher", "n_jobs": 2}, Machine(16, "", "8")),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -3}, Machine(4, "", "2")),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(2, "", "1")),
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(16, "0,1", "8")),  # one job on each GPU
+        ({"_target_": "x.LocalLauncher"}, Machine(16, "", "4")),
+        ({"_target_": "x.BasicLauncher"}, Machine(16, "", "unset")),
+        ({"_target_": "x.SlurmLauncher"}, Machine(16, "", "unset")),
+    ],
+)
+def test_cores_are_divided_among_jobs_that_run_at_once(launcher, machine, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "cores", lambda: machine.cores)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", machine.gpus)
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    jobs = {str(tmp_path / "name" / letter): [f"a={letter}"] for letter in "abcd"}
+    Sweep(tmp_path / "name", "auto", launcher, jobs).begin()
+    assert os.environ.get("OMP_NUM_THREADS", "unset") == machine.threads
+    assert [(job.state, job.command) for job in find_jobs([tmp_path])] == [
+        ("missing", f"python train.py a={letter}") for letter in "abcd"
+    ]
+
+
+def test_a_parallel_job_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    joblib = {"_target_": "x.JoblibLauncher"}
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with sweeps.alone_on_gpu("auto", joblib):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")  # as another process of the sweep has it
+        with sweeps.alone_on_gpu("auto", joblib):
+            assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
+            assert sweeps._first_free(["GPU-a", "GPU-b"]) is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
+    with sweeps.alone_on_gpu("cpu", joblib), sweeps.alone_on_gpu("auto", {"_target_": "x.BasicLauncher"}):
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"

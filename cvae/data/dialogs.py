@@ -98,18 +98,19 @@ class Exchanges:
     def __init__(
         self, dialogs: Sequence[Dialog], labels: Labels, config: DialogData, device: torch.device
     ) -> None:
-        self.labels, self.device = labels, device
+        self.labels, self.config, self.device = labels, config, device
         known: dict[tuple[int, ...], int] = {}
         rows = [row for number, dialog in enumerate(dialogs) for row in _rows(number, dialog)]
-        ids = [labels.encode(words, config.max_tokens) for _, _, words, _ in rows]
+        ids = [[BOS, *self.numbers(words), EOS] for _, _, words, _ in rows]
         self.texts = np.array([known.setdefault(tuple(text), len(known)) for text in ids])
         self.dialogs = np.array([number for number, *_ in rows])
         self.speakers = np.array([speaker for _, speaker, *_ in rows])
         self.acts = np.array([labels.acts.get(act, UNKNOWN) for *_, act in rows])
         self.text_lengths = np.array([len(text) for text in known])
         self.text_starts = np.cumsum(self.text_lengths) - self.text_lengths
-        flat = np.fromiter((n for text in known for n in text), np.int32, int(self.text_lengths.sum()))
-        self.tokens = torch.from_numpy(flat).to(device)
+        size = int(self.text_lengths.sum())
+        self._flat = np.fromiter((n for text in known for n in text), np.int32, size)
+        self.tokens = torch.from_numpy(self._flat).to(device)
         self.places = np.flatnonzero(self.speakers >= 0)
         first = np.searchsorted(self.dialogs, self.dialogs[self.places])
         self.starts = np.maximum(first, self.places - (config.window - 1))
@@ -135,6 +136,25 @@ class Exchanges:
             "unknown_acts": int((self.acts[self.places] == UNKNOWN).sum()),
             "unknown_speakers": int((self.speakers == STRANGER).sum()),
         }
+
+    def numbers(self, words: Sequence[str]) -> list[int]:
+        """Words as numbers, as many as fit between `<s>` and `</s>`."""
+        return [self.labels.vocabulary.index.get(word, UNK) for word in words[: self.config.max_tokens - 2]]
+
+    def utterance(self, place: int) -> list[int]:
+        """The words at a place in the split, as numbers without `<s>` and `</s>`."""
+        text = self.texts[place]
+        start = self.text_starts[text]
+        return self._flat[start + 1 : start + self.text_lengths[text] - 1].tolist()
+
+    def sentences(self, responses: np.ndarray) -> list[list[int]]:
+        """The words of the responses with these numbers."""
+        return [self.utterance(place) for place in self.places[responses]]
+
+    def context(self, response: int) -> list[list[int]]:
+        """The words of the utterances that a response answers, oldest first, without `<d>`."""
+        places = range(self.starts[response], self.places[response])
+        return [self.utterance(place) for place in places if self.speakers[place] >= 0]
 
     def batch(self, responses: np.ndarray) -> Exchange:
         """The responses with these numbers, in this order, and their contexts."""
@@ -223,11 +243,6 @@ class Labels:
         self.vocabulary = Vocabulary.of(sentences, most=most - 2)
         self.topics = _ranked(dialog.topic for dialog in dialogs)
         self.acts = _ranked(utterance.act for utterance in said)
-
-    def encode(self, words: Sequence[str], most: int) -> list[int]:
-        """`<s>` words `</s>` as numbers; of more than `most` of them the first and `</s>`."""
-        found = self.vocabulary.encode(words)
-        return found if len(found) <= most else [*found[: most - 1], EOS]
 
 
 def _ranked(names: Iterator[str]) -> dict[str, int]:

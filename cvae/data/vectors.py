@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ import numpy as np
 from cvae.data.text import Vocabulary
 from cvae.reading import UserError
 
+Vectors = tuple[np.ndarray, np.ndarray]  # of words [V, D], and which words [V] have one
 
-def read(path: Path, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
+
+def read(path: Path, vocabulary: Vocabulary) -> Vectors:
     """The vectors [V, D] of a vocabulary, and which words [V] the file has; the others are 0.
 
     Raises UserError naming the file, and the line, for what cannot be used.
@@ -36,3 +39,32 @@ def read(path: Path, vocabulary: Vocabulary) -> tuple[np.ndarray, np.ndarray]:
     found = np.zeros((len(vocabulary), width), np.float32)
     found[list(rows)] = list(rows.values())
     return found, found.any(1)
+
+
+CONTEXTS, REACH, WIDTH = 1000, 5, 100  # words that count as company, places to either side, dimensions
+SMOOTHING = 0.75  # the exponent that makes rare company count less (Levy et al. 2015)
+
+
+def cooccurrence(sentences: Sequence[Sequence[int]], words: int, specials: int) -> Vectors:
+    """Vectors [V, D] of words by the company they keep, and which words [V] have one; no download needed.
+
+    Positive pointwise mutual information with the commonest words, at most REACH places away in a sentence,
+    reduced by a truncated SVD; U √Σ as in Levy et al. (2015). The first `specials` words have none.
+    """
+    last = min(specials + CONTEXTS, words)
+    flat = np.concatenate([[*sentence, *[0] * REACH] for sentence in sentences]).astype(np.int64)
+    pairs = np.zeros((words, last))
+    for distance in range(1, REACH + 1):
+        for near, far in ((flat[:-distance], flat[distance:]), (flat[distance:], flat[:-distance])):
+            inside = (near >= specials) & (far >= specials) & (far < last)
+            met = np.bincount(near[inside] * last + far[inside], minlength=words * last)
+            pairs += met.reshape(words, last)
+    company = pairs.sum(0) ** SMOOTHING
+    expected = pairs.sum(1, keepdims=True) * (company / max(company.sum(), 1))
+    ratio = np.divide(pairs, expected, out=np.ones_like(pairs), where=pairs > 0)
+    positive = np.log(ratio).clip(min=0)
+    _, axes = np.linalg.eigh(positive.T @ positive)
+    axes = axes[:, : -WIDTH - 1 : -1]
+    lengths = np.linalg.norm(positive @ axes, axis=0)
+    found = (positive @ axes) / np.sqrt(lengths.clip(min=1e-12))
+    return found.astype(np.float32), positive.any(1)

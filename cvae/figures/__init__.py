@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cvae.figures.animation import latent_animation, save_gif
 from cvae.figures.curves import OVERVIEW, curves_figure, run_curves, schedules_figure
 from cvae.figures.latents import latent_figure, run_latents, spread_steps
 from cvae.figures.style import ORDER, save
 from cvae.runs import read_run
 
-__all__ = ["ORDER", "OVERVIEW", "curves_figure", "latent_figure", "run_pictures", "save", "schedules_figure"]
+__all__ = [
+    "ORDER",
+    "OVERVIEW",
+    "curves_figure",
+    "latent_animation",
+    "latent_figure",
+    "run_pictures",
+    "save",
+    "save_gif",
+    "schedules_figure",
+]
 
 
 def run_pictures(folder: str | Path) -> list[Path]:

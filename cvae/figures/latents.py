@@ -22,15 +22,18 @@ TEN = (
 )
 
 
-def clouds(snapshot: Snapshot, samples: int, exact: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Samples z [N * samples, 2] of q(z|n), and the label of each.
+def clouds(
+    snapshot: Snapshot, samples: int, exact: bool = False, common: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Samples z [N * samples, 2] of q(z|n), and the label of each; the noise is seeded.
 
-    All sequences share one seeded noise, as in the paper's figure. `exact` draws the means alone.
+    `common` gives all sequences the same noise, as in the paper's figure. `exact` draws the means alone.
     """
-    noise = np.random.default_rng(0).standard_normal((1 if exact else samples, 2))
+    count = 1 if exact else samples
+    noise = np.random.default_rng(0).standard_normal((1 if common else len(snapshot.mean), count, 2))
     spread = np.zeros_like(snapshot.mean) if exact else np.exp(0.5 * snapshot.logvar)
     z = snapshot.mean[:, None] + spread[:, None] * noise
-    return z.reshape(-1, 2), np.repeat(snapshot.label, len(noise))
+    return z.reshape(-1, 2), np.repeat(snapshot.label, count)
 
 
 def plane_limit(points: Iterable[np.ndarray]) -> float:
@@ -40,7 +43,7 @@ def plane_limit(points: Iterable[np.ndarray]) -> float:
     return max(2.15, 1.05 * float(np.quantile(far, 0.995 if len(far) > 1000 else 1)))
 
 
-def _plane(ax: Axes, limit: float, sigmas: Sequence[float]) -> None:
+def plane(ax: Axes, limit: float, sigmas: Sequence[float]) -> None:
     """An empty latent plane: no axes, the standard normal's circles for scale."""
     ax.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
@@ -48,7 +51,7 @@ def _plane(ax: Axes, limit: float, sigmas: Sequence[float]) -> None:
         ax.add_patch(Circle((0, 0), radius, fill=False, ec=GREY, lw=0.7, alpha=0.7, zorder=3))
 
 
-def _scatter(ax: Axes, z: np.ndarray, label: np.ndarray) -> None:
+def scatter(ax: Axes, z: np.ndarray, label: np.ndarray) -> None:
     """The clouds in one shuffled layer, so that no sequence lies on top of the others."""
     shuffled = np.random.default_rng(1).permutation(len(z))
     shuffled = shuffled[np.abs(z[shuffled]).max(axis=1) <= ax.get_xlim()[1]]
@@ -57,9 +60,9 @@ def _scatter(ax: Axes, z: np.ndarray, label: np.ndarray) -> None:
     ax.scatter(*z[shuffled].T, c=colours[shuffled], s=size, alpha=alpha, lw=0, rasterized=True)
 
 
-def _measures(run: Run, step: int) -> str:
+def measured(run: Run, step: int, names: Sequence[str] = ("mi", "accuracy", "prior_gap")) -> str:
     """I(n;z), accuracy and the gap to the prior at the validation of `step`, as far as recorded."""
-    values = {name: run.at(f"val/{name}", step) for name in ("mi", "accuracy", "prior_gap")}
+    values = {name: run.at(f"val/{name}", step) for name in names}
     shown = {name: max(0.0, value) for name, value in values.items() if value is not None}  # estimates dip
     texts = {"mi": "I {mi:.2f}", "accuracy": "acc {accuracy:.0%}", "prior_gap": "gap {prior_gap:.2f}"}
     return "  ".join(texts[name].format_map(shown) for name in shown)
@@ -144,12 +147,12 @@ def _latent_panel(
     sigmas: Sequence[float],
 ) -> None:
     """One snapshot with its numbers beneath, or a word on why there is none."""
-    _plane(ax, limit, sigmas)
+    plane(ax, limit, sigmas)
     if cloud is None:
         note(ax, _missing(run, step))
         return
-    _scatter(ax, *cloud)
-    text = _measures(run, step)
+    scatter(ax, *cloud)
+    text = measured(run, step)
     ax.text(0.5, -0.02, text, transform=ax.transAxes, ha="center", va="top", fontsize=10)
 
 

@@ -14,6 +14,7 @@ from cvae.config import DialogModel
 from cvae.data import vectors
 from cvae.data.dialogs import Exchange
 from cvae.data.text import UNK, Vocabulary
+from cvae.decode import State
 from cvae.gaussian import Gaussian
 from cvae.models.output import layer_nll
 from cvae.reading import UserError
@@ -138,6 +139,15 @@ class DialogVAE(nn.Module):
         scores = self.bag(torch.cat([self.shared(batch).condition, z], -1)).log_softmax(-1)
         nll = -scores[batch.owners, batch.targets]
         return nll.new_zeros(len(z)).index_add(0, batch.owners, nll)
+
+    def begin(self, batch: Exchange, z: Tensor) -> State:
+        """For `cvae.decode`: the state before the first word, z [B, Z]; it depends on `batch.condition`."""
+        return (self._begin(self.shared(batch), z),)
+
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits [B, V] of what follows the words [B], and the state that has read them."""
+        outputs, after = self.decoder(self.embedding(words)[None], state[0][None])
+        return self.output(outputs[0]), (after[0],)
 
     def _begin(self, batch: Exchange, z: Tensor) -> Tensor:
         """The decoder's first state: [..., B, H] for z [..., B, Z]."""

@@ -1,0 +1,90 @@
+"""Several references for each context: the authors' test_multi_ref.json."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cvae.data.dialogs import UNKNOWN, Exchanges
+from cvae.data.switchboard import tokenise
+from cvae.reading import UserError
+
+
+class References(NamedTuple):
+    """What may be said: numbers of words, and of the dialog acts where the file has them."""
+
+    responses: list[list[int]]
+    acts: list[int]
+
+
+def read(path: Path, corpus: Exchanges) -> dict[int, References]:
+    """The references of a split's responses, by their number.
+
+    The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Matched by `context`,
+    the utterances before the response as texts or [speaker, text] with the oldest first, where entries have
+    it: the authors match by place, which depends on how a sort breaks ties (protocol B5.7). Else by place
+    in the split, whose number of responses the file must then have.
+    Raises UserError naming the file, and the entry, for what cannot be used.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"task.references: {path} cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}") from None
+    if not isinstance(entries, list) or not entries:
+        raise UserError(f"{path} must be a list of references, one entry a context")
+    found = [_references(path, number, entry, corpus) for number, entry in enumerate(entries, start=1)]
+    contexts = ["context" in entry for entry in entries]
+    if not any(contexts):
+        if len(found) != len(corpus):
+            raise UserError(
+                f"{path} has {len(found):,} entries without a context for {len(corpus):,} responses:"
+                " they can be matched by place only where there are as many"
+            )
+        return dict(enumerate(found))
+    if not all(contexts):
+        raise UserError(f"{path}, entry {contexts.index(False) + 1}: no context, though others have one")
+    return _by_context(path, entries, found, corpus)
+
+
+def _references(path: Path, number: int, entry: Any, corpus: Exchanges) -> References:
+    match entry:
+        case {"responses": [str(), *_] as responses} if all(isinstance(r, str) for r in responses):
+            acts = entry.get("resp_dialog_acts", [])
+            if acts and (not isinstance(acts, list) or len(acts) != len(responses)):
+                raise UserError(f"{path}, entry {number}: resp_dialog_acts must be one for each response")
+            numbers = [corpus.labels.acts.get(str(act), UNKNOWN) for act in acts]
+            return References([corpus.numbers(tokenise(text)) for text in responses], numbers)
+    raise UserError(f"{path}, entry {number}: responses must be a list of texts")
+
+
+def _by_context(
+    path: Path, entries: list[Any], found: list[References], corpus: Exchanges
+) -> dict[int, References]:
+    """Entries with the same context serve its responses in turn, the last of them all that are left."""
+    places = defaultdict(list)
+    for number in range(len(corpus)):
+        places[tuple(map(tuple, corpus.context(number)))].append(number)
+    waiting = defaultdict(list)
+    for number, (entry, references) in enumerate(zip(entries, found, strict=True), start=1):
+        waiting[_context(path, number, entry["context"], corpus)].append(references)
+    matched = {
+        number: waiting[key][min(turn, len(waiting[key]) - 1)]
+        for key, numbers in places.items()
+        if key in waiting
+        for turn, number in enumerate(numbers)
+    }
+    if not matched:
+        raise UserError(f"{path}: none of its {len(entries):,} contexts is one of this split")
+    return matched
+
+
+def _context(path: Path, number: int, context: Any, corpus: Exchanges) -> tuple[tuple[int, ...], ...]:
+    """The last utterances of a context as `Exchanges.context` has them."""
+    texts = [part[1] if isinstance(part, list) and len(part) > 1 else part for part in context or []]
+    if not isinstance(context, list) or not all(isinstance(text, str) for text in texts):
+        raise UserError(f"{path}, entry {number}: context must be a list of utterances")
+    return tuple(tuple(corpus.numbers(tokenise(text))) for text in texts)[1 - corpus.config.window :]

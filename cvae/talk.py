@@ -1,0 +1,97 @@
+"""Dialogs to read: contexts with their reference and several answers, of one run or of several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cvae.data.dialogs import UNKNOWN, Exchanges
+from cvae.data.switchboard import SPEAKERS, STRANGER, Dialog, Utterance, tokenise
+from cvae.data.text import fixed
+
+if TYPE_CHECKING:
+    from cvae.tasks.dialog import Answering
+
+
+class Said(NamedTuple):
+    """What somebody says, and its dialog act."""
+
+    text: str
+    act: str
+
+
+class Conversation(NamedTuple):
+    """A context (speaker and words, oldest first), who answers, the reference, and the answers."""
+
+    topic: str
+    context: list[tuple[str, str]]
+    speaker: str
+    reference: Said
+    answers: list[Said]
+
+
+def conversations(task: Answering, split: str, count: int) -> list[Conversation]:
+    """`count` responses of a split, the same for every run on it, and what the model says instead.
+
+    The act of a reference is the data's own, that of an answer the classifier's.
+    """
+    corpus, words = task.data.corpora[split], task.data.vocabulary.words
+    topics, acts = [*task.data.topics, "unknown"], [*task.data.acts, "unknown"]
+    rows = np.sort(fixed(count, len(corpus)))
+    found = []
+    for row, some in zip(rows, task.answers(split, rows), strict=True):
+        place = corpus.places[row]
+        before = [p for p in range(corpus.starts[row], place) if corpus.speakers[p] >= 0]
+        texts = [" ".join(words[n] for n in corpus.utterance(p)) for p in [*before, place]]
+        names = [_name(corpus.speakers[p]) for p in [*before, place]]
+        found.append(
+            Conversation(
+                topics[corpus.topics[corpus.dialogs[place]]],
+                list(zip(names[:-1], texts[:-1], strict=True)),
+                names[-1],
+                Said(texts[-1], acts[corpus.acts[place]]),
+                _said(task, some),
+            )
+        )
+    return found
+
+
+def answers(task: Answering, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
+    """What B says after a typed context, whose utterances are A's and B's in turn, the last one A's.
+
+    Both speakers are the train split's average person; a topic that it does not have counts as unknown.
+    """
+    train = task.data.corpora["train"]
+    person = tuple(train.people[:, :STRANGER].mean((0, 1)).tolist())
+    turns = [(len(context) - 1 - place) % 2 for place in range(len(context))]
+    typed = [Utterance(turn, tokenise(text), "") for turn, text in zip(turns, context, strict=True)]
+    dialog = Dialog(topic.upper(), [person, person], [*typed, Utterance(1, [], "")])
+    exchange = Exchanges([dialog], train.labels, train.config, task.device).batch(np.array([len(typed)]))
+    return _said(task, task.answer(exchange, task.generator().manual_seed(seed))[0])
+
+
+def _said(task: Answering, some: Sequence[Sequence[int]]) -> list[Said]:
+    words, acts = task.data.vocabulary.words, task.data.acts
+    texts = (" ".join(words[number] for number in one) for one in some)
+    return [Said(text, acts[act]) for text, act in zip(texts, task.classifier(some), strict=True)]
+
+
+def _name(speaker: int) -> str:
+    return SPEAKERS[speaker] if speaker not in (STRANGER, UNKNOWN) else "?"
+
+
+def page(runs: dict[str, list[Conversation]]) -> str:
+    """Markdown: each context once, its reference, and the answers of every run."""
+    lines = []
+    for number, same in enumerate(zip(*runs.values(), strict=True), start=1):
+        first = same[0]
+        lines += [f"## {number}. {first.topic.lower()}", ""]
+        lines += [f"- {name}: {text}" for name, text in first.context] or ["- (the dialog begins)"]
+        lines += ["", f"{first.speaker}, reference: **{first.reference.text}** ({first.reference.act})", ""]
+        for name, found in zip(runs, same, strict=True):
+            lines += [f"{first.speaker}, {name}:", ""]
+            lines += [f"{n}. {said.text} ({said.act})" for n, said in enumerate(found.answers, start=1)]
+            lines.append("")
+    return "\n".join(lines)
