@@ -481,8 +481,6 @@ def contradictions(config: Any) -> typing.Iterator[str]:
         if latent == 0:
             yield "task=yelp classifies z: model.latent must be > 0"
         yield from _finetune_contradictions(config.task.finetune, config.init_from)
-    elif isinstance(config.init_from, str):
-        yield "init_from restores an encoder for classification: only task=yelp has that"
     names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
     dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
     if any(dialog) and not all(dialog) and UNKNOWN not in names:
