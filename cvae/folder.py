@@ -96,6 +96,11 @@ class RunFolder:
         return found
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return any((self / f"checkpoint_{name}.pt").exists() for name in ("last", "previous"))
+
+    @property
     def results(self) -> dict[str, Any]:
         """What `results.json` holds so far; empty before the first result."""
         return read_json(self / "results.json") or {}
