@@ -26,6 +26,8 @@ Positive = Annotated[float, Range(above=0)]
 Dropout = Annotated[float, Range(least=0, below=1)]
 Split = Literal["train", "val", "test"]
 Sampler = Literal["equal_length", "bucketed"]
+Mode = Literal["probe", "finetune", "scratch"]
+Share = Annotated[float, Range(above=0, most=1)]
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,35 @@ class DialogData(Files):
 
 
 @dataclass(frozen=True)
+class Shares(Checked):
+    """How much of each class's file a split takes: its first sentences."""
+
+    train: Share
+    val: Share
+    test: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData(Files):
+    """A folder with sentiment.{train,dev,test}.{0,1}: one sentence a line, a file for each class."""
+
+    name: Literal["yelp"]
+    share: Shares
+    min_count: Count
+    max_words: Count
+    sampler: Sampler
+
+    def files(self) -> dict[str, Path]:
+        names = {"train": "train", "val": "dev", "test": "test"}
+        folder = Path(self.path).expanduser()
+        return {
+            f"{split}/{label}": folder / f"sentiment.{name}.{label}"
+            for split, name in names.items()
+            for label in (0, 1)
+        }
+
+
+@dataclass(frozen=True)
 class SentenceModel(Checked):
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
 
@@ -160,6 +191,20 @@ class SentenceModel(Checked):
     init: Positive
     batch_norm: Annotated[float, Range(least=0)] = 0.0
     skip: bool = False
+
+
+@dataclass(frozen=True)
+class ReviewModel(Checked):
+    """CNN encoder, diagonal Gaussian z, LSTM decoder: protocol C2 of the paper's Yelp experiment."""
+
+    name: Literal["review"]
+    embed: Count
+    filters: Count
+    latent: Count
+    hidden: Count
+    layers: Count
+    dropout: Dropout
+    word_dropout: Annotated[float, Range(least=0, most=1)]
 
 
 @dataclass(frozen=True)
@@ -215,6 +260,36 @@ class LanguageTask(Measured):
 
     name: Literal["ptb"]
     mi_examples: Annotated[int, Range(least=2)] | None
+
+
+@dataclass(frozen=True)
+class Finetune(Checked):
+    """The second stage of task=yelp: classifiers on growing shares of the labels."""
+
+    modes: list[Mode]
+    shares: list[Share]
+    seeds: Count
+    val_ratio: Positive
+    val_least: Count
+    penalties: list[Positive]
+    dropped: Annotated[float, Range(least=0, below=1)]
+    batch_size: Count
+    lr: Positive
+    encoder_lr: Positive
+    epochs: Count
+    least_updates: Count
+    checks: Count
+    patience: Count
+    map_sentences: Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewTask(Measured):
+    """Language modelling of reviews, then how well z tells their sentiment."""
+
+    name: Literal["yelp"]
+    mi_examples: Annotated[int, Range(least=2)] | None
+    finetune: Finetune
 
 
 @dataclass(frozen=True)
@@ -277,10 +352,11 @@ DATASETS = {
     "ptb": TextData,
     "text": OwnText,
     "switchboard": DialogData,
+    "yelp": LabelledData,
 }
-MODELS = {"sentence": SentenceModel, "dialog": DialogModel}
+MODELS = {"sentence": SentenceModel, "dialog": DialogModel, "review": ReviewModel}
 UPDATES = {"plain": Plain, "aggressive": Aggressive, "semi_amortized": SemiAmortized}
-TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask}
+TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask, "yelp": ReviewTask}
 
 
 @dataclass(frozen=True)
@@ -308,6 +384,13 @@ class Config(Checked):
     def autoencoder(self) -> bool:
         """`schedule=none`: z is the posterior mean, and there is no ELBO."""
         return isinstance(self.schedule, schedules.Off)
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether there is anything to train before the classifiers of task=yelp."""
+        if not isinstance(self.task, ReviewTask):
+            return True
+        return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
 
 
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
@@ -399,6 +482,12 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
         if latent == 0:
             yield "task=toy draws the latent space: model.latent must be > 0"
+    if getattr(config.task, "name", None) == "yelp":
+        if isinstance(dataset, str) and dataset != "yelp":
+            yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
+        if latent == 0:
+            yield "task=yelp classifies z: model.latent must be > 0"
+        yield from _finetune_contradictions(config.task.finetune, config.init_from)
     names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
     dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
     if any(dialog) and not all(dialog) and UNKNOWN not in names:
@@ -444,6 +533,19 @@ def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Itera
             )
         if getattr(config.train, "batch_size", None) == 1:
             yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
+
+
+def _finetune_contradictions(finetune: Any, init_from: Any) -> typing.Iterator[str]:
+    """The same of the classifiers."""
+    lists = {name: getattr(finetune, name, UNKNOWN) for name in ("modes", "shares", "penalties")}
+    known = {name: values for name, values in lists.items() if isinstance(values, list)}
+    for name, values in known.items():
+        if len(set(values)) < len(values):
+            yield f"task.finetune.{name} names a value twice"
+        if not values and name != "modes" and lists["modes"]:
+            yield f"task.finetune.{name} is empty: give one value at least, or leave out all modes"
+    if isinstance(init_from, str) and lists["modes"] in ([], ["scratch"]):
+        yield "init_from restores an encoder: task.finetune.modes must have probe or finetune"
 
 
 def load(composed: DictConfig | dict[str, Any]) -> Config:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import sys
 import types
@@ -31,6 +32,19 @@ class Choice:
     """Marks a field that holds one of several classes, told apart by the key `name`."""
 
     options: dict[str, type]
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError, with what is wrong with it, for everything that is none."""
+    try:
+        found = json.loads(text)
+        if b"\\ud" in (text.encode() if isinstance(text, str) else text).lower():
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text has half a character in it, a surrogate without its other half") from None
+    return found
 
 
 def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -117,7 +131,7 @@ class Reader:
     def choice(self, options: dict[str, type], found: Any, path: str) -> Any:
         """The class that `found["name"]` stands for, built from the other keys."""
         name = found.get("name") if isinstance(found, dict) else None
-        if name not in options:
+        if not isinstance(name, str) or name not in options:
             self.problems.append(f"{path}.name must be one of {listing(options)}, found {shown(name)}")
             return UNKNOWN
         cls = options[name]

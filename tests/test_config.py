@@ -145,6 +145,7 @@ class TestCommitted:
                 "dataset=tiny": "task=ptb",
                 "dataset=ptb": "task=ptb",
                 "model=lm": "task=ptb",
+                "dataset=yelp": "task=yelp",
                 "dataset=switchboard": "task=switchboard",
                 "model=dialog": "task=switchboard",
             }.get(f"{group}={choice}")
@@ -158,10 +159,14 @@ class TestCommitted:
         self, experiment, tmp_path, monkeypatch, capsys
     ):
         monkeypatch.chdir(tmp_path)
-        for corpus, ending in (("ptb", "txt"), ("switchboard", "jsonl")):
+        parts = [f"sentiment.{split}.{label}" for split in ("train", "dev", "test") for label in (0, 1)]
+        text, dialogs = (
+            [f"{split}.{end}" for split in ("train", "valid", "test")] for end in ("txt", "jsonl")
+        )
+        for corpus, names in {"ptb": text, "switchboard": dialogs, "yelp": parts}.items():
             (tmp_path / corpus).mkdir()
-            for split in ("train", "valid", "test"):
-                (tmp_path / corpus / f"{split}.{ending}").touch()
+            for name in names:
+                (tmp_path / corpus / name).touch()
         monkeypatch.setenv("CVAE_DATA", str(tmp_path))
         loaded = []
         monkeypatch.setattr(cli, "load", lambda cfg: loaded.append(load(cfg)) or loaded[-1])
@@ -228,6 +233,7 @@ class TestLoad:
             "train.stop_after",
             "train.progress",
             "dataset.path",
+            "init_from",  # where it is null
         }
         assert left_out == NOT_IDENTITY | set(CAME_LATER)
 
@@ -271,7 +277,8 @@ class TestWrongValues:
             assert list(outside(limit))
             for value in outside(limit):
                 kind = int if "whole number" in describe(hint) else float
-                found = problems(changed(choice, {key: kind(value)}))
+                given = [kind(value)] if fits(hint, []) else kind(value)
+                found = problems(changed(choice, {key: given}))
                 # a dataset or model that is chosen alone does not fit the default task
                 found = [problem for problem in found if not problem.startswith(("task=toy", "task=switch"))]
                 assert found == [f"{key} must be {limit}, found {kind(value)!r}"]
@@ -386,7 +393,10 @@ class TestCommandLine:
             ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
             ("experiment=typo", "experiment=typo: no such choice, experiment is one of original/ptb_cyc"),
             ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
-            ("schedul=cyclical", "unknown key schedul, did you mean schedule? (keys: dataset, device, lr,"),
+            (
+                "schedul=cyclical",
+                "unknown key schedul, did you mean schedule? (keys: dataset, device, init_from, lr,",
+            ),
             ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
             ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
             ("++schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.config import OwnText, TextData
+from cvae.config import LabelledData, OwnText, TextData
 from cvae.data.text import SPECIALS, order
 from cvae.reading import UserError
 
@@ -70,6 +70,29 @@ def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, st
         parts = held_out(path, count, config.held_out, missing)
         found |= {split: Sentences(path, digest, chosen) for split, chosen in parts.items()}
     return found, {split: sentences.fingerprint for split, sentences in found.items()}
+
+
+def labelled(
+    config: LabelledData,
+) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
+    """The first share of each class's sentences, class after class; their labels; the files' sha256.
+
+    Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for
+    what `read` refuses.
+    """
+    config.refuse_missing()
+    checked = {key: (path, *check(path, config.max_words)) for key, path in config.files().items()}
+    sentences: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
+    labels: dict[str, list[int]] = {split: [] for split in sentences}
+    for key, (path, digest, count) in checked.items():
+        split, _, label = key.partition("/")
+        share = getattr(config.share, split)
+        first = np.arange(int(share * count + 1e-9))  # 0.29 * 100 is 28.999…
+        if not len(first):
+            raise UserError(f"{path} has {count} sentences: dataset.share.{split}={share} takes none")
+        sentences[split] += Sentences(path, digest, first)
+        labels[split] += [int(label)] * len(first)
+    return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
 
 
 def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[str, np.ndarray]:

@@ -88,9 +88,19 @@ class Batch:
 
 
 class Corpus:
-    """The sentences of one split, on one device, as a flat tensor of the smallest integer type."""
+    """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
-    def __init__(self, sentences: Iterable[Sequence[int]], words: int, device: torch.device) -> None:
+    `labels` [N] are their classes, in the memory of the host; None where they have none.
+    """
+
+    def __init__(
+        self,
+        sentences: Iterable[Sequence[int]],
+        words: int,
+        device: torch.device,
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        self.labels = None if labels is None else np.array(labels)
         flat, lengths = array("h" if words <= np.iinfo(np.int16).max else "i"), array("q")
         for sentence in sentences:
             flat.extend(sentence)
@@ -212,11 +222,12 @@ def splits(
     fingerprints: dict[str, str],
     least: int = 1,
     most: int | None = None,
+    labels: dict[str, list[int]] | None = None,
 ) -> Splits:
     """Numbers the sentences of each split by the vocabulary of the train split; see `Vocabulary.of`."""
     vocabulary = Vocabulary.of(sentences["train"], least, most)
     corpora = {
-        split: Corpus(map(vocabulary.encode, rows), len(vocabulary), device)
+        split: Corpus(map(vocabulary.encode, rows), len(vocabulary), device, labels and labels[split])
         for split, rows in sentences.items()
     }
     return Splits(vocabulary, corpora, fingerprints)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae import gaussian
-from cvae.config import SentenceModel
+from cvae.config import ReviewModel, SentenceModel
 from cvae.data.text import UNK, Batch
 from cvae.decode import State
 from cvae.gaussian import Gaussian
@@ -46,13 +46,19 @@ class Decoder(nn.Module):
     no hidden layer can close). Off by default, as in the authors' model.
     """
 
-    def __init__(self, config: SentenceModel, words: int) -> None:
+    def __init__(
+        self,
+        config: SentenceModel | ReviewModel,
+        embedding: nn.Module,
+        output: nn.Module,
+        skip: bool = False,
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(words, config.embed)
+        self.config, self.skip = config, skip
+        self.embedding = embedding
         self.lstm = nn.LSTM(config.embed + config.latent, config.hidden, config.layers, batch_first=True)
         self.start = nn.Linear(config.latent, config.layers * config.hidden) if config.latent else None
-        self.output = nn.Linear(config.hidden + config.skip * config.latent, words)
+        self.output = output
 
     def initial(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """h = linear(z) and c = 0, each [layers, B, hidden]."""
@@ -68,7 +74,7 @@ class Decoder(nn.Module):
         beside = z[:, None].expand(-1, inputs.size(1), -1)
         outputs, _ = self.lstm(torch.cat([words, beside], -1), self.initial(z))
         outputs = functional.dropout(outputs, rate, self.training)
-        return torch.cat([outputs, beside], -1) if self.config.skip else outputs
+        return torch.cat([outputs, beside], -1) if self.skip else outputs
 
     def begin(self, z: Tensor) -> State:
         """Before the first word, without dropout, for z [..., B, Z].
@@ -78,7 +84,7 @@ class Decoder(nn.Module):
         """
         beside = functional.linear(z, self.lstm.weight_ih_l0[:, self.config.embed :])
         h, c = (state.unflatten(1, z.shape[:-1]) for state in self.initial(z.flatten(0, -2)))
-        return (beside, h, c, z) if self.config.skip else (beside, h, c)
+        return (beside, h, c, z) if self.skip else (beside, h, c)
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
         """What the output layer reads after the words [B], [..., B, hidden (+ Z)], and the next state."""
@@ -101,21 +107,21 @@ class Decoder(nn.Module):
         return w_x, w_h, b_x + b_h
 
 
-class SentenceVAE(nn.Module):
-    """The three densities of the sentence VAE; see `cvae.objective.LatentModel`."""
+class TextVAE(nn.Module):
+    """The three densities of an encoder, if any, and a decoder; see `cvae.objective.LatentModel`."""
 
-    def __init__(self, config: SentenceModel, words: int) -> None:
+    def __init__(
+        self, config: SentenceModel | ReviewModel, encoder: nn.Module | None, decoder: Decoder
+    ) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config, words) if config.latent else None
-        self.decoder = Decoder(config, words)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -config.init, config.init)
+        self.encoder = encoder
+        self.decoder = decoder
 
     def prior(self, batch: Batch) -> Gaussian:
         """N(0, I): mean and logvar [B, Z]."""
         shape = (len(batch.lengths), self.config.latent)
-        return gaussian.standard(self.decoder.output.weight.new_empty(shape))
+        return gaussian.standard(self.decoder.output.bias.new_empty(shape))
 
     def posterior(self, batch: Batch) -> Gaussian:
         """q(z | x): mean and logvar [B, Z]; for the language model without z, Z = 0."""
@@ -161,3 +167,15 @@ class SentenceVAE(nn.Module):
         gone = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout
         gone[:, 0] = False
         return inputs.masked_fill(gone, UNK)
+
+
+class SentenceVAE(TextVAE):
+    """The sentence VAE, and without z the language model."""
+
+    def __init__(self, config: SentenceModel, words: int) -> None:
+        encoder = Encoder(config, words) if config.latent else None
+        embedding = nn.Embedding(words, config.embed)
+        output = nn.Linear(config.hidden + config.skip * config.latent, words)
+        super().__init__(config, encoder, Decoder(config, embedding, output, config.skip))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -config.init, config.init)

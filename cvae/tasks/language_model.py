@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cvae import measures, metrics, samples
 from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
+from cvae.folder import RunFolder
 from cvae.gaussian import Gaussian
 from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
@@ -60,9 +61,9 @@ class LanguageModelling:
             found[f"{split}/tokens"] = batches.corpus.counted
         return found
 
-    def generator(self) -> torch.Generator:
-        """Evaluation's own noise: the same for every evaluation of a run, and none taken from training."""
-        return torch.Generator(self.device).manual_seed(self.config.seed)
+    def generator(self, seed: int | None = None) -> torch.Generator:
+        """Evaluation's own noise, none taken from training: always that of the seed, by default the run's."""
+        return torch.Generator(self.device).manual_seed(self.config.seed if seed is None else seed)
 
     @property
     def device(self) -> torch.device:
@@ -160,6 +161,10 @@ class LanguageModelling:
     def page(self) -> str:
         """What the model says, for reading: samples.md of a finished run."""
         return samples.overview(self)
+
+    def conclude(self, folder: RunFolder) -> dict[str, float]:
+        """What follows training, on the best weights: what it leaves in the folder, and its numbers."""
+        return {}
 
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
