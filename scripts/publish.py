@@ -1,8 +1,8 @@
 """Copies what tables and figures need from run folders to outputs/published: small enough to commit.
 
 Kept: run.json without the data's place, results.json, and metrics.jsonl with neighbouring train/* records
-averaged, so that means over longer windows stay what they were; latents.jsonl, classifier.jsonl, map.jsonl and
-samples.md, if any.
+averaged, so that means over longer windows stay what they were; latents.jsonl, classifier.jsonl, map.jsonl
+and samples.md, if any.
 """
 
 from __future__ import annotations
