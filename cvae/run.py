@@ -150,8 +150,9 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
             log.info(f"best checkpoint | {split} {numbers}")
         if loop.finished:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
+            write_atomically(folder / "samples.md", task.page())
     if loop.finished:
-        write_atomically(folder / "samples.md", task.page())
+        measured |= task.conclude(folder)
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)

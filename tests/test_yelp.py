@@ -40,6 +40,15 @@ SMALL = (
     "task.iw_samples=2",
     "task.iw_sentences=4",
     "task.finetune.modes=[]",
+    "task.finetune.shares=[0.1,0.5,1.0]",
+    "task.finetune.seeds=2",
+    "task.finetune.val_least=6",
+    "task.finetune.penalties=[0.1,10.0]",
+    "task.finetune.batch_size=8",
+    "task.finetune.epochs=1",
+    "task.finetune.least_updates=4",
+    "task.finetune.checks=2",
+    "task.finetune.map_sentences=12",
 )
 
 

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from cvae import measures, metrics, samples
 from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
+from cvae.folder import RunFolder
 from cvae.gaussian import Gaussian
 from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
@@ -160,6 +161,10 @@ class LanguageModelling:
     def page(self) -> str:
         """What the model says, for reading: samples.md of a finished run."""
         return samples.overview(self)
+
+    def conclude(self, folder: RunFolder) -> dict[str, float]:
+        """What follows training, on the best weights: what it leaves in the folder, and its numbers."""
+        return {}
 
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
