@@ -388,8 +388,9 @@ class Config(Checked):
     @property
     def pretrains(self) -> bool:
         """Whether there is anything to train before the classifiers of task=yelp."""
-        modes = self.task.finetune.modes if isinstance(self.task, ReviewTask) else None
-        return self.init_from is None and modes != ["scratch"]
+        if not isinstance(self.task, ReviewTask):
+            return True
+        return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
 
 
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
