@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from cvae import schedules
-from cvae.ranges import Checked, Count, Range
+from cvae.ranges import Checked, Count, Range, hints
 from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten
 
 Natural = Annotated[int, Range(least=0)]
@@ -93,6 +93,7 @@ class TextData(Files):
     name: Literal["ptb"]
     max_words: Count
     sampler: Sampler
+    longest: Count | None = None
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
@@ -188,6 +189,8 @@ class SentenceModel(Checked):
     dropout: Dropout
     word_dropout: Annotated[float, Range(least=0, most=1)]
     init: Positive
+    batch_norm: Annotated[float, Range(least=0)] = 0.0
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,9 +229,11 @@ class DialogModel(Checked):
 
 @dataclass(frozen=True)
 class Objective(Checked):
-    """What is added to, or changed in, nll + β KL."""
+    """What is added to, or changed in, nll + β KL: the keys are those of `cvae.objective.loss`."""
 
     free_bits: Annotated[float, Range(least=0)]
+    free_bits_total: Annotated[float, Range(least=0)] = 0.0
+    kl_target: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -303,6 +308,33 @@ class DialogTask(LanguageTask):
     examples: Natural
 
 
+@dataclass(frozen=True)
+class Plain(Checked):
+    """One Adam step on all parameters."""
+
+    name: Literal["plain"] = "plain"
+
+
+@dataclass(frozen=True)
+class Aggressive(Checked):
+    """The encoder catches up before every step of the decoder: `cvae.update.aggressive`."""
+
+    name: Literal["aggressive"]
+    window: Count
+    most: Count
+
+
+@dataclass(frozen=True)
+class SemiAmortized(Checked):
+    """Gradient steps on each sentence's posterior: `cvae.update.semi_amortized`."""
+
+    name: Literal["semi_amortized"]
+    steps: Count
+    lr: Positive
+    momentum: Annotated[float, Range(least=0, below=1)]
+    clip: Positive
+
+
 SCHEDULES = {
     "constant": schedules.Constant,
     "monotonic": schedules.Monotonic,
@@ -323,6 +355,7 @@ DATASETS = {
     "yelp": LabelledData,
 }
 MODELS = {"sentence": SentenceModel, "dialog": DialogModel, "review": ReviewModel}
+UPDATES = {"plain": Plain, "aggressive": Aggressive, "semi_amortized": SemiAmortized}
 TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask, "yelp": ReviewTask}
 
 
@@ -342,7 +375,9 @@ class Config(Checked):
     model: Annotated[Any, Choice(MODELS)]
     objective: Objective
     task: Annotated[Any, Choice(TASKS)]
-    init_from: str | None
+    update: Annotated[Any, Choice(UPDATES)] = Plain()
+    init_from: str | None = None
+    reset_decoder: bool = False
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -353,8 +388,9 @@ class Config(Checked):
     @property
     def pretrains(self) -> bool:
         """Whether there is anything to train before the classifiers of task=yelp."""
-        modes = self.task.finetune.modes if isinstance(self.task, ReviewTask) else None
-        return self.init_from is None and modes != ["scratch"]
+        if not isinstance(self.task, ReviewTask):
+            return True
+        return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
 
 
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
@@ -372,7 +408,16 @@ NOT_IDENTITY = {
 
 
 # keys that came after the first published runs, with the value that says what was done before
-CAME_LATER: dict[str, Any] = {"init_from": None}
+CAME_LATER: dict[str, Any] = {
+    "init_from": None,
+    "reset_decoder": False,
+    "dataset.longest": None,
+    "model.batch_norm": 0.0,
+    "model.skip": False,
+    "objective.free_bits_total": 0.0,
+    "objective.kl_target": None,
+    "update.name": "plain",
+}
 
 
 def identity(container: dict[str, Any]) -> dict[str, Any]:
@@ -393,8 +438,20 @@ def completed(container: dict[str, Any]) -> dict[str, Any]:
         section = container
         for group in groups:
             section = section.setdefault(group, {})
-        section.setdefault(last, value)
+        if _has(key, container):
+            section.setdefault(last, value)
     return container
+
+
+def _has(key: str, container: dict[str, Any]) -> bool:
+    """Whether a configuration may hold a key: of a group, only if the class that its name chooses has it."""
+    group, _, last = key.rpartition(".")
+    kinds = [
+        part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)
+    ]
+    named = container[group].get("name") if kinds and last != "name" else None
+    chosen = kinds[0].options.get(named) if named else None
+    return chosen is None or last in hints(chosen)
 
 
 def contradictions(config: Any) -> typing.Iterator[str]:
@@ -404,7 +461,6 @@ def contradictions(config: Any) -> typing.Iterator[str]:
     """
     train, latent = config.train, getattr(config.model, "latent", UNKNOWN)
     dataset = getattr(config.dataset, "name", UNKNOWN)
-    free_bits = getattr(config.objective, "free_bits", UNKNOWN)
     off = isinstance(config.schedule, schedules.Off)
     if getattr(train, "steps", UNKNOWN) is None and getattr(train, "epochs", UNKNOWN) is None:
         yield "train.steps and train.epochs are both null: one of them must say how long to train"
@@ -420,9 +476,7 @@ def contradictions(config: Any) -> typing.Iterator[str]:
         yield f"lr.warmup is more than the {updates} updates of train.steps"
     if off and latent == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
-    if free_bits > 0 and (off or latent == 0):
-        without = "schedule=none" if off else "model.latent=0"
-        yield f"objective.free_bits bounds a KL term, and {without} has none: leave one of them out"
+    yield from _contradictory_remedies(config, off, latent)
     if getattr(config.task, "name", None) == "toy":
         if isinstance(dataset, str) and dataset != "toy":
             yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
@@ -434,8 +488,6 @@ def contradictions(config: Any) -> typing.Iterator[str]:
         if latent == 0:
             yield "task=yelp classifies z: model.latent must be > 0"
         yield from _finetune_contradictions(config.task.finetune, config.init_from)
-    elif isinstance(config.init_from, str):
-        yield "init_from restores an encoder for classification: only task=yelp has that"
     names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
     dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
     if any(dialog) and not all(dialog) and UNKNOWN not in names:
@@ -449,6 +501,38 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
             f" it becomes a folder below outputs, found {config.name!r}"
         )
+
+
+def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Iterator[str]:
+    """The same for remedies, alone and together."""
+
+    def chosen(section: Any, *keys: str) -> list[str]:
+        return [key for key in keys if (getattr(section, key, None) or 0) > 0]
+
+    without = "schedule=none" if off else "model.latent=0"
+    rates = [
+        f"objective.{key}" for key in chosen(config.objective, "free_bits", "free_bits_total", "kl_target")
+    ]
+    if len(rates) > 1:
+        yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
+    for key in rates if off or latent == 0 else ():
+        yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+    if isinstance(config.update, Aggressive | SemiAmortized) and (off or latent == 0):
+        yield f"update={config.update.name} is about the posterior, and {without} has none: leave one out"
+    for key in chosen(config.model, "batch_norm", "skip") if latent == 0 else ():
+        yield f"model.{key} acts on z, and model.latent=0 has none: leave one of them out"
+    if config.reset_decoder is True and config.init_from is None:
+        yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
+    if config.reset_decoder is True and latent == 0:
+        yield "reset_decoder keeps the encoder, and model.latent=0 has none: leave one of them out"
+    if chosen(config.model, "batch_norm"):
+        if getattr(config.dataset, "sampler", None) == "equal_length":
+            yield (
+                "model.batch_norm needs several sentences in a batch, and dataset.sampler=equal_length makes"
+                " batches of one: dataset.sampler=bucketed does not"
+            )
+        if getattr(config.train, "batch_size", None) == 1:
+            yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
 
 
 def _finetune_contradictions(finetune: Any, init_from: Any) -> typing.Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +12,10 @@ import numpy as np
 
 from cvae.config import identity
 from cvae.folder import read_json
-from cvae.reading import UserError
+from cvae.reading import UserError, parse_json
 
 Group = tuple[str, str]
+APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
 
 
 class RunsError(UserError):
@@ -105,7 +106,7 @@ def _lines(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, An
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 return
@@ -212,6 +213,37 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     settings = [run.setting for run in runs]
     keys = [key for key in dict.fromkeys(k for s in settings for k in s) if _values(settings, key) > 1]
     return [key for key in keys if not _follows_from_name(settings, key)]
+
+
+def changes(runs: Sequence[Run]) -> list[str]:
+    """What sets each run apart from the plainest, schedule and learning rate aside: "skip", "stop=0.4".
+
+    "plain" for nothing. The plainest run has most of the differing keys off or absent, and the others as they
+    mostly are.
+    """
+    keys = [key for key in differing_keys(runs) if key not in APART]
+    keys.sort(key=lambda key: key.startswith("dataset."))  # what a remedy needs comes after what it is
+    values = [[run.setting.get(key) for key in keys] for run in runs]
+    usual = [Counter(map(repr, column)).most_common(1)[0][0] for column in zip(*values, strict=True)]
+
+    def distance(row: list[Any]) -> tuple[int, int]:
+        return sum(map(bool, row)), sum(repr(v) != u for v, u in zip(row, usual, strict=True))
+
+    plainest = min(values, key=distance)
+    found = [
+        ", ".join(
+            _said(key, value) for key, value, off in zip(keys, row, plainest, strict=True) if value != off
+        )
+        for row in values
+    ]
+    return [text or "plain" for text in found]
+
+
+def _said(key: str, value: Any) -> str:
+    """A key and its value in few words: the group of a name, the last part of a key or a path."""
+    group, _, last = key.rpartition(".")
+    short = value.rpartition("/")[2] if isinstance(value, str) else value
+    return last if value is True else f"{group if last == 'name' else last}={short}"
 
 
 def _values(settings: Sequence[dict[str, Any]], *keys: str) -> int:

@@ -43,6 +43,7 @@ def fields(cls: type = Config, path: str = "", choice: str = "") -> Iterator[tup
         if options:
             for option, kind in options[0].options.items():
                 override = f"{name}={option}" if option in choices(name) else ""
+                override = f"remedy=[{option}]" if option in choices("remedy") else override
                 yield from fields(kind, f"{name}.", override)
         elif dataclasses.is_dataclass(hint):
             yield from fields(hint, f"{path}{name}.", choice)
@@ -136,25 +137,23 @@ class TestCommitted:
 
     @pytest.mark.parametrize("group", [group for group in GROUPS if group != "experiment"])
     def test_each_choice_of_each_group_loads(self, group, composed):
-        least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 2}
+        least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 7}
         assert len(choices(group)) >= least[group]
         for choice in choices(group):
             # the language model without z has no latent plane to draw
             needed = {
                 "dataset=tiny": "task=ptb",
                 "dataset=ptb": "task=ptb",
+                "dataset=text": "task=ptb dataset.path=mine.txt",
                 "model=lm": "task=ptb",
                 "dataset=yelp": "task=yelp",
                 "dataset=switchboard": "task=switchboard",
                 "model=dialog": "task=switchboard",
-            }.get(f"{group}={choice}")
-            load(composed(f"{group}={choice}", *([needed] if needed else [])))
+            }
+            load(composed(f"{group}={choice}", *needed.get(f"{group}={choice}", "").split()))
 
     def test_the_groups_are_the_ones_the_help_explains(self):
         assert sorted(help.GROUPS) == GROUPS
-
-    def test_all_remedies_at_once(self, composed):
-        load(composed(f"remedy=[{','.join(choices('remedy'))}]", "task=ptb"))
 
     @pytest.mark.parametrize("experiment", choices("experiment"))
     def test_each_experiment_loads_with_every_job_of_its_sweep(
@@ -177,7 +176,7 @@ class TestCommitted:
         swept = hydra.get("sweeper", {}).get("params", {}).values()
         jobs = 1
         for values in swept:
-            jobs *= len(str(values).split(","))
+            jobs *= len(re.sub(r"\[[^]]*\]", "a list", str(values)).split(","))
         assert len(loaded) == jobs
         assert {config.name for config in loaded} == {experiment}
 
@@ -199,7 +198,7 @@ class TestCommitted:
                 assert " # " in line or before.startswith("#") or key[1] == "name", f"{file}: {line}"
 
     def test_no_key_that_nobody_reads(self, composed):
-        known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in GROUPS}
+        known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in (*GROUPS, "update")}
         for group in ("schedule", "lr", "dataset", "model", "task"):
             for choice in choices(group):
                 assert set(flatten(composed(f"{group}={choice}"))) <= known
@@ -227,7 +226,7 @@ class TestLoad:
     def test_identity_leaves_out_what_may_change_between_two_starts(self, composed):
         container = composed("task=ptb")
         left_out = set(flatten(container)) - set(identity(container))
-        assert left_out == {
+        assert left_out - set(CAME_LATER) == {
             "name",
             "overwrite",
             "threads",
@@ -411,8 +410,8 @@ class TestCommandLine:
     @pytest.mark.parametrize(
         ("command", "said"),
         [
-            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of free_bits, word_dropout"),
-            ("remedy=null", "remedy=null: no such choice, remedy is one of free_bits, word_dropout"),
+            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of aggressive, batch_norm,"),
+            ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
             ("experiment=typo", "experiment=typo: no such choice, experiment is one of original/ptb_cyc"),
             ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
             (

@@ -199,6 +199,14 @@ class Batches:
         return self.corpus.batch(self.members[self._order[place]])
 
 
+def further(batches: Batches, step: int) -> Iterator[Batch]:
+    """More batches of the same epoch for update `step`, without end: a pure function of (seed, step)."""
+    draws = np.random.default_rng([batches.seed, step, 1])  # the 1 keeps it apart from any epoch's order
+    first = step - step % len(batches)
+    while True:
+        yield batches.at(first + int(draws.integers(len(batches))))
+
+
 @dataclass(frozen=True)
 class Splits:
     """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were."""

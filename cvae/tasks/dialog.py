@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from cvae import answers, decode, gaussian, metrics, objective, talk
 from cvae.acts import ActClassifier
+from cvae.config import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import UNKNOWN, Exchange, Exchanges, Passages
+from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
@@ -25,6 +27,14 @@ GAIN = 0.996  # the authors' early stopping: a validation counts as better below
 
 class Answering(LanguageModelling):
     """The paper's dialog experiment (protocol B)."""
+
+    def __init__(self, config: Config, model: nn.Module, data: DialogSplits) -> None:
+        super().__init__(config, model, data)
+        # files that only the end of training needs are read now, so that what is wrong with them ends it now
+        if config.task.references is not None:
+            self.references("test")
+        if config.task.vectors is not None:
+            _ = self.vectors
 
     def cut(self, corpus: Exchanges) -> Passages:
         """A split in batches whose contexts overlap."""
@@ -124,9 +134,9 @@ class Answering(LanguageModelling):
         own = corpus.sentences(np.arange(len(corpus)))
         return {n: References([said], [act]) for n, (said, act) in enumerate(zip(own, acts, strict=True))}
 
-    def answers(self, split: str, responses: np.ndarray) -> list[list[list[int]]]:
+    def answers(self, split: str, responses: np.ndarray, seed: int | None = None) -> list[list[list[int]]]:
         """`samples` answers, each as numbers, in place of each of these responses, in ascending order."""
-        noise = self.generator()
+        noise = self.generator(seed)
         batches = self.data.corpora[split].batches(responses, self.config.train.batch_size)
         return [some for batch in batches for some in self.answer(batch, noise)]
 
