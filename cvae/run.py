@@ -37,7 +37,8 @@ def run(
     (folder / ERROR).unlink(missing_ok=True)
     try:
         task = prepare(config)
-        if config.init_from is not None and (config.overwrite or not folder.has_checkpoint):
+        starts = config.overwrite or not folder.has_checkpoint
+        if config.init_from is not None and config.pretrains and starts:
             take_from(RunFolder(config.init_from), task, encoder_only=config.reset_decoder)
     except BaseException:
         folder.discard_if_empty()

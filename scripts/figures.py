@@ -19,9 +19,9 @@ EXAMPLES = """examples:
   python scripts/figures.py 4 outputs/toy --to figs    loss, rec and KL over updates
   python scripts/figures.py all outputs/toy            all three
   python scripts/figures.py curves outputs/ptb_quick   ELBO, rec, KL and path A over updates
-  python scripts/figures.py rate outputs/remedies      KL against rec, a point per run
   python scripts/figures.py accuracy outputs/yelp_quick outputs/yelp_scratch   accuracy against labels
   python scripts/figures.py map outputs/yelp_quick     the test sentences' z in a plane
+  python scripts/figures.py rate outputs/remedies      KL against rec, a point per run
   python scripts/figures.py animation outputs/toy      latents.gif: the latent plane over training
 
 All but 2 read every run in and below the given folders. A row or line is one schedule

@@ -24,8 +24,8 @@ EXAMPLES = """examples:
   python scripts/table.py outputs/toy --at 10000 20000 30000 40000      loss, rec and KL along training
   python scripts/table.py outputs/toy --at 10000 11000 --columns val/mi val/accuracy
   python scripts/table.py outputs/ptb --columns test/ppl test/kl time/training_seconds
-  python scripts/table.py outputs/remedies --columns test/iw_ppl test/kl time/relative
-  python scripts/table.py outputs/yelp_quick outputs/yelp_scratch --accuracy"""
+  python scripts/table.py outputs/yelp_quick outputs/yelp_scratch --accuracy
+  python scripts/table.py outputs/remedies --columns test/iw_ppl test/kl time/relative"""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

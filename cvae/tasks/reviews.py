@@ -88,13 +88,16 @@ class Reviews(LanguageModelling):
 
     def measure(self, cell: Cell) -> dict[str, Any]:
         """Accuracies of one classifier on validation and test, and what it was made from."""
-        corpora = self.data.corpora
-        rows = stratified(corpora["train"].labels, cell.share, cell.seed)
-        wanted = self.settings.val_ratio * len(rows)
-        val = held_out(corpora["val"].labels, wanted, self.settings.val_least, cell.seed)
-        about = {"labels": len(rows), "val_labels": len(val)}
+        rows, val = self.sets(cell)
         make = self._probed if cell.mode == "probe" else self._trained
-        return about | make(cell, rows, val)
+        return {"labels": len(rows), "val_labels": len(val)} | make(cell, rows, val)
+
+    def sets(self, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the training and of the validation sentences whose labels a classifier sees."""
+        labels = {split: self.data.corpora[split].labels for split in ("train", "val")}
+        rows = stratified(labels["train"], cell.share, cell.seed)
+        wanted = self.settings.val_ratio * len(rows)
+        return rows, held_out(labels["val"], wanted, self.settings.val_least, cell.seed)
 
     def _probed(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
         """The probe on the posterior mean; and on a posterior sample, and on sentences with dropped words."""
