@@ -34,7 +34,8 @@ def slug(overrides: Sequence[str]) -> str:
     chosen: dict[str, str] = {}
     for override in overrides:
         key, _, value = override.partition("=")
-        chosen[key.lstrip("+~")] = value
+        listed = value.startswith("[") and value.endswith("]")
+        chosen[key.lstrip("+~")] = (value[1:-1] or "none") if listed else value
     outside = set(NOT_IDENTITY) | (set() if "name" in chosen else {"experiment"})
     ranked = sorted(chosen.items(), key=lambda item: ("." in item[0], item))
     parts = [f"{key}-{value}" for key, value in ranked if key not in outside]

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from cvae import schedules
-from cvae.ranges import Checked, Count, Range
+from cvae.ranges import Checked, Count, Range, hints
 from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten
 
 Natural = Annotated[int, Range(least=0)]
@@ -26,6 +26,8 @@ Positive = Annotated[float, Range(above=0)]
 Dropout = Annotated[float, Range(least=0, below=1)]
 Split = Literal["train", "val", "test"]
 Sampler = Literal["equal_length", "bucketed"]
+Mode = Literal["probe", "finetune", "scratch"]
+Share = Annotated[float, Range(above=0, most=1)]
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class TextData(Files):
     name: Literal["ptb"]
     max_words: Count
     sampler: Sampler
+    longest: Count | None = None
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
@@ -146,6 +149,35 @@ class DialogData(Files):
 
 
 @dataclass(frozen=True)
+class Shares(Checked):
+    """How much of each class's file a split takes: its first sentences."""
+
+    train: Share
+    val: Share
+    test: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledData(Files):
+    """A folder with sentiment.{train,dev,test}.{0,1}: one sentence a line, a file for each class."""
+
+    name: Literal["yelp"]
+    share: Shares
+    min_count: Count
+    max_words: Count
+    sampler: Sampler
+
+    def files(self) -> dict[str, Path]:
+        names = {"train": "train", "val": "dev", "test": "test"}
+        folder = Path(self.path).expanduser()
+        return {
+            f"{split}/{label}": folder / f"sentiment.{name}.{label}"
+            for split, name in names.items()
+            for label in (0, 1)
+        }
+
+
+@dataclass(frozen=True)
 class SentenceModel(Checked):
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
 
@@ -157,6 +189,22 @@ class SentenceModel(Checked):
     dropout: Dropout
     word_dropout: Annotated[float, Range(least=0, most=1)]
     init: Positive
+    batch_norm: Annotated[float, Range(least=0)] = 0.0
+    skip: bool = False
+
+
+@dataclass(frozen=True)
+class ReviewModel(Checked):
+    """CNN encoder, diagonal Gaussian z, LSTM decoder: protocol C2 of the paper's Yelp experiment."""
+
+    name: Literal["review"]
+    embed: Count
+    filters: Count
+    latent: Count
+    hidden: Count
+    layers: Count
+    dropout: Dropout
+    word_dropout: Annotated[float, Range(least=0, most=1)]
 
 
 @dataclass(frozen=True)
@@ -181,9 +229,11 @@ class DialogModel(Checked):
 
 @dataclass(frozen=True)
 class Objective(Checked):
-    """What is added to, or changed in, nll + β KL."""
+    """What is added to, or changed in, nll + β KL: the keys are those of `cvae.objective.loss`."""
 
     free_bits: Annotated[float, Range(least=0)]
+    free_bits_total: Annotated[float, Range(least=0)] = 0.0
+    kl_target: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,6 +263,36 @@ class LanguageTask(Measured):
 
 
 @dataclass(frozen=True)
+class Finetune(Checked):
+    """The second stage of task=yelp: classifiers on growing shares of the labels."""
+
+    modes: list[Mode]
+    shares: list[Share]
+    seeds: Count
+    val_ratio: Positive
+    val_least: Count
+    penalties: list[Positive]
+    dropped: Annotated[float, Range(least=0, below=1)]
+    batch_size: Count
+    lr: Positive
+    encoder_lr: Positive
+    epochs: Count
+    least_updates: Count
+    checks: Count
+    patience: Count
+    map_sentences: Natural
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewTask(Measured):
+    """Language modelling of reviews, then how well z tells their sentiment."""
+
+    name: Literal["yelp"]
+    mi_examples: Annotated[int, Range(least=2)] | None
+    finetune: Finetune
+
+
+@dataclass(frozen=True)
 class DialogTask(LanguageTask):
     """Answering in a dialog: the bound, the use of z, and how good and how diverse answers are."""
 
@@ -226,6 +306,33 @@ class DialogTask(LanguageTask):
     references: str | None
     vectors: str | None
     examples: Natural
+
+
+@dataclass(frozen=True)
+class Plain(Checked):
+    """One Adam step on all parameters."""
+
+    name: Literal["plain"] = "plain"
+
+
+@dataclass(frozen=True)
+class Aggressive(Checked):
+    """The encoder catches up before every step of the decoder: `cvae.update.aggressive`."""
+
+    name: Literal["aggressive"]
+    window: Count
+    most: Count
+
+
+@dataclass(frozen=True)
+class SemiAmortized(Checked):
+    """Gradient steps on each sentence's posterior: `cvae.update.semi_amortized`."""
+
+    name: Literal["semi_amortized"]
+    steps: Count
+    lr: Positive
+    momentum: Annotated[float, Range(least=0, below=1)]
+    clip: Positive
 
 
 SCHEDULES = {
@@ -245,9 +352,11 @@ DATASETS = {
     "ptb": TextData,
     "text": OwnText,
     "switchboard": DialogData,
+    "yelp": LabelledData,
 }
-MODELS = {"sentence": SentenceModel, "dialog": DialogModel}
-TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask}
+MODELS = {"sentence": SentenceModel, "dialog": DialogModel, "review": ReviewModel}
+UPDATES = {"plain": Plain, "aggressive": Aggressive, "semi_amortized": SemiAmortized}
+TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask, "yelp": ReviewTask}
 
 
 @dataclass(frozen=True)
@@ -266,6 +375,9 @@ class Config(Checked):
     model: Annotated[Any, Choice(MODELS)]
     objective: Objective
     task: Annotated[Any, Choice(TASKS)]
+    update: Annotated[Any, Choice(UPDATES)] = Plain()
+    init_from: str | None = None
+    reset_decoder: bool = False
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -289,7 +401,16 @@ NOT_IDENTITY = {
 
 
 # keys that came after the first published runs, with the value that says what was done before
-CAME_LATER: dict[str, Any] = {}
+CAME_LATER: dict[str, Any] = {
+    "init_from": None,
+    "reset_decoder": False,
+    "dataset.longest": None,
+    "model.batch_norm": 0.0,
+    "model.skip": False,
+    "objective.free_bits_total": 0.0,
+    "objective.kl_target": None,
+    "update.name": "plain",
+}
 
 
 def identity(container: dict[str, Any]) -> dict[str, Any]:
@@ -310,8 +431,20 @@ def completed(container: dict[str, Any]) -> dict[str, Any]:
         section = container
         for group in groups:
             section = section.setdefault(group, {})
-        section.setdefault(last, value)
+        if _has(key, container):
+            section.setdefault(last, value)
     return container
+
+
+def _has(key: str, container: dict[str, Any]) -> bool:
+    """Whether a configuration may hold a key: of a group, only if the class that its name chooses has it."""
+    group, _, last = key.rpartition(".")
+    kinds = [
+        part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)
+    ]
+    named = container[group].get("name") if kinds and last != "name" else None
+    chosen = kinds[0].options.get(named) if named else None
+    return chosen is None or last in hints(chosen)
 
 
 def contradictions(config: Any) -> typing.Iterator[str]:
@@ -321,7 +454,6 @@ def contradictions(config: Any) -> typing.Iterator[str]:
     """
     train, latent = config.train, getattr(config.model, "latent", UNKNOWN)
     dataset = getattr(config.dataset, "name", UNKNOWN)
-    free_bits = getattr(config.objective, "free_bits", UNKNOWN)
     off = isinstance(config.schedule, schedules.Off)
     if getattr(train, "steps", UNKNOWN) is None and getattr(train, "epochs", UNKNOWN) is None:
         yield "train.steps and train.epochs are both null: one of them must say how long to train"
@@ -337,14 +469,18 @@ def contradictions(config: Any) -> typing.Iterator[str]:
         yield f"lr.warmup is more than the {updates} updates of train.steps"
     if off and latent == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
-    if free_bits > 0 and (off or latent == 0):
-        without = "schedule=none" if off else "model.latent=0"
-        yield f"objective.free_bits bounds a KL term, and {without} has none: leave one of them out"
+    yield from _contradictory_remedies(config, off, latent)
     if getattr(config.task, "name", None) == "toy":
         if isinstance(dataset, str) and dataset != "toy":
             yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
         if latent == 0:
             yield "task=toy draws the latent space: model.latent must be > 0"
+    if getattr(config.task, "name", None) == "yelp":
+        if isinstance(dataset, str) and dataset != "yelp":
+            yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
+        if latent == 0:
+            yield "task=yelp classifies z: model.latent must be > 0"
+        yield from _finetune_contradictions(config.task.finetune, config.init_from)
     names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
     dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
     if any(dialog) and not all(dialog) and UNKNOWN not in names:
@@ -358,6 +494,51 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
             f" it becomes a folder below outputs, found {config.name!r}"
         )
+
+
+def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Iterator[str]:
+    """The same for remedies, alone and together."""
+
+    def chosen(section: Any, *keys: str) -> list[str]:
+        return [key for key in keys if (getattr(section, key, None) or 0) > 0]
+
+    without = "schedule=none" if off else "model.latent=0"
+    rates = [
+        f"objective.{key}" for key in chosen(config.objective, "free_bits", "free_bits_total", "kl_target")
+    ]
+    if len(rates) > 1:
+        yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
+    for key in rates if off or latent == 0 else ():
+        yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+    if isinstance(config.update, Aggressive | SemiAmortized) and (off or latent == 0):
+        yield f"update={config.update.name} is about the posterior, and {without} has none: leave one out"
+    for key in chosen(config.model, "batch_norm", "skip") if latent == 0 else ():
+        yield f"model.{key} acts on z, and model.latent=0 has none: leave one of them out"
+    if config.reset_decoder is True and config.init_from is None:
+        yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
+    if config.reset_decoder is True and latent == 0:
+        yield "reset_decoder keeps the encoder, and model.latent=0 has none: leave one of them out"
+    if chosen(config.model, "batch_norm"):
+        if getattr(config.dataset, "sampler", None) == "equal_length":
+            yield (
+                "model.batch_norm needs several sentences in a batch, and dataset.sampler=equal_length makes"
+                " batches of one: dataset.sampler=bucketed does not"
+            )
+        if getattr(config.train, "batch_size", None) == 1:
+            yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
+
+
+def _finetune_contradictions(finetune: Any, init_from: Any) -> typing.Iterator[str]:
+    """The same of the classifiers."""
+    lists = {name: getattr(finetune, name, UNKNOWN) for name in ("modes", "shares", "penalties")}
+    known = {name: values for name, values in lists.items() if isinstance(values, list)}
+    for name, values in known.items():
+        if len(set(values)) < len(values):
+            yield f"task.finetune.{name} names a value twice"
+        if not values and name != "modes" and lists["modes"]:
+            yield f"task.finetune.{name} is empty: give one value at least, or leave out all modes"
+    if isinstance(init_from, str) and lists["modes"] in ([], ["scratch"]):
+        yield "init_from restores an encoder: task.finetune.modes must have probe or finetune"
 
 
 def load(composed: DictConfig | dict[str, Any]) -> Config:

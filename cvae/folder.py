@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from cvae import __version__
 from cvae.config import Config, completed, identity, load
-from cvae.reading import UserError
+from cvae.reading import UserError, parse_json
 
 FORMAT = 1
 ERROR = "error.txt"
@@ -56,7 +56,7 @@ def write_atomically(path: Path, text: str) -> None:
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no file. Raises FolderError where it is broken."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
@@ -96,6 +96,11 @@ class RunFolder:
         return found
 
     @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to go on from."""
+        return any((self / f"checkpoint_{name}.pt").exists() for name in ("last", "previous"))
+
+    @property
     def results(self) -> dict[str, Any]:
         """What `results.json` holds so far; empty before the first result."""
         return read_json(self / "results.json") or {}
@@ -133,7 +138,10 @@ class RunFolder:
         """
         if (record := self.record) is None:
             raise FolderError(f"{self} is not a run folder: it has no run.json")
-        config = load(completed(record["config"]))
+        try:
+            config = load(completed(record["config"]))
+        except UserError as error:
+            raise FolderError(f"{self / 'run.json'}: {'; '.join(str(error).splitlines())}") from None
         changed: dict[str, Any] = {"device": device, "task": dataclasses.replace(config.task, **task)}
         if data is not None:
             if not hasattr(config.dataset, "path"):

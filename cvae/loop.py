@@ -19,13 +19,14 @@ from tqdm import tqdm
 
 from cvae import checkpoint
 from cvae.config import Config
+from cvae.data.text import further
 from cvae.folder import RunFolder, write_atomically
 from cvae.metrics import perplexity
 from cvae.objective import Terms
 from cvae.reading import UserError
 from cvae.record import Recorder
 from cvae.tasks.language_model import LanguageModelling
-from cvae.update import Update
+from cvae.update import build
 
 log = logging.getLogger("cvae")
 
@@ -89,7 +90,7 @@ class Loop:
         self.end = min(self.total, train.stop_after or self.total)
         self.validate_every = train.validate_every or self.epoch
         self.save_every = train.save_every or self.validate_every
-        self.update = Update(task.model, config)
+        self.update = build(task.model, config)
         self.step = 0
         self.best = math.inf
         self.sums = (*SUMS, "bow") if getattr(config.model, "bow", False) else SUMS
@@ -121,6 +122,7 @@ class Loop:
             return 0, {}
         self.task.model.load_state_dict(saved["model"])
         self.update.optimizer.load_state_dict(saved["optimizer"])
+        self.update.restore(saved.get("update", {}))
         self.step, self.best = saved["step"], saved["best"]
         self.scores = saved.get("scores", [])
         self._saved = self.step
@@ -154,6 +156,7 @@ class Loop:
                 "scores": self.scores,
                 "model": self.task.model.state_dict(),
                 "optimizer": self.update.optimizer.state_dict(),
+                "update": self.update.state(),
                 "recent": self.recent.state(),
                 "since_validation": self.since_validation.state(),
                 "seconds": self.seconds,
@@ -195,8 +198,9 @@ class Loop:
 
     def _advance(self) -> None:
         """One update."""
-        batch = self.task.batches["train"].at(self.step)
-        found, loss, norm = self.update(batch, *self._weights(self.step))
+        batches = self.task.batches["train"]
+        more = further(batches, self.step)
+        found, loss, norm = self.update(batches.at(self.step), *self._weights(self.step), more)
         self._note(found, loss, norm)
         self.step += 1
 
@@ -245,6 +249,7 @@ class Loop:
         self._refuse_divergence()
         sentences = self.recent.sentences
         means, tokens = self.recent.take(self.config.autoencoder)
+        means |= self.update.take()
         beta, rate = self._weights(step)
         now = time.perf_counter()
         speed = tokens * sentences / (self._busy + now - self._mark)
@@ -270,6 +275,7 @@ class Loop:
         recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
+        self.update.validated(measured["val"])
         self.scores.append(self.task.score(measured["val"]))
         if self.scores[-1] < self.best:
             self.best = self.scores[-1]

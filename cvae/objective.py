@@ -22,7 +22,10 @@ class LatentModel(Protocol):
         """q(z | x): mean and logvar [B, Z]."""
 
     def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z]."""
+        """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z].
+
+        For update=semi_amortized also with `plain=True`, in operations that can be differentiated twice.
+        """
 
 
 def shared(model: LatentModel, batch: Batch) -> Batch:
@@ -48,26 +51,43 @@ def terms(
     deterministic: bool = False,
     generator: torch.Generator | None = None,
     q: Gaussian | None = None,
+    plain: bool = False,
 ) -> Terms:
     """One posterior sample per sequence, or the posterior mean where `deterministic`.
 
-    `q` is the posterior, where the caller has it already.
+    `q` is the posterior, where the caller has it already; `plain` asks for what can be differentiated twice.
     """
     batch = shared(model, batch)
     q = model.posterior(batch) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
+    nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)
     bow = model.bag_nll(batch, z) if hasattr(model, "bag_nll") else None
-    return Terms(model.decode_nll(batch, z), gaussian.kl(q, model.prior(batch)), batch.counted, bow)
+    return Terms(nll, gaussian.kl(q, model.prior(batch)), batch.counted, bow)
 
 
-def loss(found: Terms, beta: float, free_bits: float = 0.0) -> Tensor:
+def loss(
+    found: Terms,
+    beta: float,
+    free_bits: float = 0.0,
+    free_bits_total: float = 0.0,
+    kl_target: float | None = None,
+) -> Tensor:
     """rec + β KL, the mean over the batch, in nats per sequence; the bag-of-words loss comes on top.
 
-    With `free_bits` λ > 0 each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016,
-    equation 15): no reward for closing a dimension below that.
+    The remedies, all off by default:
+
+    free_bits λ: each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016, equation 15),
+    so there is no reward for closing a dimension below that; the KL ends at about λ times the dimensions.
+    free_bits_total λ: the same for the sum over dimensions (FBP in Li et al. 2019), so that few dimensions
+    may carry all of it.
+    kl_target C: β |KL - C| (Prokhorov et al. 2019, equation 3): KL is also pushed up where it is below C,
+    which is what a floor does not do.
     """
-    kl = found.kl.mean(0)
-    if free_bits > 0:
-        kl = kl.clamp(min=free_bits)
-    total = found.nll.mean() + beta * kl.sum()
+    parts = found.kl.mean(0)
+    kl = (parts.clamp(min=free_bits) if free_bits > 0 else parts).sum()
+    if free_bits_total > 0:
+        kl = kl.clamp(min=free_bits_total)
+    if kl_target is not None:
+        kl = (kl - kl_target).abs()
+    total = found.nll.mean() + beta * kl
     return total if found.bow is None else total + found.bow.mean()

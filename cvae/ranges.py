@@ -54,10 +54,11 @@ def violations(cls: type, values: dict[str, typing.Any]) -> list[str]:
     found = []
     for name, hint in hints(cls).items():
         value = values.get(name)
+        each = value if isinstance(value, list) else [value]
         for limit in limits(hint):
             # `not in` also refuses NaN, which compares false with every bound
-            if value is not None and value not in limit:
-                found.append(f"{name} must be {limit}, found {value!r}")
+            outside = [v for v in each if v is not None and v not in limit]
+            found += [f"{name} must be {limit}, found {v!r}" for v in outside]
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import re
 import sys
 import types
@@ -31,6 +32,19 @@ class Choice:
     """Marks a field that holds one of several classes, told apart by the key `name`."""
 
     options: dict[str, type]
+
+
+def parse_json(text: str | bytes) -> Any:
+    """What a JSON text says. Raises ValueError, with what is wrong with it, for everything that is none."""
+    try:
+        found = json.loads(text)
+        if b"\\ud" in (text.encode() if isinstance(text, str) else text).lower():
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text has half a character in it, a surrogate without its other half") from None
+    return found
 
 
 def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -81,8 +95,13 @@ class Reader:
             plain[str(key)] = self.resolved(value, f"{path}{key}.") if is_group else value
         return plain
 
-    def section(self, cls: type, found: Any, path: str, label: str = "") -> Any:
-        """An instance of `cls`; where its values are out of range, a stand-in with the same names."""
+    def section(
+        self, cls: type, found: Any, path: str, label: str = "", options: dict[str, type] | None = None
+    ) -> Any:
+        """An instance of `cls`; where its values are out of range, a stand-in with the same names.
+
+        `options` are the classes that it was chosen from.
+        """
         label = label or path.rstrip(".")
         if not isinstance(found, dict):
             self.problems.append(f"{label} must be a group of keys, found {shown(found)}")
@@ -91,7 +110,11 @@ class Reader:
         for key in found:
             if key not in kinds:
                 allowed = [name for name in kinds if not (path and name == "name")]
-                self.problems.append(unknown_key(f"{path}{key}", allowed, path, label, self.keys))
+                sentence = unknown_key(f"{path}{key}", allowed, path, label, self.keys)
+                if owners := [name for name, option in (options or {}).items() if key in hints(option)]:
+                    group = path.rstrip(".")
+                    sentence += f"; {group}={' or '.join(owners)} has it, and a run takes one {group}"
+                self.problems.append(sentence)
         values, complete = {}, True
         for name, hint in kinds.items():
             before = len(self.problems)
@@ -108,12 +131,12 @@ class Reader:
     def choice(self, options: dict[str, type], found: Any, path: str) -> Any:
         """The class that `found["name"]` stands for, built from the other keys."""
         name = found.get("name") if isinstance(found, dict) else None
-        if name not in options:
+        if not isinstance(name, str) or name not in options:
             self.problems.append(f"{path}.name must be one of {listing(options)}, found {shown(name)}")
             return UNKNOWN
         cls = options[name]
         keys = found if "name" in hints(cls) else {k: v for k, v in found.items() if k != "name"}
-        return self.section(cls, keys, f"{path}.", f"{path}={name}")
+        return self.section(cls, keys, f"{path}.", f"{path}={name}", options)
 
     def value(self, hint: Any, found: Any, path: str) -> Any:
         """`found` as `hint` says, or UNKNOWN with a problem recorded."""

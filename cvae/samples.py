@@ -74,7 +74,7 @@ class Sampler:
     def _means(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Posterior means [N, Z]."""
         with torch.no_grad():
-            return self.task.model.posterior(self._batch(sentences)).mean
+            return self.task.model.eval().posterior(self._batch(sentences)).mean
 
     def _batch(self, sentences: Sequence[Sequence[str]]) -> Batch:
         words = self.task.data.vocabulary

@@ -13,7 +13,7 @@ from cvae.runs import Run, RunsError, differing_keys, refuse_mixture
 
 BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
-MEASURES = (*BOUND, *LATENT)
+MEASURES = (*BOUND, *LATENT, *(f"refined_{name}" for name in BOUND))
 # what a table shows of a task unless columns are chosen; other tasks: every measure of val and test
 COLUMNS = {
     "toy": ("test/elbo", "test/rec", "test/kl", "test/mi", "test/accuracy", "test/prior_gap", "test/path_a"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Conversation(NamedTuple):
     answers: list[Said]
 
 
-def conversations(task: Answering, split: str, count: int) -> list[Conversation]:
+def conversations(task: Answering, split: str, count: int, seed: int = 0) -> list[Conversation]:
     """`count` responses of a split, the same for every run on it, and what the model says instead.
 
     The act of a reference is the data's own, that of an answer the classifier's.
@@ -41,7 +41,7 @@ def conversations(task: Answering, split: str, count: int) -> list[Conversation]
     topics, acts = [*task.data.topics, "unknown"], [*task.data.acts, "unknown"]
     rows = np.sort(fixed(count, len(corpus)))
     found = []
-    for row, some in zip(rows, task.answers(split, rows), strict=True):
+    for row, some in zip(rows, task.answers(split, rows, seed), strict=True):
         place = corpus.places[row]
         before = [p for p in range(corpus.starts[row], place) if corpus.speakers[p] >= 0]
         texts = [" ".join(words[n] for n in corpus.utterance(p)) for p in [*before, place]]
@@ -69,7 +69,37 @@ def answers(task: Answering, context: Sequence[str], topic: str = "", seed: int 
     typed = [Utterance(turn, tokenise(text), "") for turn, text in zip(turns, context, strict=True)]
     dialog = Dialog(topic.upper(), [person, person], [*typed, Utterance(1, [], "")])
     exchange = Exchanges([dialog], train.labels, train.config, task.device).batch(np.array([len(typed)]))
-    return _said(task, task.answer(exchange, task.generator().manual_seed(seed))[0])
+    return _said(task, task.answer(exchange, task.generator(seed))[0])
+
+
+def chat(task: Answering, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
+    """What to print before the first line and after each: the answers to what A has typed.
+
+    A number chooses what B has said instead of the first answer; an empty line begins a new dialog.
+    """
+    yield "You are A. A number chooses another answer of B's than the first; an empty line begins anew."
+    context, said = [], []
+    for line in lines:
+        text = line.strip()
+        if not text:
+            context, said = [], []
+            yield "A new dialog."
+        elif text.isdigit() and said:
+            chosen = said[(int(text) - 1) % len(said)]
+            context[-1] = chosen.text
+            yield f"B has said: {chosen.text}"
+        else:
+            said = answers(task, [*context, text], topic, seed + len(context))
+            context += [text, said[0].text]
+            yield "\n".join(f"{n}. {one.text} ({one.act})" for n, one in enumerate(said, start=1))
+
+
+def plain(conversation: Conversation) -> dict[str, Any]:
+    """For JSON."""
+    return conversation._asdict() | {
+        "reference": conversation.reference._asdict(),
+        "answers": [said._asdict() for said in conversation.answers],
+    }
 
 
 def _said(task: Answering, some: Sequence[Sequence[int]]) -> list[Said]:

@@ -39,7 +39,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="a run folder")
-    parser.add_argument("split", nargs="?", default="test", choices=("train", "val", "test"))
+    parser.add_argument("split", nargs="?", default="test", choices=("train", "val", "test", "held"))
     parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     unset = argparse.SUPPRESS
@@ -64,7 +64,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = folder.configuration(options.device, options.data, **asked)
         from cvae import run
 
-        found = run.evaluate(run.reopen(config, folder), options.split)
+        task = run.reopen(config, folder)
+        if options.split not in task.data.corpora:
+            raise UserError(f"{folder} has no split {options.split}: {', '.join(task.data.corpora)}")
+        found = run.evaluate(task, options.split)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,8 +1,9 @@
-"""Sentences of a run's model: from the prior, reconstructed, or between two sentences."""
+"""What a run's model says: sentences from the prior, reconstructed or between two; answers in a dialog."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from cvae.reading import UserError
 
 if TYPE_CHECKING:
     from cvae.samples import Found, Sampler
+    from cvae.tasks.dialog import Answering
 
 EXAMPLES = """examples:
   python scripts/sample.py outputs/ptb/schedule-cyclical_task-ptb                       some of everything
@@ -21,9 +23,11 @@ EXAMPLES = """examples:
   python scripts/sample.py outputs/ptb/default reconstruct "the company said it agreed"
   python scripts/sample.py outputs/ptb/default interpolate "stocks fell" "the company said it agreed"
   python scripts/sample.py outputs/ptb/default --json > samples.json
+  python scripts/sample.py outputs/switchboard/default --chat
+  python scripts/sample.py outputs/switchboard_quick/A --beside outputs/switchboard_quick/B --count 20
 
 Words of a sentence are split at spaces and must be spelt as in the corpus. Without --temperature each word
-is the most likely one."""
+is the most likely one. Runs of task=switchboard answer contexts of --split, or what you type (--chat)."""
 
 MODES = {"all": 0, "prior": 0, "reconstruct": None, "interpolate": 2}  # sentences that each takes
 
@@ -61,7 +65,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--count", type=count, default=10, metavar="N", help="sentences, or places between two"
     )
     parser.add_argument(
-        "--split", choices=("train", "val", "test"), default="val", help="where none are given"
+        "--split", choices=("train", "val", "test", "held"), default="val", help="where none are given"
     )
     parser.add_argument(
         "--temperature", type=temperature, default=0.0, metavar="T", help="0: greedy (default)"
@@ -76,10 +80,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--json", action="store_true", help="one object instead of text")
+    dialog = parser.add_argument_group("runs of task=switchboard")
+    dialog.add_argument("--chat", action="store_true", help="type what A says, read what B may answer")
+    dialog.add_argument(
+        "--topic", default="", help="of the chat, as in the corpus: 'music' (default: unknown)"
+    )
+    dialog.add_argument("--answers", type=count, metavar="N", help="to each context (default: the run's)")
+    dialog.add_argument(
+        "--beside", type=Path, nargs="+", default=[], metavar="RUN", help="more runs, for the same contexts"
+    )
     options = parser.parse_args(arguments)
     if (takes := MODES[options.mode]) is not None and len(options.sentences) != takes:
         given = len(options.sentences)
         parser.error(f"{options.mode} takes {takes or 'no'} sentences, each in quotes; found {given}")
+    if options.chat and (options.beside or options.json):
+        parser.error("--chat is with one run, in text")
     if options.top_p < 1 and not options.temperature:
         parser.error("--top-p is for drawn words: give --temperature too")
     if options.mode == "interpolate" and options.count < 2:
@@ -114,12 +129,67 @@ def found(sampler: Sampler, options: argparse.Namespace) -> Found:
     return drawn | sampler.interpolation(*sentences[:2], points=7)
 
 
+def dialog_task(folder: RunFolder, options: argparse.Namespace) -> Answering:
+    """A run of task=switchboard that answers as asked. Raises UserError for any other, and for other data."""
+    words = {"temperature": options.temperature, "top_p": options.top_p, "forbid_unknown": options.no_unk}
+    samples = {} if options.answers is None else {"samples": options.answers}
+    config = folder.configuration(options.device, options.data)
+    if config.task.name != "switchboard":
+        raise UserError(f"{folder} is a run of task={config.task.name}, which does not answer")
+    if config.autoencoder:
+        raise UserError(f"{folder}: schedule=none has no prior to answer from")
+    if options.mode != "all":
+        raise UserError(f"{folder} answers in a dialog: leave out {options.mode}")
+    config = folder.configuration(options.device, options.data, **words, **samples)
+    from cvae import run
+
+    task = run.reopen(config, folder, options.checkpoint)
+    task.model.eval()
+    if options.split not in task.data.corpora:
+        raise UserError(f"{folder} has no split {options.split}: {', '.join(task.data.corpora)}")
+    return task
+
+
+def answers(options: argparse.Namespace) -> str:
+    """The same contexts and what each run answers. Raises UserError where the contexts are not the same."""
+    from cvae import talk
+
+    found, first = {}, None
+    for path in (options.folder, *options.beside):
+        task = dialog_task(RunFolder(path), options)
+        data = dataclasses.replace(task.config.dataset, path="", consecutive=1), task.data.fingerprints
+        if data != (first := first or data):
+            raise UserError(
+                f"{path} and {options.folder} differ in their data: their contexts are not the same"
+            )
+        found[str(path)] = talk.conversations(task, options.split, options.count, options.seed)
+    if not options.json:
+        return talk.page(found)
+    plain = {name: [talk.plain(one) for one in some] for name, some in found.items()}
+    return json.dumps(plain, indent=1, ensure_ascii=False)
+
+
+def chat(options: argparse.Namespace) -> None:
+    """Prints answers to each line that is typed, until there are no more."""
+    from cvae import talk
+
+    said = talk.chat(dialog_task(RunFolder(options.folder), options), sys.stdin, options.topic, options.seed)
+    for text in said:
+        print(text, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the sentences; the exit status is 1 where it cannot."""
     options = parse(arguments)
     folder = RunFolder(options.folder)
     try:
         config = folder.configuration(options.device, options.data)
+        if options.chat:
+            chat(options)
+            return 0
+        if options.beside or config.task.name == "switchboard":
+            print(answers(options))
+            return 0
         from cvae import run
         from cvae.decode import How
         from cvae.samples import Sampler, text, without_unknown

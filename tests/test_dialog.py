@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import types
 from pathlib import Path
 
@@ -11,10 +13,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from cvae import data
+from cvae import data, gaussian, measures, objective
 from cvae.config import DialogData, DialogModel
-from cvae.data.dialogs import DialogSplits
+from cvae.data import switchboard
+from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Passages
+from cvae.data.switchboard import STRANGER, tokenise
+from cvae.data.text import BOS, EOS, UNK, Vocabulary
 from cvae.models.dialog import DialogVAE
+from cvae.reading import UserError
 from cvae.tasks.dialog import Answering
 
 CPU = torch.device("cpu")
@@ -94,11 +100,188 @@ def by_hand(model: DialogVAE, corpus, number: int, z: torch.Tensor) -> list[torc
     return [*p, *q, nll[None], bag[None]]
 
 
+def copied(tmp_path: Path, split: str, change) -> DialogData:
+    """The dialogs with one line of a file changed: `change` gets the object and returns what to write."""
+    for source in HERE.glob("*.jsonl"):
+        (tmp_path / source.name).write_bytes(source.read_bytes())
+    path = tmp_path / f"{split}.jsonl"
+    lines = path.read_text().splitlines()
+    changed = change(json.loads(lines[1]))
+    lines[1] = changed if isinstance(changed, str) else json.dumps(changed)
+    path.write_text("\n".join(lines))
+    return dataset(tmp_path)
+
+
+# ---- data ----
+
+
+@pytest.mark.parametrize("consecutive", [1, 3, 50])
+@pytest.mark.parametrize("size", [1, 7])
+def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, size):
+    lines = [json.loads(line) for line in (HERE / "train.jsonl").read_text().splitlines()]
+    corpora = splits.corpora
+    assert len(corpora["train"]) + len(corpora["held"]) == sum(len(line["utts"]) for line in lines)
+    corpus = corpora["train"]
+    passages = Passages(corpus, consecutive, size, seed=0)
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * len(passages), (epoch + 1) * len(passages))
+        drawn = [np.concatenate([passages.passages[n] for n in passages.drawn(step)]) for step in steps]
+        assert all(len(numbers) <= size for numbers in drawn)
+        assert sorted(np.concatenate(drawn).tolist()) == list(range(len(corpus)))
+        epochs.append([numbers.tolist() for numbers in drawn])
+        for passage in passages.passages:
+            assert len(set(corpus.dialogs[corpus.places[passage]])) == 1
+    assert epochs[0] != epochs[1]
+    assert np.concatenate(passages.members).tolist() == list(range(len(corpus)))
+
+
+def test_a_context_is_the_utterances_before_the_response(splits):
+    dialog = json.loads((HERE / "test.jsonl").read_text().splitlines()[0])["utts"]
+    corpus = data.build(dataset(window=4), CPU).corpora["test"]
+    for number in range(len(dialog)):
+        read = [[corpus.labels.vocabulary.words[n] for n in said] for said in corpus.context(number)]
+        wanted = [tokenise(text) for _, text, _ in dialog[max(0, number - 3) : number]]
+        known = [[w if w in corpus.labels.vocabulary.index else "<unk>" for w in said] for said in wanted]
+        assert read == known
+    batch = corpus.batch(np.array([1, 6]))
+    # `<d>` and A's first; then three utterances, whose speakers are compared with the responder's
+    assert batch.contexts.batch_sizes.tolist() == [2, 2, 1]
+    same = [float(dialog[place][0] == dialog[6][0]) for place in (3, 4, 5)]
+    first = float(dialog[0][0] == dialog[1][0])
+    assert batch.floors.tolist() == [same[0], 0.0, same[1], first, same[2]]
+
+
+def test_no_utterance_is_in_a_batch_twice(splits):
+    corpus = splits.corpora["train"]
+    batch = corpus.batch(np.arange(9))
+    texts = int(batch.texts.batch_sizes[0])
+    spoken = {tuple(said) for number in range(9) for said in corpus.context(number)}
+    spoken |= {tuple(said) for said in corpus.sentences(np.arange(9))}
+    assert texts == len(spoken) + 1  # and `<d>`
+    assert texts < len(batch.contexts.data)
+
+
+def test_what_the_files_mean_is_read(tmp_path):
+    def quirky(line):
+        line["A"] = {"age": 47, "education": " 1", "sex": ' "FEMALE"'}
+        line["B"] = {"age": " 30", "education": " 9", "sex": ' "MALE"'}
+        line["topic"] = ' "AIR POLLUTION" '
+        line["utts"][0][1] = "Don't you, THINK"
+        return line
+
+    found = switchboard.read(copied(tmp_path, "test", quirky))[0]["test"][1]
+    assert found.people == [(0.47, 1 / 3, 1.0, 0.0), (0.3, 2 / 3, 0.0, 1.0)]
+    assert found.topic == "AIR POLLUTION"
+    assert found.utterances[0].words == ["don", "'", "t", "you", ",", "think"]
+
+
+def test_long_utterances_are_cut_and_rare_words_unknown(splits):
+    corpus = splits.corpora["test"]
+    assert int(corpus.text_lengths.max()) == 40  # fifty times `very`, which no other split has
+    longest = corpus.utterance(int(np.flatnonzero(corpus.text_lengths[corpus.texts] == 40)[0]))
+    assert longest == [UNK] * 38
+    small = data.build(dataset(vocabulary=40), CPU)
+    assert len(small.vocabulary) == 42  # and <pad> and <unk>
+    assert {"<s>", "</s>", START} < set(small.vocabulary.words)
+
+
+def test_held_out_dialogs_are_the_same_for_all_and_teach_no_word(splits):
+    again = data.build(dataset(), CPU)
+    assert again.corpora["held"].tokens.tolist() == splits.corpora["held"].tokens.tolist()
+    assert len(splits.corpora["held"].topics) == 2 and len(splits.corpora["train"].topics) == 8
+    every = data.build(dataset(vocabulary=1000), CPU)
+    used = set(every.corpora["train"].tokens.tolist())
+    assert used | {0, UNK} >= set(range(len(every.vocabulary)))
+    assert set(data.build(dataset(held_out=0.0), CPU).corpora) == {"train", "val", "test"}
+
+
+def test_what_is_unknown_is_counted_and_zero(splits, model):
+    unknown = {
+        split: [corpus.counts()[f"unknown_{what}"] for what in ("topics", "acts", "speakers")]
+        for split, corpus in splits.corpora.items()
+    }
+    assert unknown == {"train": [0, 0, 0], "held": [0, 0, 0], "val": [1, 1, 0], "test": [0, 0, 1]}
+    val, test = splits.corpora["val"], splits.corpora["test"]
+    assert (val.topics == UNKNOWN).tolist() == [False, True, False]
+    inside = int(np.flatnonzero(val.dialogs[val.places] == 1)[0])
+    assert not model.shared(double(val.batch(np.array([inside])))).condition[0, : MODEL.topic].any()
+    stranger = int(np.flatnonzero(test.speakers[test.places] == STRANGER)[0])
+    assert not test.batch(np.array([stranger])).people.any()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda line: "{", "not JSON: Expecting property name"),
+        (lambda line: "[]", "a dialog is an object with A, B, topic and utts, found []"),
+        (lambda line: {k: v for k, v in line.items() if k not in ("B", "utts")}, "B, utts missing"),
+        (lambda line: line | {"topic": 3}, "topic must be text, found 3"),
+        (lambda line: line | {"utts": []}, "utts must be a list of utterances, found []"),
+        (lambda line: line | {"A": 1}, "A must have an age, education and sex, found 1"),
+        (
+            lambda line: line | {"A": {"age": 3}},
+            "A must have an age, education and sex, found education, sex",
+        ),
+        (lambda line: line | {"A": line["A"] | {"age": "old"}}, 'A.age must be a whole number, found "old"'),
+        (
+            lambda line: line | {"B": line["B"] | {"education": " 7"}},
+            "B.education must be 0, 1, 2, 3 or 9",
+        ),
+        (
+            lambda line: line | {"B": line["B"] | {"sex": None}},
+            "B.sex must be FEMALE, MALE or UNK",
+        ),
+        (
+            lambda line: line | {"utts": [["A", "hi"]]},
+            "utterance 1 must be [speaker, text, [dialog act",
+        ),
+        (
+            lambda line: line | {"utts": [*line["utts"], ["A", 3, ["x"]]]},
+            "must be [speaker, text, [dialog act",
+        ),
+    ],
+)
+def test_a_malformed_line_is_named(tmp_path, change, sentence):
+    config = copied(tmp_path, "valid", change)
+    with pytest.raises(UserError) as refusal:
+        data.build(config, CPU)
+    assert str(refusal.value).startswith(f"{tmp_path / 'valid.jsonl'}, line 2: ")
+    assert sentence in str(refusal.value)
+
+
+def test_files_without_dialogs_or_utf8_are_refused(tmp_path):
+    config = copied(tmp_path, "valid", lambda line: line)
+    (tmp_path / "test.jsonl").write_bytes(b"\n\n")
+    with pytest.raises(UserError, match=r"test\.jsonl has no dialog in it"):
+        data.build(config, CPU)
+    (tmp_path / "test.jsonl").write_bytes(b'\n{"A": "\xff"}')
+    with pytest.raises(UserError, match=r"test\.jsonl, line 2: not UTF-8 \(byte 0xff at place 7\)"):
+        data.build(config, CPU)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not os.environ.get("CVAE_DATA"), reason="CVAE_DATA is not set")
+def test_switchboard_has_the_sizes_of_protocol_b(configured):
+    config = configured("task=switchboard")
+    found = data.build(config.dataset, CPU)
+    counts = {split: corpus.counts() for split, corpus in found.corpora.items()}
+    assert counts["train"]["sentences"] + counts["held"]["sentences"] == 188_511
+    assert [counts[split]["sentences"] for split in ("val", "test")] == [5_225, 5_543]
+    assert [counts[split]["dialogs"] for split in ("train", "held", "val", "test")] == [1_045, 54, 60, 62]
+    assert len(found.vocabulary) == 10_002
+    model = DialogVAE(config.model, found.vocabulary, len(found.topics))
+    assert sum(p.numel() for p in model.parameters()) == 15_393_204 + 30 * 66 + GRU_BIASES
+
+
+# ---- model ----
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_packing_and_sharing_change_nothing(split, splits, model):
     corpus = splits.corpora[split]
     rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(corpus))[:13]
+    chosen = rng.permutation(len(corpus))[:6]
     z = torch.randn(len(chosen), 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     together = densities(model, double(corpus.batch(chosen)), z)
     for row, number in enumerate(chosen):
@@ -116,3 +299,171 @@ def test_a_batch_can_be_read(splits):
         text = corpus.texts[corpus.places[number]]
         start, length = corpus.text_starts[text], corpus.text_lengths[text]
         assert sentence == " ".join(splits.vocabulary.decode(corpus.tokens[start : start + length].tolist()))
+
+
+GRU_BIASES = 2 * 3 * 300 + 3 * 600 + 3 * 400  # torch's GRUs have a second bias for each gate
+
+
+def test_the_full_model_has_the_authors_parameters(configured):
+    config = configured("task=switchboard").model
+    with torch.device("meta"):
+        model = DialogVAE(config, Vocabulary([str(n) for n in range(10_002)]), 42)
+    assert sum(p.numel() for p in model.parameters()) == 15_393_204 + 30 * 42 + GRU_BIASES
+
+
+def test_initial_weights_are_the_authors(splits):
+    model = DialogVAE(MODEL, splits.vocabulary, 3)
+    assert model.embedding.weight.abs().max() <= 0.5 and model.output.weight.abs().max() <= 0.5
+    for gru in (model.utterance, model.context, model.decoder):
+        for name, parameter in gru.named_parameters():
+            if name.startswith("bias_ih"):
+                assert parameter.tolist() == [1.0] * 2 * gru.hidden_size + [0.0] * gru.hidden_size
+            elif name.startswith("bias_hh"):
+                assert not parameter.any()
+    assert not model.recognition.bias.any() and not model.start.bias.any()
+
+
+def exchanges(splits, count: int = 9):
+    return double(splits.corpora["train"].batch(np.arange(2, 2 + count)))
+
+
+def test_the_decoder_sees_only_the_words_before(splits, model):
+    batch = exchanges(splits, 5)
+    z = torch.randn(5, 3, dtype=torch.float64)
+    words = splits.corpora["train"].sentences(np.arange(2, 7))
+    said, total = torch.full((5, 40), EOS), torch.zeros(5, dtype=torch.float64)
+    for row, sentence in enumerate(words):
+        said[row, : len(sentence)] = torch.tensor(sentence)
+    ends = torch.tensor([len(sentence) for sentence in words])
+    state, read = model.begin(batch, z), torch.full((5,), BOS)
+    for place in range(int(ends.max()) + 1):  # `step` gets one word after another, and nothing that follows
+        logits, state = model.step(read, state)
+        read = said[:, place]
+        nll = functional.cross_entropy(logits, read, reduction="none")
+        total += torch.where(place <= ends, nll, 0.0)
+    torch.testing.assert_close(total, model.decode_nll(batch, z))
+
+
+def test_several_samples_are_decoded_as_one_by_one(splits, model):
+    batch, z = exchanges(splits), torch.randn(4, 9, 3, dtype=torch.float64)
+    together = model.decode_nll(batch, z)
+    torch.testing.assert_close(together, torch.stack([model.decode_nll(batch, one) for one in z]))
+
+
+def test_z_the_context_and_the_speakers_change_what_is_said(splits, model):
+    batch = model.shared(exchanges(splits))
+    z = torch.randn(9, 3, dtype=torch.float64)
+    nll = model.decode_nll(batch, z)
+    other = dataclasses.replace(batch, condition=batch.condition.roll(1, 0))
+    assert (model.decode_nll(batch, z + 1) != nll).all()
+    assert (model.decode_nll(other, z) != nll).all()
+    assert (model.bag_nll(other, z) != model.bag_nll(batch, z)).all()
+    people = exchanges(splits)
+    people = dataclasses.replace(people, people=people.people + 1)
+    assert (model.prior(people).mean != model.prior(batch).mean).all()
+    topics = exchanges(splits)
+    topics = dataclasses.replace(topics, topics=(topics.topics + 1) % 3)
+    assert (model.prior(topics).mean != model.prior(batch).mean).all()
+
+
+def test_the_response_reaches_the_decoder_through_z_alone(splits, model):
+    batch = exchanges(splits)
+    embedded = model.embedding(batch.texts.data)
+    said = batch.responses.unique()
+    swapped = dataclasses.replace(batch, responses=batch.responses.roll(1, 0))
+    assert len(said) > 1 and embedded.requires_grad
+    torch.testing.assert_close(model.shared(swapped).condition, model.shared(batch).condition)
+    assert (model.posterior(swapped).mean != model.posterior(batch).mean).any()
+
+
+def test_kl_to_the_learned_prior_is_what_monte_carlo_finds(splits, model):
+    batch = exchanges(splits)
+    q, p = model.posterior(batch), model.prior(batch)
+    draws = q.mean + torch.exp(0.5 * q.logvar) * torch.randn(
+        40_000, 9, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)
+    )
+    estimate = gaussian.log_prob(q, draws) - gaussian.log_prob(p, draws)
+    error = estimate.std(0) / 200
+    closed = objective.terms(model, batch, deterministic=True).kl.sum(1)
+    assert (closed > 0.01).all() and ((estimate.mean(0) - closed).abs() < 4 * error).all()
+
+
+def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
+    batch = exchanges(splits)
+    found = objective.terms(model, batch, deterministic=True)
+    bare = found._replace(bow=None)
+    more = objective.loss(found, 0.5) - objective.loss(bare, 0.5)
+    assert more.item() == pytest.approx(found.bow.mean().item())
+    with_bow, without = measures.bound(found), measures.bound(bare)
+    assert with_bow.pop("bow") == pytest.approx(found.bow.mean().item()) and with_bow == without
+    silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3).double()
+    assert objective.terms(silent, batch).bow is None
+
+
+def test_word_dropout_keeps_the_first_word_and_is_off_in_evaluation(splits):
+    torch.manual_seed(0)
+    config = dataclasses.replace(MODEL, word_dropout=1.0, dropout=0.0)
+    model = DialogVAE(config, splits.vocabulary, 3).double()
+    batch, z = exchanges(splits), torch.randn(9, 3, dtype=torch.float64)
+    blind = model.decode_nll(batch.without_words(), z)
+    torch.testing.assert_close(model.decode_nll(batch, z), blind)
+    assert (model.eval().decode_nll(batch, z) != blind).any()
+
+
+def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
+    known = splits.vocabulary.words[5:8]
+    path = tmp_path / "vectors.txt"
+    lines = [f"{word} {n} 0 -1.5 2e-1 {n}.5" for n, word in enumerate([*known, "never-heard"])]
+    path.write_text("\n".join(lines) + "\n")
+    model = DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3)
+    for n in range(3):
+        assert model.embedding.weight[5 + n].tolist() == pytest.approx([n, 0, -1.5, 0.2, n + 0.5])
+    assert 0 < model.embedding.weight[8].abs().max() <= 0.5
+    with pytest.raises(UserError, match=r"model\.embed must be 5, as in model\.vectors=.*, found 6"):
+        DialogVAE(dataclasses.replace(MODEL, vectors=str(path), embed=6), splits.vocabulary, 3)
+    for text, wrong in (
+        ("a 1 2\nb 1\n", "line 2: a word and 2 num"),
+        ("a 1 x\n", "line 1"),
+        ("zz 1 2\n", "none"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=wrong):
+            DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3)
+    with pytest.raises(UserError, match="no word vectors at"):
+        DialogVAE(dataclasses.replace(MODEL, vectors=str(tmp_path)), splits.vocabulary, 3)
+
+
+# ---- training ----
+
+
+@pytest.mark.parametrize(
+    ("patience", "scores", "settled"),
+    [
+        (None, [5.0] * 100, False),
+        (3, [5.0, 5.0], False),
+        (3, [5.0, 5.0, 5.0], True),
+        (3, [5.0, 4.9, 4.8, 4.8, 4.8], False),  # the third is better: 6 validations at least
+        (3, [5.0, 4.9, 4.8, 4.8, 4.8, 4.8], True),
+        (3, [5.0, 4.99, 4.985], True),  # better, but not by 0.4 %
+        (3, [5.0, 4.99, 4.97], False),  # nor is each, but the last is against the mark
+    ],
+)
+def test_early_stopping_is_the_authors(patience, scores, settled):
+    task = types.SimpleNamespace(config=types.SimpleNamespace(task=types.SimpleNamespace(patience=patience)))
+    assert Answering.settled(task, scores) is settled
+
+
+def test_the_presets_are_the_authors_schedules(configured):
+    monotonic = configured("experiment=original/switchboard_monotonic")
+    cyclical = configured("experiment=original/switchboard_cyclical")
+    total = monotonic.train.steps
+    assert total == cyclical.train.steps == 102_960 and monotonic.train.validate_every == 1_716
+    for step in [*range(0, total, 97), 3_430, 3_431, 5_147, 5_148, 9_998, 9_999, total - 1]:
+        # protocol B3, with t counted from 1
+        assert monotonic.schedule(step, total) == pytest.approx(min(1, (step + 1) / 10_000), abs=1e-12)
+        assert monotonic.lr(step, total) == 1e-3
+        place = step % 5_148
+        assert cyclical.schedule(step, total) == pytest.approx(min(1, (place + 1) / 3_432), abs=1e-12)
+        assert cyclical.lr(step, total) == pytest.approx(
+            5e-4 * (1 + np.cos(np.pi * place / 5_148)), abs=1e-12
+        )

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import torch
 
-from cvae.config import DialogData, OwnText, TextData, TinyData, ToyData
+from cvae.config import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
 from cvae.data import dialogs, files, generated
 from cvae.data.text import Splits, splits
 
 
-def build(config: ToyData | TinyData | TextData | OwnText | DialogData, device: torch.device) -> Splits:
+def build(
+    config: ToyData | TinyData | TextData | OwnText | LabelledData | DialogData, device: torch.device
+) -> Splits:
     """The vocabulary and the corpora train, val and test."""
     if isinstance(config, DialogData):
         return dialogs.build(config, device)
+    if isinstance(config, LabelledData):
+        sentences, labels, prints = files.labelled(config)
+        return splits(sentences, device, prints, config.min_count, labels=labels)
     if isinstance(config, TextData | OwnText):
         sentences, prints = files.read(config)
         own = isinstance(config, OwnText)

@@ -226,11 +226,14 @@ class Passages:
 
     def at(self, step: int) -> Exchange:
         """The batch of optimiser step `step`, a pure function of (seed, step)."""
+        return self.corpus.batch(np.concatenate([self.passages[number] for number in self.drawn(step)]))
+
+    def drawn(self, step: int) -> np.ndarray:
+        """The numbers of its passages."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, order(len(self.passages), self.seed, epoch)
-        drawn = self._order[place * self._together : (place + 1) * self._together]
-        return self.corpus.batch(np.concatenate([self.passages[number] for number in drawn]))
+        return self._order[place * self._together : (place + 1) * self._together]
 
 
 class Labels:

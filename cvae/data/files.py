@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cvae.config import OwnText, TextData
+from cvae.config import LabelledData, OwnText, TextData
 from cvae.data.text import SPECIALS, order
 from cvae.reading import UserError
 
@@ -21,12 +22,14 @@ ENCODING = "utf-8-sig"  # UTF-8, with or without a byte order mark
 class Sentences:
     """The words of every line that has any; can be gone through again, and never lies in memory as a whole.
 
-    `chosen` are the numbers of the sentences that belong to it, in rising order; None for all.
+    `chosen` are the numbers of the sentences that belong to it, in rising order; None for all. Those of more
+    than `longest` words do not.
     """
 
     path: Path
     fingerprint: str
     chosen: np.ndarray | None = None
+    longest: float = math.inf
 
     def __iter__(self) -> Iterator[list[str]]:
         if self.chosen is None:
@@ -47,7 +50,8 @@ class Sentences:
         name, path = self.fingerprint[:16], glob.escape(str(self.path))
         rows = datasets.load_dataset("text", name, data_files=path, split="train", encoding=ENCODING)
         for part in rows.iter(batch_size=10_000):
-            yield from (words for words in (line.split() for line in part["text"]) if words)
+            lines = (line.split() for line in part["text"])
+            yield from (words for words in lines if 0 < len(words) <= self.longest)
 
 
 def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
@@ -56,13 +60,39 @@ def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, st
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
     config.refuse_missing()
-    checked = {split: (path, *check(path, config.max_words)) for split, path in config.files().items()}
-    found = {split: Sentences(path, digest) for split, (path, digest, _) in checked.items()}
+    longest = getattr(config, "longest", None) or math.inf
+    checked = {
+        split: (path, *check(path, config.max_words, longest)) for split, path in config.files().items()
+    }
+    found = {split: Sentences(path, digest, None, longest) for split, (path, digest, _) in checked.items()}
     if missing := [split for split in ("val", "test") if split not in found]:
         path, digest, count = checked["train"]
         parts = held_out(path, count, config.held_out, missing)
         found |= {split: Sentences(path, digest, chosen) for split, chosen in parts.items()}
     return found, {split: sentences.fingerprint for split, sentences in found.items()}
+
+
+def labelled(
+    config: LabelledData,
+) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
+    """The first share of each class's sentences, class after class; their labels; the files' sha256.
+
+    Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for
+    what `read` refuses.
+    """
+    config.refuse_missing()
+    checked = {key: (path, *check(path, config.max_words)) for key, path in config.files().items()}
+    sentences: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
+    labels: dict[str, list[int]] = {split: [] for split in sentences}
+    for key, (path, digest, count) in checked.items():
+        split, _, label = key.partition("/")
+        share = getattr(config.share, split)
+        first = np.arange(int(share * count + 1e-9))  # 0.29 * 100 is 28.999…
+        if not len(first):
+            raise UserError(f"{path} has {count} sentences: dataset.share.{split}={share} takes none")
+        sentences[split] += Sentences(path, digest, first)
+        labels[split] += [int(label)] * len(first)
+    return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
 
 
 def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[str, np.ndarray]:
@@ -81,8 +111,10 @@ def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[s
     return {split: np.sort(numbers) for split, numbers in parts.items()}
 
 
-def check(path: Path, max_words: int) -> tuple[str, int]:
+def check(path: Path, max_words: int, longest: float = math.inf) -> tuple[str, int]:
     """The file's sha256 and its number of sentences, after making sure that it is text with some in it.
+
+    Sentences of more than `longest` words do not count, those of more than `max_words` are refused.
 
     The `datasets` text builder reports bad bytes and empty files only as an error while generating.
     """
@@ -103,9 +135,10 @@ def check(path: Path, max_words: int) -> tuple[str, int]:
                 f"{path}, line {number}: {', '.join(sorted(reserved))} is reserved; "
                 f"of {', '.join(SPECIALS)} only <unk> may stand in a corpus"
             )
-        sentences += bool(words)
+        sentences += 0 < len(words) <= longest
     if not sentences:
-        raise UserError(f"{path} has no sentence in it")
+        limit = "" if longest == math.inf else f" of at most {longest} words"
+        raise UserError(f"{path} has no sentence{limit} in it")
     return digest.hexdigest(), sentences
 
 

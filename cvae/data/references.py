@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvae.data.dialogs import UNKNOWN, Exchanges
 from cvae.data.switchboard import tokenise
-from cvae.reading import UserError
+from cvae.reading import UserError, parse_json
 
 
 class References(NamedTuple):
@@ -29,7 +28,7 @@ def read(path: Path, corpus: Exchanges) -> dict[int, References]:
     Raises UserError naming the file, and the entry, for what cannot be used.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"task.references: {path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvae.config import DialogData
-from cvae.reading import UserError
+from cvae.reading import UserError, parse_json
 
 # NLTK's WordPunctTokenizer: runs of letters and digits, and runs of anything else but space
 TOKEN = re.compile(r"\w+|[^\w\s]+")
@@ -65,12 +65,12 @@ def _dialogs(path: Path) -> Any:
             if not raw.strip():
                 continue
             try:
-                yield _dialog(json.loads(raw))
+                yield _dialog(parse_json(raw))
             except UnicodeDecodeError as error:
                 wrong = f"not UTF-8 (byte {raw[error.start]:#04x} at place {error.start})"
             except json.JSONDecodeError as error:
                 wrong = f"not JSON: {error.msg} at place {error.pos}"
-            except Malformed as error:
+            except ValueError as error:  # Malformed is one
                 wrong = str(error)
             else:
                 continue

@@ -88,9 +88,19 @@ class Batch:
 
 
 class Corpus:
-    """The sentences of one split, on one device, as a flat tensor of the smallest integer type."""
+    """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
-    def __init__(self, sentences: Iterable[Sequence[int]], words: int, device: torch.device) -> None:
+    `labels` [N] are their classes, in the memory of the host; None where they have none.
+    """
+
+    def __init__(
+        self,
+        sentences: Iterable[Sequence[int]],
+        words: int,
+        device: torch.device,
+        labels: Sequence[int] | None = None,
+    ) -> None:
+        self.labels = None if labels is None else np.array(labels)
         flat, lengths = array("h" if words <= np.iinfo(np.int16).max else "i"), array("q")
         for sentence in sentences:
             flat.extend(sentence)
@@ -189,6 +199,14 @@ class Batches:
         return self.corpus.batch(self.members[self._order[place]])
 
 
+def further(batches: Batches, step: int) -> Iterator[Batch]:
+    """More batches of the same epoch for update `step`, without end: a pure function of (seed, step)."""
+    draws = np.random.default_rng([batches.seed, step, 1])  # the 1 keeps it apart from any epoch's order
+    first = step - step % len(batches)
+    while True:
+        yield batches.at(first + int(draws.integers(len(batches))))
+
+
 @dataclass(frozen=True)
 class Splits:
     """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were."""
@@ -204,11 +222,12 @@ def splits(
     fingerprints: dict[str, str],
     least: int = 1,
     most: int | None = None,
+    labels: dict[str, list[int]] | None = None,
 ) -> Splits:
     """Numbers the sentences of each split by the vocabulary of the train split; see `Vocabulary.of`."""
     vocabulary = Vocabulary.of(sentences["train"], least, most)
     corpora = {
-        split: Corpus(map(vocabulary.encode, rows), len(vocabulary), device)
+        split: Corpus(map(vocabulary.encode, rows), len(vocabulary), device, labels and labels[split])
         for split, rows in sentences.items()
     }
     return Splits(vocabulary, corpora, fingerprints)

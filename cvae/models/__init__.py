@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from cvae.config import DialogModel, SentenceModel
+from cvae.config import DialogModel, ReviewModel, SentenceModel
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
-from cvae.models.sentence import SentenceVAE
+from cvae.models.review import ReviewVAE
+from cvae.models.sentence import SentenceVAE, TextVAE
 
 
 def build(
-    config: SentenceModel | DialogModel, words: int, data: Splits | None = None
-) -> SentenceVAE | DialogVAE:
+    config: SentenceModel | ReviewModel | DialogModel, words: int, data: Splits | None = None
+) -> TextVAE | DialogVAE:
     """A freshly initialised model for a vocabulary of `words`, on the default device.
 
     A dialog model needs the `data` for its topics and the words behind the numbers.
     """
     if isinstance(config, DialogModel):
         return DialogVAE(config, data.vocabulary, len(data.topics))
-    return SentenceVAE(config, words)
+    return ReviewVAE(config, words) if isinstance(config, ReviewModel) else SentenceVAE(config, words)

@@ -102,6 +102,11 @@ class DialogVAE(nn.Module):
         condition = torch.cat([topic, batch.people, context], 1)
         return replace(batch, condition=condition, heard=texts[batch.responses])
 
+    @property
+    def encoder(self) -> nn.Module:
+        """What q(z | response, c) alone is made of."""
+        return self.recognition
+
     def prior(self, batch: Exchange) -> Gaussian:
         """p(z | c): mean and logvar [B, Z]."""
         return Gaussian(*self.prior_net(self.shared(batch).condition).chunk(2, -1))

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae import gaussian
-from cvae.config import SentenceModel
+from cvae.config import ReviewModel, SentenceModel
 from cvae.data.text import UNK, Batch
 from cvae.decode import State
 from cvae.gaussian import Gaussian
+from cvae.models.normalisation import NormalisedMean
 from cvae.models.output import layer_nll
 
 
@@ -27,25 +28,37 @@ class Encoder(nn.Module):
         self.lstm = nn.LSTM(config.embed, config.hidden, config.layers, batch_first=True)
         self.mean = nn.Linear(config.hidden, config.latent)
         self.logvar = nn.Linear(config.hidden, config.latent)
+        gamma = config.batch_norm
+        self.normalise = NormalisedMean(config.latent, gamma) if gamma else nn.Identity()
 
     def forward(self, batch: Batch) -> Gaussian:
         """mean and logvar [B, Z]; the state at `</s>` has not seen the pads behind it."""
         outputs, _ = self.lstm(self.embedding(batch.tokens))
         rows = torch.arange(len(batch.lengths), device=outputs.device)
         last = outputs[rows, batch.lengths - 1]
-        return Gaussian(self.mean(last), self.logvar(last))
+        return Gaussian(self.normalise(self.mean(last)), self.logvar(last))
 
 
 class Decoder(nn.Module):
-    """p(x | z): z gives the LSTM its first states and is read beside every previous word."""
+    """p(x | z): z gives the LSTM its first states and is read beside every previous word.
 
-    def __init__(self, config: SentenceModel, words: int) -> None:
+    With `skip` the output layer reads z too, beside the LSTM's output (Dieng et al. 2019: a path from z that
+    no hidden layer can close). Off by default, as in the authors' model.
+    """
+
+    def __init__(
+        self,
+        config: SentenceModel | ReviewModel,
+        embedding: nn.Module,
+        output: nn.Module,
+        skip: bool = False,
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(words, config.embed)
+        self.config, self.skip = config, skip
+        self.embedding = embedding
         self.lstm = nn.LSTM(config.embed + config.latent, config.hidden, config.layers, batch_first=True)
         self.start = nn.Linear(config.latent, config.layers * config.hidden) if config.latent else None
-        self.output = nn.Linear(config.hidden, words)
+        self.output = output
 
     def initial(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """h = linear(z) and c = 0, each [layers, B, hidden]."""
@@ -55,26 +68,27 @@ class Decoder(nn.Module):
         return h, torch.zeros_like(h)
 
     def states(self, inputs: Tensor, z: Tensor) -> Tensor:
-        """What the output layer reads at each place: [B, T, hidden] for inputs [B, T] and z [B, Z]."""
+        """What the output layer reads at each place: [B, T, hidden (+ Z)] for inputs [B, T] and z [B, Z]."""
         rate = self.config.dropout
         words = functional.dropout(self.embedding(inputs), rate, self.training)
         beside = z[:, None].expand(-1, inputs.size(1), -1)
         outputs, _ = self.lstm(torch.cat([words, beside], -1), self.initial(z))
-        return functional.dropout(outputs, rate, self.training)
+        outputs = functional.dropout(outputs, rate, self.training)
+        return torch.cat([outputs, beside], -1) if self.skip else outputs
 
     def begin(self, z: Tensor) -> State:
         """Before the first word, without dropout, for z [..., B, Z].
 
         The part of z in the first layer's input product W [word; z], [..., B, 4 hidden], which is formed
-        once; h and c [layers, ..., B, hidden].
+        once; h and c [layers, ..., B, hidden]; with `skip` z itself.
         """
         beside = functional.linear(z, self.lstm.weight_ih_l0[:, self.config.embed :])
         h, c = (state.unflatten(1, z.shape[:-1]) for state in self.initial(z.flatten(0, -2)))
-        return beside, h, c
+        return (beside, h, c, z) if self.skip else (beside, h, c)
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
-        """What the output layer reads after the words [B], [..., B, hidden], and the next state."""
-        beside, h, c = state
+        """What the output layer reads after the words [B], [..., B, hidden (+ Z)], and the next state."""
+        beside, h, c, *skipped = state
         w_x, w_h, bias = zip(*(self._weights(layer) for layer in range(self.config.layers)), strict=True)
         gates = functional.linear(self.embedding(words), w_x[0][:, : self.config.embed], bias[0]) + beside
         states: list[tuple[Tensor, Tensor]] = []
@@ -85,7 +99,7 @@ class Decoder(nn.Module):
             cell = f.sigmoid() * c[layer] + i.sigmoid() * g.tanh()
             states.append((o.sigmoid() * cell.tanh(), cell))
         h, c = map(torch.stack, zip(*states, strict=True))
-        return h[-1], (beside, h, c)
+        return torch.cat([h[-1], *skipped], -1) if skipped else h[-1], (beside, h, c, *skipped)
 
     def _weights(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's weights of its input and of its state, and the sum of its biases."""
@@ -93,21 +107,21 @@ class Decoder(nn.Module):
         return w_x, w_h, b_x + b_h
 
 
-class SentenceVAE(nn.Module):
-    """The three densities of the sentence VAE; see `cvae.objective.LatentModel`."""
+class TextVAE(nn.Module):
+    """The three densities of an encoder, if any, and a decoder; see `cvae.objective.LatentModel`."""
 
-    def __init__(self, config: SentenceModel, words: int) -> None:
+    def __init__(
+        self, config: SentenceModel | ReviewModel, encoder: nn.Module | None, decoder: Decoder
+    ) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config, words) if config.latent else None
-        self.decoder = Decoder(config, words)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -config.init, config.init)
+        self.encoder = encoder
+        self.decoder = decoder
 
     def prior(self, batch: Batch) -> Gaussian:
         """N(0, I): mean and logvar [B, Z]."""
         shape = (len(batch.lengths), self.config.latent)
-        return gaussian.standard(self.decoder.output.weight.new_empty(shape))
+        return gaussian.standard(self.decoder.output.bias.new_empty(shape))
 
     def posterior(self, batch: Batch) -> Gaussian:
         """q(z | x): mean and logvar [B, Z]; for the language model without z, Z = 0."""
@@ -153,3 +167,15 @@ class SentenceVAE(nn.Module):
         gone = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout
         gone[:, 0] = False
         return inputs.masked_fill(gone, UNK)
+
+
+class SentenceVAE(TextVAE):
+    """The sentence VAE, and without z the language model."""
+
+    def __init__(self, config: SentenceModel, words: int) -> None:
+        encoder = Encoder(config, words) if config.latent else None
+        embedding = nn.Embedding(words, config.embed)
+        output = nn.Linear(config.hidden + config.skip * config.latent, words)
+        super().__init__(config, encoder, Decoder(config, embedding, output, config.skip))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -config.init, config.init)

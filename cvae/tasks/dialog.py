@@ -124,9 +124,9 @@ class Answering(LanguageModelling):
         own = corpus.sentences(np.arange(len(corpus)))
         return {n: References([said], [act]) for n, (said, act) in enumerate(zip(own, acts, strict=True))}
 
-    def answers(self, split: str, responses: np.ndarray) -> list[list[list[int]]]:
+    def answers(self, split: str, responses: np.ndarray, seed: int | None = None) -> list[list[list[int]]]:
         """`samples` answers, each as numbers, in place of each of these responses, in ascending order."""
-        noise = self.generator()
+        noise = self.generator(seed)
         batches = self.data.corpora[split].batches(responses, self.config.train.batch_size)
         return [some for batch in batches for some in self.answer(batch, noise)]
 

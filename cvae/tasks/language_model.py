@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ from torch import nn
 from tqdm import tqdm
 
 from cvae import measures, metrics, samples
-from cvae.config import Config
+from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.gaussian import Gaussian
-from cvae.objective import Terms
+from cvae.objective import LatentModel, Terms
+from cvae.reading import UserError
+from cvae.tables import BOUND
+from cvae.update.semi_amortized import Refined
 
 
 class LanguageModelling:
@@ -25,6 +30,16 @@ class LanguageModelling:
         self.model = model
         self.data = data
         self.batches = {split: self.cut(corpus) for split, corpus in data.corpora.items()}
+        if getattr(config.model, "batch_norm", 0.0):
+            self._refuse_single_sentences()
+
+    def _refuse_single_sentences(self) -> None:
+        """Raises UserError where a training batch holds one sentence, which has no variance."""
+        if alone := sum(len(members) == 1 for members in self.batches["train"].members):
+            raise UserError(
+                "model.batch_norm needs several sentences in every training batch, and"
+                f" {alone} of {len(self.batches['train'])} hold one: another train.batch_size helps"
+            )
 
     def cut(self, corpus: Corpus) -> Batches:
         """A split in batches."""
@@ -45,9 +60,9 @@ class LanguageModelling:
             found[f"{split}/tokens"] = batches.corpus.counted
         return found
 
-    def generator(self) -> torch.Generator:
-        """Evaluation's own noise: the same for every evaluation of a run, and none taken from training."""
-        return torch.Generator(self.device).manual_seed(self.config.seed)
+    def generator(self, seed: int | None = None) -> torch.Generator:
+        """Evaluation's own noise, none taken from training: always that of the seed, by default the run's."""
+        return torch.Generator(self.device).manual_seed(self.config.seed if seed is None else seed)
 
     @property
     def device(self) -> torch.device:
@@ -56,14 +71,22 @@ class LanguageModelling:
 
     def evaluate(self, split: str, thorough: bool = False) -> dict[str, float]:
         """Measures of a split at β = 1, dropout off: those of a validation, `thorough` all there are."""
+        with self.measuring():
+            found, q = measures.survey(
+                self.model, self.batches[split], self.config.autoencoder, self.generator()
+            )
+            values = self.tracked(split, found, q)
+            if thorough:
+                values |= self.final(split, found)
+            return values | self.refined(split, thorough)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """The model in evaluation mode and without gradients; afterwards in training mode."""
         self.model.eval()
         try:
             with torch.no_grad():
-                found, q = measures.survey(
-                    self.model, self.batches[split], self.config.autoencoder, self.generator()
-                )
-                values = self.tracked(split, found, q)
-                return values | self.final(split, found) if thorough else values
+                yield
         finally:
             self.model.train()
 
@@ -77,6 +100,16 @@ class LanguageModelling:
             values |= self.information(split, q) | {"au": metrics.active_units(q)}
         batches = self.fixed(split, self.config.task.path_sentences)
         return values | measures.paths(self.model, batches, autoencoder, self.generator())
+
+    def refined(self, split: str, thorough: bool) -> dict[str, float]:
+        """refined_*: the bounds with the posteriors that update=semi_amortized refines; else nothing."""
+        if not isinstance(self.config.update, SemiAmortized):
+            return {}
+        noise = self.generator()
+        model = Refined(self.model, self.config.update, noise)
+        found, _ = measures.survey(model, self.batches[split], False, noise)
+        values = measures.bound(found) | (self.weighted(split, model) if thorough else {})
+        return {f"refined_{name}": values[name] for name in values if name in BOUND}
 
     def information(self, split: str, q: Gaussian) -> dict[str, float]:
         """mi: I(x; z) in nats of `examples` sentences. q: the posteriors of the split, [N, Z]."""
@@ -92,7 +125,7 @@ class LanguageModelling:
         """Once, on the best weights: what is costly, KL by dimension, and how much each measure saw."""
         values: dict[str, float] = {}
         if not self.config.autoencoder:
-            values |= self.weighted(split)
+            values |= self.weighted(split, self.model)
             if dimensions := found.kl.size(-1):
                 values["mi_examples"] = self.examples(split)
                 kl = found.kl.double().mean(0).tolist()
@@ -101,7 +134,7 @@ class LanguageModelling:
         corpus = self.data.corpora[split]
         return values | {"path_sentences": len(fixed(self.config.task.path_sentences, len(corpus)))}
 
-    def weighted(self, split: str) -> dict[str, float]:
+    def weighted(self, split: str, model: LatentModel) -> dict[str, float]:
         """iw_nll, iw_ppl and iw_elbo, and on how many samples and sentences; empty for no samples."""
         task = self.config.task
         if not task.iw_samples:
@@ -111,7 +144,7 @@ class LanguageModelling:
         batches = self.fixed(split, task.iw_sentences)
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(batches, "importance-weighted NLL", leave=False, unit="batch", disable=not visible)
-        found = measures.importance_weighted(self.model, bar, samples, task.iw_chunk, self.generator())
+        found = measures.importance_weighted(model, bar, samples, task.iw_chunk, self.generator())
         sentences = sum(len(batch.lengths) for batch in batches)
         return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
 
@@ -129,8 +162,8 @@ class LanguageModelling:
         return samples.overview(self)
 
     def score(self, found: dict[str, float]) -> float:
-        """What validation minimises: -ELBO, or rec for an autoencoder, in nats per sequence."""
-        return found["rec"] if self.config.autoencoder else -found["elbo"]
+        """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
+        return found["rec"] if self.config.autoencoder else -found.get("refined_elbo", found["elbo"])
 
     def settled(self, scores: list[float]) -> bool:
         """Whether the scores of the validations so far are reason to stop before the last update."""

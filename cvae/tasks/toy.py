@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
 
 from cvae import metrics
 from cvae.gaussian import Gaussian
@@ -30,7 +29,7 @@ class Synthetic(LanguageModelling):
 
     def snapshot(self) -> dict[str, Any]:
         """The posterior of each sequence: mean and logvar [N, Z]."""
-        with torch.no_grad():
+        with self.measuring():
             q = self._posterior()
         labels = list(range(len(q.mean)))
         return {"mean": q.mean.tolist(), "logvar": q.logvar.tolist(), "label": labels}

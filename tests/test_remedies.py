@@ -1,0 +1,657 @@
+"""Each remedy does what its paper says, and goes together with what it can go together with."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from cvae import checkpoint, cli, figures, gaussian, objective
+from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
+from cvae.data.text import BOS, EOS, Batch, Batches, further
+from cvae.folder import FolderError, RunFolder
+from cvae.models.sentence import SentenceVAE
+from cvae.objective import Terms
+from cvae.reading import ConfigError, UserError, flatten
+from cvae.run import prepare, run, take_from
+from cvae.tasks.language_model import LanguageModelling
+from cvae.update import Update, build
+from cvae.update.semi_amortized import SemiAmortizedUpdate, refined
+
+CONF = Path(__file__).parent.parent / "conf"
+REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
+EXCLUSIVE = ({"free_bits", "free_bits_total", "kl_target"}, {"aggressive", "semi_amortized"})
+SMALL = (
+    "experiment=ptb_debug",
+    "dataset.sentences=60",
+    "model.embed=6",
+    "model.hidden=8",
+    "model.latent=2",
+    "train.batch_size=8",
+    "train.epochs=3",
+    "train.log_every=4",
+    "train.save_every=5",
+    "task.iw_samples=4",
+)
+
+
+def container(*overrides: str) -> dict[str, Any]:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+
+
+def treated(base: dict[str, Any], *remedies: str, **values: Any) -> Config:
+    """`base` with remedies as Hydra would merge them, then some dotted keys set."""
+    merged = OmegaConf.merge(base, *(REMEDIES[name] for name in remedies))
+    if "pretrained" in remedies:
+        values = {"init_from": "outputs/somewhere"} | values
+    for key, value in values.items():
+        OmegaConf.update(merged, key, value, force_add=True)
+    return load(merged)
+
+
+@pytest.fixture(scope="module")
+def base() -> dict[str, Any]:
+    return container("task=ptb", "dataset=tiny")
+
+
+@pytest.fixture(scope="module")
+def toy() -> dict[str, Any]:
+    return container("task=toy")
+
+
+def terms(nll: list[float], kl: list[list[float]]) -> Terms:
+    return Terms(torch.tensor(nll), torch.tensor(kl, requires_grad=True), torch.ones(len(nll)))
+
+
+def batch(*lengths: int, words: int = 12, seed: int = 0) -> Batch:
+    """Sentences of so many words, padded."""
+    rng = torch.Generator().manual_seed(seed)
+    tokens = torch.zeros(len(lengths), max(lengths) + 2, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        tokens[row, 0], tokens[row, length + 1] = BOS, EOS
+        tokens[row, 1 : length + 1] = torch.randint(4, words, (length,), generator=rng)
+    return Batch(tokens, torch.tensor(lengths) + 2)
+
+
+def model_of(words: int = 12, **values: Any) -> SentenceVAE:
+    torch.manual_seed(0)
+    sizes = {
+        "embed": 5,
+        "hidden": 7,
+        "layers": 1,
+        "latent": 3,
+        "dropout": 0.0,
+        "word_dropout": 0.0,
+        "init": 0.5,
+    }
+    return SentenceVAE(SentenceModel("sentence", **(sizes | values)), words)
+
+
+class TestCombinations:
+    """Every remedy alone and every two of them: a configuration, or a sentence."""
+
+    def test_there_are_remedies(self):
+        assert len(REMEDIES) >= 7
+
+    @pytest.mark.parametrize("name", REMEDIES)
+    def test_alone(self, name, base, toy):
+        for other in (toy, base, base | {"schedule": {"name": "constant", "stop": 1.0}}):
+            treated(other, name)
+        if name in ("word_dropout", "low_beta"):
+            treated(base, name, **{"model.latent": 0})
+        else:
+            with pytest.raises(ConfigError, match=r"model\.latent=0 has none"):
+                treated(base, name, **{"model.latent": 0})
+
+    @pytest.mark.parametrize("name", REMEDIES)
+    def test_alone_with_the_autoencoder(self, name, base):
+        plain = base | {"schedule": {"name": "none"}}
+        if name in ("word_dropout", "batch_norm", "skip", "pretrained"):
+            treated(plain, name)
+        else:
+            with pytest.raises(ConfigError, match=r"schedule=none"):
+                treated(plain, name)
+
+    def test_every_two(self, base):
+        for pair in itertools.combinations(REMEDIES, 2):
+            if any(set(pair) <= group for group in EXCLUSIVE):
+                with pytest.raises(ConfigError, match=r"leave all but one out|a run takes one update"):
+                    treated(base, *pair)
+            else:
+                treated(base, *pair)
+
+    def test_all_that_go_together(self, base):
+        treated(base, *(set(REMEDIES) - {"free_bits", "kl_target", "aggressive"}))
+
+    def test_folders_of_a_sweep(self):
+        swept = [
+            ["remedy=[]"],
+            ["remedy=[free_bits]", "schedule=cyclical"],
+            ["remedy=[skip,batch_norm]", "seed=1"],
+        ]
+        assert [cli.slug(overrides) for overrides in swept] == [
+            "remedy-none",
+            "remedy-free_bits_schedule-cyclical",
+            "remedy-skip-batch_norm_seed-1",
+        ]
+
+    @pytest.mark.parametrize(
+        ("remedies", "values", "sentence"),
+        [
+            (
+                ["free_bits", "kl_target"],
+                {},
+                "objective.free_bits and objective.kl_target each say how much KL",
+            ),
+            (["batch_norm"], {"dataset.sampler": "equal_length"}, "model.batch_norm needs several sentences"),
+            (
+                ["pretrained"],
+                {"init_from": None},
+                "reset_decoder takes the encoder from a finished run: init_from",
+            ),
+            (
+                ["pretrained"],
+                {"model.latent": 0},
+                "reset_decoder keeps the encoder, and model.latent=0 has none",
+            ),
+            (["batch_norm"], {"train.batch_size": 1}, "train.batch_size must be > 1"),
+            (
+                ["batch_norm", "skip"],
+                {"model.latent": 0},
+                "model.skip acts on z, and model.latent=0 has none",
+            ),
+        ],
+    )
+    def test_refusals(self, remedies, values, sentence, base):
+        with pytest.raises(ConfigError, match=sentence.replace(".", r"\.")):
+            treated(base, *remedies, **values)
+
+    @pytest.mark.parametrize("size", [2, 3])
+    def test_a_training_batch_of_one_sentence(self, size, base):
+        config = treated(base, "batch_norm", **{"dataset.sentences": 10, "train.batch_size": size})
+        if size == 2:
+            prepare(config)
+        else:
+            with pytest.raises(UserError, match=r"model\.batch_norm .* and 1 of 4 hold one"):
+                prepare(config)
+
+
+class TestOldRuns:
+    """Keys that came later leave the identity of older runs alone."""
+
+    def test_absent_and_off_are_the_same(self, base):
+        old = {key: value for key, value in flatten(base).items() if key not in CAME_LATER}
+        assert set(flatten(base)) - set(old) == set(CAME_LATER) - {"dataset.longest"}
+        assert identity(base) == identity(
+            OmegaConf.to_container(
+                OmegaConf.from_dotlist(
+                    [f"{key}={'null' if value is None else value}" for key, value in old.items()]
+                )
+            )
+        )
+
+    def test_on_is_another_run(self, base):
+        for name in REMEDIES:
+            assert identity(treated(base, name).container) != identity(base)
+
+    @pytest.mark.parametrize("task", ["task=toy", "task=ptb"])
+    def test_a_folder_without_them_is_accepted_and_read(self, task, tmp_path):
+        config = load(container(task))
+        folder = RunFolder(tmp_path)
+        folder.describe(config, "", {})
+        record = folder.record
+        for key in CAME_LATER:
+            *groups, last = key.split(".")
+            section = record["config"]
+            for group in groups:
+                section = section.get(group, {})
+            section.pop(last, None)
+        del record["config"]["update"]
+        (tmp_path / "run.json").write_text(json.dumps(record))
+        folder.refuse_other(config)
+        with pytest.raises(FolderError, match=r"model\.skip is 'absent' there and True here"):
+            folder.refuse_other(load(container(task, "remedy=[skip]")))
+        assert completed(record["config"]) == config.container
+        assert folder.configuration("cpu").model == config.model
+
+
+class TestObjective:
+    """The KL term by hand."""
+
+    FOUND = ([4.0, 6.0], [[0.0, 0.2, 1.0], [0.1, 0.4, 2.0]])  # batch means 0.05, 0.3, 1.5: 1.85 in all
+
+    @pytest.mark.parametrize(
+        ("values", "kl"),
+        [
+            ({}, 1.85),
+            ({"free_bits": 0.1}, 0.1 + 0.3 + 1.5),
+            ({"free_bits_total": 1.0}, 1.85),
+            ({"free_bits_total": 3.0}, 3.0),
+            ({"kl_target": 3.0}, 1.15),
+            ({"kl_target": 1.0}, 0.85),
+        ],
+    )
+    def test_values(self, values, kl):
+        assert objective.loss(terms(*self.FOUND), 0.5, **values).item() == pytest.approx(5 + 0.5 * kl)
+
+    @pytest.mark.parametrize(
+        ("values", "slope"),
+        [
+            ({}, 1),
+            ({"free_bits_total": 1.0}, 1),
+            ({"free_bits_total": 3.0}, 0),  # below the floor nothing pulls
+            ({"kl_target": 1.0}, 1),
+            ({"kl_target": 3.0}, -1),  # below the target KL is pushed up
+        ],
+    )
+    def test_which_way_kl_is_pulled(self, values, slope):
+        found = terms(*self.FOUND)
+        objective.loss(found, 0.5, **values).backward()
+        torch.testing.assert_close(found.kl.grad, torch.full((2, 3), 0.5 * slope / 2))
+
+    def test_the_floor_of_each_dimension(self):
+        found = terms(*self.FOUND)
+        objective.loss(found, 1.0, free_bits=0.1).backward()
+        torch.testing.assert_close(found.kl.grad, torch.tensor([[0.0, 0.5, 0.5]] * 2))
+
+    @pytest.mark.parametrize(
+        ("values", "least", "most"),
+        [
+            ({}, 0.0, 0.01),
+            ({"free_bits": 0.3}, 3 * 0.29, 3 * 0.33),
+            ({"free_bits_total": 0.9}, 0.88, 0.95),
+            ({"kl_target": 0.9}, 0.88, 0.92),
+        ],
+    )
+    def test_kl_ends_at_the_floor_or_the_target_where_nothing_wants_it(self, values, least, most):
+        rng = torch.Generator().manual_seed(0)
+        mean = torch.randn(4, 3, generator=rng).requires_grad_()
+        logvar = torch.randn(4, 3, generator=rng).requires_grad_()
+        optimizer = torch.optim.SGD([mean, logvar], lr=0.05)
+        for _ in range(500):
+            kl = gaussian.kl(gaussian.Gaussian(mean, logvar), gaussian.standard(mean))
+            optimizer.zero_grad()
+            objective.loss(Terms(torch.zeros(4), kl, torch.ones(4)), 1.0, **values).backward()
+            optimizer.step()
+        assert least <= kl.mean(0).sum().item() + 1e-6 <= most
+
+
+class TestBatchNorm:
+    """BN-VAE: the spread of the means, the bound, and the running values."""
+
+    GAMMA = 0.6
+
+    def test_means_have_the_fixed_spread_and_the_learnt_centre(self):
+        model, some = model_of(batch_norm=self.GAMMA), batch(*range(1, 9))
+        q = model.posterior(some)
+        shift = model.encoder.normalise.shift
+        torch.testing.assert_close(q.mean.mean(0), shift, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            q.mean.std(0, correction=0), torch.full((3,), self.GAMMA), rtol=1e-3, atol=0
+        )
+        assert shift.requires_grad and (shift.abs() <= 0.5).all() and shift.any()
+
+    def test_the_bound_on_kl_holds_for_any_encoder(self):
+        some = batch(*range(1, 9))
+        for seed in range(20):
+            model = model_of(batch_norm=self.GAMMA)
+            torch.manual_seed(seed)
+            for parameter in model.parameters():
+                torch.nn.init.normal_(parameter, std=0.8)
+            kl = gaussian.kl(model.posterior(some), model.prior(some)).mean(0)
+            bound = 0.5 * (self.GAMMA**2 * 0.999 + model.encoder.normalise.shift**2)
+            assert (kl >= bound).all()
+
+    def test_running_values_at_evaluation(self):
+        model, some = model_of(batch_norm=self.GAMMA), batch(*range(1, 9))
+        for _ in range(200):
+            trained = model.posterior(some).mean
+        model.eval()
+        # torch keeps the unbiased variance, n / (n - 1) of the batch's
+        shrunk = model.encoder.normalise.shift + (trained - model.encoder.normalise.shift) * math.sqrt(7 / 8)
+        torch.testing.assert_close(model.posterior(some).mean, shrunk, rtol=1e-3, atol=1e-3)
+        alone = Batch(some.tokens[3:4], some.lengths[3:4])
+        torch.testing.assert_close(model.posterior(alone).mean, model.posterior(some).mean[3:4])
+
+    def test_measuring_leaves_the_running_values_alone(self, base, toy):
+        for config in (treated(base, "batch_norm", **{"dataset.sentences": 60}), treated(toy, "batch_norm")):
+            prepared = prepare(config)
+            before = {name: value.clone() for name, value in prepared.model.named_buffers()}
+            assert len(before) == 3
+            prepared.model.posterior(prepared.batches["train"].at(0))
+            after = {name: value.clone() for name, value in prepared.model.named_buffers()}
+            assert not torch.equal(
+                before["encoder.normalise.norm.running_mean"], after["encoder.normalise.norm.running_mean"]
+            )
+            prepared.evaluate("val")
+            prepared.snapshot()
+            for name, value in prepared.model.named_buffers():
+                assert torch.equal(value, after[name])
+
+
+class TestSkip:
+    """z beside what the LSTM says, at the output layer only."""
+
+    def test_where_z_goes(self):
+        plain, model = model_of(), model_of(skip=True)
+        assert model.decoder.output.in_features == plain.decoder.output.in_features + 3
+        shapes = {name: p.shape for name, p in model.named_parameters() if name != "decoder.output.weight"}
+        assert shapes == {
+            name: p.shape for name, p in plain.named_parameters() if name != "decoder.output.weight"
+        }
+
+    def test_z_reaches_every_word_with_the_recurrent_path_cut(self):
+        model, some = model_of(skip=True).eval(), batch(3, 5, 2)
+        with torch.no_grad():
+            model.decoder.start.weight.zero_()
+            model.decoder.lstm.weight_ih_l0[:, 5:].zero_()
+        z = torch.randn(3, 3, requires_grad=True)
+        states = model.decoder.states(some.inputs, z)
+        torch.testing.assert_close(states[..., 7:], z[:, None].expand(-1, 6, -1))
+        (through_lstm,) = torch.autograd.grad(states[..., :7].sum(), z, retain_graph=True)
+        assert not through_lstm.any()
+        (gradient,) = torch.autograd.grad(model.decode_nll(some, z).sum(), z)
+        assert (gradient.abs() > 1e-4).all()
+
+    @pytest.mark.parametrize("layers", [1, 2])
+    @pytest.mark.parametrize("words", [12, 4100])  # above 4,000 the output layer is the fused one
+    def test_samples_words_and_whole_sentences_agree(self, layers, words):
+        model, some = model_of(words, skip=True, layers=layers).eval(), batch(3, 5, 2, words=words)
+        z = torch.randn(2, 3, 3)
+        with torch.no_grad():
+            each = torch.stack([model.decode_nll(some, one) for one in z])
+            torch.testing.assert_close(model.decode_nll(some, z), each)
+            torch.testing.assert_close(model.decode_nll(some, z[0], plain=True), each[0])
+            state, nll = model.begin(some, z[0]), torch.zeros(3)
+            for read, wanted in zip(some.inputs.T, some.targets.T, strict=True):
+                logits, state = model.step(read, state)
+                losses = torch.nn.functional.cross_entropy(logits, wanted, ignore_index=0, reduction="none")
+                nll += losses
+            torch.testing.assert_close(nll, each[0])
+            assert all(part.size(-2) == 3 for part in state)
+
+
+def tiny(*remedies: str, **values: Any) -> Config:
+    """A small run on generated sentences."""
+    return treated(container(*SMALL), *remedies, **values)
+
+
+def snapshot(parameters: Iterable[Tensor]) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in parameters]
+
+
+def same(before: Iterable[Tensor], after: Iterable[Tensor]) -> bool:
+    return all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    return tiny("aggressive", **{"update.window": 2, "update.most": 7})
+
+
+@pytest.fixture(scope="module")
+def misled() -> LanguageModelling:
+    """A trained model whose encoder then errs: its posteriors can be refined."""
+    config = tiny("semi_amortized", **{"update.lr": 2.0})
+    task = prepare(config)
+    update, batches = Update(task.model, config), task.batches["train"]
+    for step in range(40):
+        update(batches.at(step), 0.1, 1e-2)
+    with torch.no_grad():
+        task.model.encoder.mean.bias += 2.0
+    return task
+
+
+class TestAggressive:
+    """He et al.: who moves when, until when, and at the end a plain run."""
+
+    def test_further_batches_depend_on_seed_and_step_only(self, config):
+        batches = prepare(config).batches["train"]
+
+        def drawn(step: int) -> list[list]:
+            return [some.tokens.tolist() for some in itertools.islice(further(batches, step), 6)]
+
+        once = drawn(3)
+        batches.at(5)
+        assert drawn(3) == once != drawn(4)
+        assert sum(some != once[0] for some in once) >= 3
+        other = Batches(batches.corpus, config.dataset.sampler, config.train.batch_size, seed=1)
+        other.members = batches.members
+        assert [some.tokens.tolist() for some in itertools.islice(further(other, 3), 6)] != once
+
+    def test_the_encoder_alone_then_the_decoder_alone(self, config, monkeypatch):
+        task = prepare(config)
+        update, moved = build(task.model, config), []
+        parts = {"encoder": update.encoder, "decoder": update.decoder}
+        assert sum(map(len, parts.values())) == len(list(task.model.parameters()))
+        descend = Update.descend
+
+        def watched(self, lr):
+            before = {name: snapshot(part) for name, part in parts.items()}
+            norm = descend(self, lr)
+            moved.append({name for name, part in parts.items() if not same(before[name], part)})
+            return norm
+
+        monkeypatch.setattr(Update, "descend", watched)
+        batches = task.batches["train"]
+        update(batches.at(0), 0.5, 1e-3, further(batches, 0))
+        assert moved[:-1] == [{"encoder"}] * (len(moved) - 1) and 2 <= len(moved) - 1 <= 7
+        assert moved[-1] == {"decoder"}
+        assert all(parameter.requires_grad for parameter in task.model.parameters())
+        assert update.take() == {"encoder_updates": len(moved) - 1}
+
+    @pytest.mark.parametrize(
+        ("losses", "expected"),
+        [
+            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),  # windows of 5, 4 and 4.05
+            ([5.0, 5.0, 5.0, 5.0, 1.0], 4),
+            ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], 7),  # at most
+        ],
+    )
+    def test_the_encoder_stops_when_the_loss_stops_falling(self, losses, expected, config, monkeypatch):
+        task, left = prepare(config), iter(losses)
+        update = build(task.model, config)
+        one = batch(3, 3)
+
+        def scripted(self, some, beta, lr, further=()):
+            found = Terms(torch.zeros(2), torch.zeros(2, 3), some.counted)
+            return found, torch.tensor(next(left)), torch.tensor(0.0)
+
+        monkeypatch.setattr(Update, "__call__", scripted)
+        update._catch_up(itertools.repeat(one), 0.5, 1e-3)
+        assert update.inner == expected
+
+    def test_once_mutual_information_falls_updates_are_plain_for_good(self, config):
+        task = prepare(config)
+        update, batches = build(task.model, config), task.batches["train"]
+        for information, active in [(0.1, True), (0.3, True), (0.2, False), (0.9, False)]:
+            update.validated({"mi": information})
+            assert update.active is active
+        twin = copy.deepcopy(task.model)
+        torch.manual_seed(3)
+        update(batches.at(0), 0.5, 1e-3, further(batches, 0))
+        torch.manual_seed(3)
+        Update(twin, config)(batches.at(0), 0.5, 1e-3)
+        assert same(task.model.parameters(), twin.parameters())
+
+    def test_its_state_goes_through_a_checkpoint(self, config):
+        one, other = (build(prepare(config).model, config) for _ in range(2))
+        one.validated({"mi": 0.2})
+        one.validated({"mi": 0.1})
+        other.restore(one.state())
+        assert (other.active, other.information) == (False, 0.1)
+
+    def test_a_model_without_an_encoder_of_its_own(self, config):
+        with pytest.raises(UserError, match="update=aggressive needs a model with an encoder"):
+            build(torch.nn.Linear(2, 2), config)
+
+
+class TestSemiAmortized:
+    """Kim et al.: the steps, their gradient, and the bound they give."""
+
+    HOW = SemiAmortized("semi_amortized", steps=3, lr=0.7, momentum=0.5, clip=5.0)
+
+    def test_the_steps_by_hand(self):
+        start = gaussian.Gaussian(torch.tensor([[3.0, 0.0]]), torch.tensor([[0.5, 0.0]]))
+
+        def loss(q: gaussian.Gaussian) -> Tensor:  # gradients: mean, and 30 for each logvar
+            return 0.5 * q.mean.square().sum() + 30 * q.logvar.sum()
+
+        mean, logvar, v, w = 3.0, [0.5, 0.0], 0.0, 0.0
+        for _ in range(3):
+            v, w = (
+                0.5 * v - mean,
+                0.5 * w - 5 / math.sqrt(2),
+            )  # logvar's norm is clipped to 5, the mean's is below
+            mean, logvar = mean + 0.7 * v, [part + 0.7 * w for part in logvar]
+        found = refined(start, loss, self.HOW)
+        torch.testing.assert_close(found.mean, torch.tensor([[mean, 0.0]]))
+        torch.testing.assert_close(found.logvar, torch.tensor([logvar]))
+
+    @pytest.mark.parametrize(("clip", "words"), [(5.0, 12), (0.05, 12), (5.0, 4100)])
+    def test_the_gradient_of_the_whole_procedure(self, clip, words):
+        """Against central differences in float64, dropout and noise held fixed; 4,100 words: fused output."""
+        config = tiny(
+            "semi_amortized", **{"update.steps": 3, "update.clip": clip, "objective.free_bits": 0.01}
+        )
+        model = model_of(words, dropout=0.3, word_dropout=0.2, layers=1).double()
+        update, some = SemiAmortizedUpdate(model, config), batch(3, 5, 2, 5, words=words)
+
+        def loss() -> Tensor:
+            torch.manual_seed(5)
+            return update.loss(update.terms(some, 0.4), 0.4)
+
+        gradients = torch.autograd.grad(loss(), update.parameters)
+        rng = torch.Generator().manual_seed(1)
+        encoder = set(map(id, model.encoder.parameters()))
+        for inside in (lambda p: id(p) in encoder, lambda p: id(p) not in encoder):
+            direction = [
+                torch.randn(p.shape, generator=rng, dtype=torch.float64) * inside(p)
+                for p in update.parameters
+            ]
+            slope = sum((g * d).sum() for g, d in zip(gradients, direction, strict=True)).item()
+            ends = []
+            for sign in (1, -1):
+                with torch.no_grad():
+                    for p, d in zip(update.parameters, direction, strict=True):
+                        p.add_(d, alpha=sign * 1e-6)
+                ends.append(loss().item())
+                with torch.no_grad():
+                    for p, d in zip(update.parameters, direction, strict=True):
+                        p.sub_(d, alpha=sign * 1e-6)
+            assert abs(slope) > 1e-4
+            assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+    def test_the_encoder_learns_through_the_refinement_only(self):
+        config = tiny("semi_amortized", **{"update.steps": 2})
+        task = prepare(config)
+        update = build(task.model, config)
+        before = snapshot(task.model.encoder.parameters())
+        found, loss, norm = update(task.batches["train"].at(0), 0.5, 1e-2)
+        assert not same(before, task.model.encoder.parameters())
+        assert not loss.requires_grad and norm.isfinite() and len(found.nll) > 0
+
+    def test_the_refined_bound_is_the_better_one_and_selects(self, misled):
+        found = misled.evaluate("train", thorough=True)
+        assert found["refined_elbo"] > found["elbo"] + 0.5
+        assert found["refined_elbo"] == pytest.approx(-(found["refined_rec"] + found["refined_kl"]))
+        assert misled.score(found) == -found["refined_elbo"]
+        assert {"refined_ppl", "refined_iw_nll", "refined_iw_ppl"} <= found.keys()
+        assert found["refined_iw_nll"] < -found["refined_elbo"]
+
+    def test_refining_at_evaluation_changes_nothing_else(self, misled):
+        before, state = snapshot(misled.model.parameters()), torch.get_rng_state()
+        once = misled.evaluate("val")
+        assert once == misled.evaluate("val")
+        assert same(before, misled.model.parameters()) and torch.equal(state, torch.get_rng_state())
+        assert all(
+            parameter.requires_grad and not parameter.grad.isnan().any()
+            for parameter in misled.model.parameters()
+        )
+        plain = LanguageModelling(tiny(), misled.model, misled.data).evaluate("val")
+        assert plain == {name: value for name, value in once.items() if not name.startswith("refined_")}
+
+    @pytest.mark.cuda
+    def test_on_a_gpu(self):
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        config = tiny("semi_amortized", device="cuda")
+        task = prepare(config)
+        update = build(task.model, config)
+        _, loss, _ = update(task.batches["train"].at(0), 0.5, 1e-2)
+        assert loss.isfinite()
+        assert "refined_elbo" in task.evaluate("val")
+
+
+class TestPretrained:
+    """Li et al.: the encoder of a finished run, and a decoder of its own."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def source(cls, tmp_path_factory) -> Path:
+        folder = tmp_path_factory.mktemp("ae")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(figures, "run_pictures", lambda folder: [])
+            run(load(container(*SMALL, "schedule=none", "train.steps=20")), RunFolder(folder))
+        return folder
+
+    @pytest.mark.parametrize("reset", [False, True])
+    def test_what_is_taken(self, reset, source):
+        config = tiny(init_from=str(source), reset_decoder=reset, seed=5)
+        task, fresh = prepare(config), prepare(config).model.state_dict()
+        take_from(RunFolder(source), task, reset)
+        saved = checkpoint.load(source / "checkpoint_best.pt")["model"]
+        for name, weight in task.model.state_dict().items():
+            assert torch.equal(weight, (fresh if reset and name.startswith("decoder") else saved)[name])
+        assert not torch.equal(fresh["encoder.mean.weight"], saved["encoder.mean.weight"])
+
+    def test_a_run_starts_there_and_its_continuation_does_not_need_it(self, source, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        values = {"init_from": str(source), "train.steps": 6, "schedule.cycles": 1, "lr.value": 1e-9}
+        run(tiny("pretrained", **values, **{"train.stop_after": 2}), RunFolder(tmp_path))
+        saved = checkpoint.load(source / "checkpoint_best.pt")["model"]
+        begun = checkpoint.load(tmp_path / "checkpoint_last.pt")["model"]
+        assert begun["encoder.mean.weight"].sub(saved["encoder.mean.weight"]).abs().max() < 1e-6
+        assert begun["decoder.output.weight"].sub(saved["decoder.output.weight"]).abs().max() > 1e-3
+        monkeypatch.setattr("cvae.run.take_from", None)
+        run(tiny("pretrained", **values), RunFolder(tmp_path))
+        assert RunFolder(tmp_path).results["finished"]
+
+    @pytest.mark.parametrize(
+        ("values", "sentence"),
+        [
+            (
+                {"model.latent": 3},
+                "another shape: decoder.lstm.weight_ih_l0, decoder.start.weight, encoder.log",
+            ),
+            ({"model.batch_norm": 0.6, "dataset.sampler": "bucketed"}, "shape: encoder.normalise.norm.num"),
+            ({"dataset.sentences": 70}, "was trained on other data: train and val and test changed"),
+        ],
+    )
+    def test_misfits(self, values, sentence, source):
+        with pytest.raises(FolderError, match=sentence.replace(".", r"\.")):
+            take_from(RunFolder(source), prepare(tiny(**values)), False)
+
+    def test_other_words_and_unfinished_runs(self, source, tmp_path):
+        task = prepare(tiny())
+        folder = RunFolder(shutil.copytree(source, tmp_path / "copy"))
+        (folder / "vocabulary.txt").write_text("other\n")
+        with pytest.raises(FolderError, match=r"has another vocabulary\.txt"):
+            take_from(folder, task, False)
+        folder.finish({"finished": False})
+        for unusable in (folder, RunFolder(tmp_path / "none")):
+            with pytest.raises(FolderError, match="is not the folder of a finished run"):
+                take_from(unusable, task, False)
