@@ -35,6 +35,7 @@ OURS = (
     "train.log",
     "events.out.tfevents.*",
     "*.png",
+    "projector_*",
     "*.tmp",
 )
 

@@ -23,6 +23,7 @@ from cvae.tasks.language_model import LanguageModelling
 
 log = logging.getLogger("cvae")
 
+PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
 SAID = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")  # on the console, of the best checkpoint
 
 
@@ -152,6 +153,8 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
     if loop.finished:
         write_atomically(folder / "samples.md", task.page())
+        if loop.config.model.latent > 2:  # a plane is a picture already
+            recorder.project(*task.codes("val", PROJECTED))
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)

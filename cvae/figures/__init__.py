@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cvae.figures.animation import latent_animation, save_gif
 from cvae.figures.curves import OVERVIEW, curves_figure, run_curves, schedules_figure
-from cvae.figures.latents import latent_figure, run_latents, spread_steps
+from cvae.figures.latents import latent_figure, plane_picture, run_latents, spread_steps
 from cvae.figures.style import ORDER, save
 from cvae.runs import read_run
 
@@ -21,6 +21,7 @@ __all__ = [
     "curves_figure",
     "latent_animation",
     "latent_figure",
+    "plane_picture",
     "run_pictures",
     "save",
     "save_gif",

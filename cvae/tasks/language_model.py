@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from cvae import measures, metrics, samples
@@ -160,6 +160,17 @@ class LanguageModelling:
     def page(self) -> str:
         """What the model says, for reading: samples.md of a finished run."""
         return samples.overview(self)
+
+    def glimpse(self) -> str:
+        """A little of that at each validation, Markdown."""
+        return samples.glimpse(self)
+
+    def codes(self, split: str, count: int | None) -> tuple[Tensor, list[str]]:
+        """Posterior means [N, Z] and texts of the same `count` sentences of a split in every run."""
+        batches = self.fixed(split, count)
+        with self.measuring():
+            means = torch.cat([self.model.posterior(batch).mean for batch in batches])
+        return means, [text for batch in batches for text in self.words(batch)]
 
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
