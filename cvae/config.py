@@ -385,6 +385,13 @@ class Config(Checked):
         """`schedule=none`: z is the posterior mean, and there is no ELBO."""
         return isinstance(self.schedule, schedules.Off)
 
+    @property
+    def pretrains(self) -> bool:
+        """Whether there is anything to train before the classifiers of task=yelp."""
+        if not isinstance(self.task, ReviewTask):
+            return True
+        return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
+
 
 _PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 

@@ -54,6 +54,25 @@ def write_atomically(path: Path, text: str) -> None:
     draft.replace(path)
 
 
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Adds one line of JSON to a record; it is on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def complete_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a record, an absent one has none; a last line that was not finished is cut off."""
+    if not path.exists():
+        return []
+    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    if rest:
+        with path.open("ab") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
+    return [json.loads(line) for line in whole.splitlines()]
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, None where there is no file. Raises FolderError where it is broken."""
     try:
@@ -149,6 +168,19 @@ class RunFolder:
                 raise UserError(f"--data: the dataset {config.dataset.name} of this run is generated")
             changed["dataset"] = dataclasses.replace(config.dataset, path=data)
         return dataclasses.replace(config, **changed)
+
+    def refuse_as_source(self, config: Config) -> None:
+        """Raises FolderError where no finished run that fits `init_from` is here."""
+        wish = f"init_from={self}"
+        if (record := self.record) is None:
+            raise FolderError(f"{wish} is not a run folder: it has no run.json")
+        if not self.results.get("finished") or not (self / "checkpoint_best.pt").exists():
+            raise FolderError(f"{wish} holds no finished pre-training")
+        for key in ("task.name", "schedule.name", "model.name"):
+            there, here = (identity(container)[key] for container in (record["config"], config.container))
+            if there != here:
+                group = key.partition(".")[0]
+                raise FolderError(f"{wish} was run with {group}={there}, and this run has {group}={here}")
 
     def refuse_other(self, config: Config) -> None:
         """Raises FolderError, naming the keys that differ, where the folder holds another run."""

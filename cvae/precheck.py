@@ -287,6 +287,8 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
     RunFolder(folder).refuse_other(config)
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
+    if config.init_from is not None:
+        RunFolder(config.init_from).refuse_as_source(config)
 
 
 def sentence(error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from cvae.config import Config, identity
 from cvae.figures import plane_picture
-from cvae.folder import FolderError, RunFolder, write_atomically
+from cvae.folder import FolderError, RunFolder
 from cvae.runs import Snapshot
 
 log = logging.getLogger("cvae")
@@ -39,14 +39,6 @@ LAYOUT = {
 # each kind: they are the same for all runs, and those that sweeps vary are marked as differing
 SWEPT = {"schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed"}
 METRICS = [f"best/{split}/{name}" for split in ("test", "val") for name in ("elbo", "rec", "kl", "ppl")]
-
-PROJECTOR = """\
-embeddings {
-  tensor_name: "posterior means"
-  tensor_path: "projector_means.tsv"
-  metadata_path: "projector_sentences.tsv"
-}
-"""
 
 
 class Recorder:
@@ -164,16 +156,6 @@ class Recorder:
         with Image.open(path) as image:
             pixels = np.asarray(image.convert("RGB").reduce(2))
         self.board.add_image(f"pictures/{tag}", pixels, step, dataformats="HWC")
-
-    def project(self, means: Any, sentences: list[str]) -> None:
-        """Posterior means [N, Z] and what they are of, for TensorBoard's projector.
-
-        It reads these files beside the events; `add_embedding` would add a folder at each start.
-        """
-        rows = ("\t".join(f"{value:.5g}" for value in row) for row in means.tolist())
-        write_atomically(self.folder / "projector_means.tsv", "\n".join(rows) + "\n")
-        write_atomically(self.folder / "projector_sentences.tsv", "\n".join(sentences) + "\n")
-        write_atomically(self.folder / "projector_config.pbtxt", PROJECTOR)
 
     def __enter__(self) -> Recorder:
         return self

@@ -23,7 +23,6 @@ from cvae.tasks.language_model import LanguageModelling
 
 log = logging.getLogger("cvae")
 
-PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
 SAID = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")  # on the console, of the best checkpoint
 
 
@@ -38,7 +37,8 @@ def run(
     (folder / ERROR).unlink(missing_ok=True)
     try:
         task = prepare(config)
-        if config.init_from is not None and (config.overwrite or not folder.has_checkpoint):
+        starts = config.overwrite or not folder.has_checkpoint
+        if config.init_from is not None and config.pretrains and starts:
             take_from(RunFolder(config.init_from), task, encoder_only=config.reset_decoder)
     except BaseException:
         folder.discard_if_empty()
@@ -151,10 +151,9 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
             log.info(f"best checkpoint | {split} {numbers}")
         if loop.finished:
             recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
+            write_atomically(folder / "samples.md", task.page())
     if loop.finished:
-        write_atomically(folder / "samples.md", task.page())
-        if loop.config.model.latent > 2:  # a plane is a picture already
-            recorder.project(*task.codes("val", PROJECTED))
+        measured |= task.conclude(folder)
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)

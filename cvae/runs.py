@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from cvae.folder import read_json
 from cvae.reading import UserError, parse_json
 
 Group = tuple[str, str]
+APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
 
 
 class RunsError(UserError):
@@ -36,14 +38,24 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Map:
+    """Test sentences in a plane: `places` [N, 2] and `labels` [N], 0 negative and 1 positive."""
+
+    places: np.ndarray
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
 class Run:
-    """What a run folder says: its configuration, its records and, for the toy, its snapshots."""
+    """What a run folder says: its configuration, its records and, of the tasks that have them, snapshots
+    of a latent plane (toy) and the records of classifiers (yelp)."""
 
     folder: Path
     config: Mapping[str, Any]
     metrics: Sequence[Mapping[str, Any]]
     latents: Mapping[int, Snapshot]
     results: Mapping[str, Any] = field(default_factory=dict)
+    classifiers: Sequence[Mapping[str, Any]] = ()
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""
@@ -90,8 +102,11 @@ class Run:
         return float(values[steps == step][0]) if step in steps else None
 
 
-def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a jsonl file, but for a last line that is still being written."""
+def _lines(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a jsonl file, but for a last line that is still being written.
+
+    Every object has a whole number under the `needed` key.
+    """
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -102,8 +117,8 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             if number == len(lines):
                 return
             raise RunsError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(record, dict) or not isinstance(record.get("step"), int):
-            raise RunsError(f"{path}, line {number}: needs an object with a whole number 'step'")
+        if not isinstance(record, dict) or not isinstance(record.get(needed), int):
+            raise RunsError(f"{path}, line {number}: needs an object with a whole number '{needed}'")
         yield number, record
 
 
@@ -137,6 +152,24 @@ def read_latents(path: Path) -> dict[int, Snapshot]:
     return snapshots
 
 
+def read_classifiers(path: Path) -> list[dict[str, Any]]:
+    """The records of a `classifier.jsonl`; an absent file holds none."""
+    found = []
+    for number, record in _lines(path, "seed") if path.exists() else ():
+        if missing := {"mode", "share", "labels", "test/accuracy"} - record.keys():
+            raise RunsError(f"{path}, line {number}: has no {', '.join(sorted(missing))}")
+        found.append(record)
+    return found
+
+
+def read_map(folder: Path) -> Map:
+    """The `map.jsonl` of a run folder; empty where there is none."""
+    path = folder / "map.jsonl"
+    points = [point for _, point in _lines(path, "label")] if path.exists() else []
+    places = np.array([(point["x"], point["y"]) for point in points], dtype=float)
+    return Map(places, np.array([point["label"] for point in points], dtype=int))
+
+
 def read_run(folder: str | Path) -> Run:
     """The run in `folder`, which holds a `run.json`."""
     folder = Path(folder)
@@ -149,7 +182,8 @@ def read_run(folder: str | Path) -> Run:
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
-    run = Run(folder, config, metrics, latents, read_json(folder / "results.json") or {})
+    results = read_json(folder / "results.json") or {}
+    run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"))
     if not isinstance(run.group[0], str):
         raise RunsError(f"{path}: the config has no schedule.name")
     return run
@@ -184,6 +218,37 @@ def differing_keys(runs: Sequence[Run]) -> list[str]:
     settings = [run.setting for run in runs]
     keys = [key for key in dict.fromkeys(k for s in settings for k in s) if _values(settings, key) > 1]
     return [key for key in keys if not _follows_from_name(settings, key)]
+
+
+def changes(runs: Sequence[Run]) -> list[str]:
+    """What sets each run apart from the plainest, schedule and learning rate aside: "skip", "stop=0.4".
+
+    "plain" for nothing. The plainest run has most of the differing keys off or absent, and the others as they
+    mostly are.
+    """
+    keys = [key for key in differing_keys(runs) if key not in APART]
+    keys.sort(key=lambda key: key.startswith("dataset."))  # what a remedy needs comes after what it is
+    values = [[run.setting.get(key) for key in keys] for run in runs]
+    usual = [Counter(map(repr, column)).most_common(1)[0][0] for column in zip(*values, strict=True)]
+
+    def distance(row: list[Any]) -> tuple[int, int]:
+        return sum(map(bool, row)), sum(repr(v) != u for v, u in zip(row, usual, strict=True))
+
+    plainest = min(values, key=distance)
+    found = [
+        ", ".join(
+            _said(key, value) for key, value, off in zip(keys, row, plainest, strict=True) if value != off
+        )
+        for row in values
+    ]
+    return [text or "plain" for text in found]
+
+
+def _said(key: str, value: Any) -> str:
+    """A key and its value in few words: the group of a name, the last part of a key or a path."""
+    group, _, last = key.rpartition(".")
+    short = value.rpartition("/")[2] if isinstance(value, str) else value
+    return last if value is True else f"{group if last == 'name' else last}={short}"
 
 
 def _values(settings: Sequence[dict[str, Any]], *keys: str) -> int:

@@ -9,11 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cvae.runs import Run, RunsError, differing_keys, refuse_mixture
+from cvae.runs import APART, Run, RunsError, changes, differing_keys, refuse_mixture
 
 BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
 MEASURES = (*BOUND, *LATENT, *(f"refined_{name}" for name in BOUND))
+FEW = 3  # keys that have a column each
+CHANGED = "changed"  # the column of all, where there are more
+RELATIVE = "time/relative"
 # what a table shows of a task unless columns are chosen; other tasks: every measure of val and test
 COLUMNS = {
     "toy": ("test/elbo", "test/rec", "test/kl", "test/mi", "test/accuracy", "test/prior_gap", "test/path_a"),
@@ -134,24 +137,46 @@ def with_best(rows: Sequence[Sequence[Cell]], keys: Sequence[str]) -> list[list[
     return marked
 
 
-def rows(runs: Sequence[Run], order: Sequence[str]) -> dict[tuple[str, ...], list[Run]]:
-    """Runs by the values of the differing keys; schedules in the given order.
+def naming(runs: Sequence[Run], fold: bool = False) -> list[str]:
+    """What the first columns show: the differing keys.
+
+    More than FEW of them beside schedule and learning rate, or any where `fold`, share the column "changed".
+    """
+    keys = differing_keys(runs)
+    if not fold and len(set(keys) - set(APART)) <= FEW:
+        return keys
+    return [*(key for key in keys if key in APART), CHANGED]
+
+
+def rows(runs: Sequence[Run], order: Sequence[str], fold: bool = False) -> dict[tuple[str, ...], list[Run]]:
+    """Runs by what `naming` says of them; schedules in the given order.
 
     Raises RunsError where a row would average the same seed twice.
     """
-    keys = differing_keys(runs)
+    keys = naming(runs, fold)
     found: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
-        found.setdefault(tuple(str(run.setting.get(key, "–")) for key in keys), []).append(run)
+    for run, change in zip(runs, changes(runs), strict=True):
+        values = run.setting | {CHANGED: change}
+        found.setdefault(tuple(str(values.get(key, "–")) for key in keys), []).append(run)
     for members in found.values():
         refuse_mixture(members)
-    place = {name: number for number, name in enumerate(order)}
+    place = {name: number for number, name in enumerate((*order, "plain"))}
     return dict(sorted(found.items(), key=lambda item: [(place.get(part, 99), part) for part in item[0]]))
 
 
 def final(runs: Sequence[Run], key: str) -> Cell:
     """A value of results.json, of the finished runs."""
     return Cell(tuple(run.results[key] for run in runs if run.results.get("finished") and key in run.results))
+
+
+def times(found: dict[tuple[str, ...], list[Run]]) -> list[Cell]:
+    """Each row's training time as a multiple of that of the plain row with its schedule and learning rate."""
+    seconds = {names: final(members, "time/training_seconds") for names, members in found.items()}
+    plain = [seconds.get((*names[:-1], "plain"), Cell(())) for names in found]
+    return [
+        Cell(tuple(value / base.mean for value in cell.values) if base.values else ())
+        for cell, base in zip(seconds.values(), plain, strict=True)
+    ]
 
 
 def around(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
@@ -181,13 +206,18 @@ def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
 
 
 def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[str] = ()) -> Table:
-    """Rows by what differs, columns of results.json; none are those of the task, ["all"] every measure."""
+    """Rows by what differs, columns of results.json; none are those of the task, ["all"] every measure.
+
+    time/relative is the training time over that of the plain run.
+    """
     if not columns or columns == ["all"]:
         columns = default_columns(runs, bool(columns))
-    found = rows(runs, order)
-    cells = with_best([[final(members, key) for key in columns] for members in found.values()], columns)
+    fold = RELATIVE in columns
+    found = rows(runs, order, fold)
+    drawn = [times(found) if key == RELATIVE else [final(m, key) for m in found.values()] for key in columns]
+    cells = with_best(list(zip(*drawn, strict=True)), columns)
     body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
-    return Table([*differing_keys(runs), "n", *columns], body)
+    return Table([*naming(runs, fold), "n", *columns], body)
 
 
 def steps_table(
@@ -199,7 +229,7 @@ def steps_table(
         for names, members in rows(runs, order).items()
         for key in keys or ("train/loss", "train/rec", "train/kl")
     ]
-    return Table([*differing_keys(runs), "n", "", *(f"{step:,}" for step in steps)], body)
+    return Table([*naming(runs), "n", "", *(f"{step:,}" for step in steps)], body)
 
 
 def _count(runs: Sequence[Run]) -> str:

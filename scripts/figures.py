@@ -19,6 +19,9 @@ EXAMPLES = """examples:
   python scripts/figures.py 4 outputs/toy --to figs    loss, rec and KL over updates
   python scripts/figures.py all outputs/toy            all three
   python scripts/figures.py curves outputs/ptb_quick   ELBO, rec, KL and path A over updates
+  python scripts/figures.py accuracy outputs/yelp_quick outputs/yelp_scratch   accuracy against labels
+  python scripts/figures.py map outputs/yelp_quick     the test sentences' z in a plane
+  python scripts/figures.py rate outputs/remedies      KL against rec, a point per run
   python scripts/figures.py animation outputs/toy      latents.gif: the latent plane over training
 
 All but 2 read every run in and below the given folders. A row or line is one schedule
@@ -31,7 +34,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "figure", choices=("2", "3", "4", "all", "curves", "animation"), help="2 to 4 are the paper's"
+        "figure",
+        choices=("2", "3", "4", "all", "curves", "rate", "accuracy", "map", "animation"),
+        help="2 to 4 are the paper's",
     )
     parser.add_argument("folders", nargs="*", type=Path, help="folders with runs in or below them")
     parser.add_argument(
@@ -70,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "2": ("figure2_schedules", figures.schedules_figure),
         "3": ("figure3_latents", lambda: figures.latent_figure(find_runs(options.folders))),
         "4": ("figure4_curves", lambda: figures.curves_figure(find_runs(options.folders))),
+        "rate": ("rate", lambda: figures.rate_figure(find_runs(options.folders))),
         "curves": ("curves", lambda: figures.curves_figure(find_runs(options.folders), figures.OVERVIEW)),
+        "accuracy": ("accuracy", lambda: figures.accuracy_figure(find_runs(options.folders))),
+        "map": ("map", lambda: figures.map_figure(find_runs(options.folders))),
     }
     for number, (name, draw) in drawers.items():
         if options.figure != number and (options.figure != "all" or not number.isdigit()):

@@ -20,6 +20,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cvae.config import TinyData
+from cvae.data import generated
+
 TRAIN = Path(__file__).parent.parent / "train.py"
 RUNS = {
     "toy": (
@@ -29,6 +32,19 @@ RUNS = {
     "ptb": (
         "experiment=ptb_debug train.steps=300 train.validate_every=20 train.save_every=3"
         " dataset.sentences=400 remedy=[word_dropout] task.iw_sentences=20"
+    ),
+    "switchboard": (
+        "task=switchboard dataset.path=tests/dialogs dataset.held_out=0.2 model.embed=8 model.utterance=8"
+        " model.context=12 model.latent=4 model.prior=8 model.decoder=16 model.bow_hidden=8"
+        " train.batch_size=8 train.steps=200 train.log_every=7 train.validate_every=20 train.save_every=3"
+        " task.iw_samples=3"
+    ),
+    "yelp": (
+        "task=yelp dataset.path={reviews} dataset.share.train=1 dataset.share.val=1 dataset.share.test=1"
+        " dataset.min_count=1 model=sentence model.embed=8 model.hidden=16 model.latent=4 train.steps=150"
+        " train.log_every=7 train.validate_every=30 train.save_every=4 task.iw_samples=3"
+        " task.finetune.shares=[0.1,1.0] task.finetune.seeds=3 task.finetune.epochs=2"
+        " task.finetune.least_updates=30 task.finetune.val_least=20 task.map_sentences=0"
     ),
 }
 COMMON = ("train.progress=false", "device=cpu", "threads=1")
@@ -41,6 +57,17 @@ class Tally:
     kills: int = 0
     hits: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
+
+
+def write_reviews(folder: Path) -> None:
+    """Two kinds of sentences of the generated corpus, as the Yelp files have them."""
+    folder.mkdir()
+    splits = generated.tiny(TinyData(name="tiny", sentences=600, sampler="equal_length"))
+    for split, name in (("train", "train"), ("val", "dev"), ("test", "test")):
+        texts = [" ".join(words) for words in splits[split]]
+        for label in (0, 1):
+            chosen = [text for text in texts if ("the" in text.split()) == bool(label)]
+            (folder / f"sentiment.{name}.{label}").write_text("\n".join(chosen) + "\n")
 
 
 def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
@@ -170,9 +197,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status is 1 where a run did not survive or differs from the one left in peace."""
     options = parse(arguments)
     options.to.mkdir(parents=True)
+    write_reviews(options.to / "reviews")
     rng, record, status = random.Random(options.seed), {}, 0
     for name in options.runs:
-        command = shlex.split(RUNS[name])
+        command = shlex.split(RUNS[name].format(reviews=options.to.resolve() / "reviews"))
         peaceful, killed = (options.to.resolve() / f"{name}-{kind}" for kind in ("peaceful", "killed"))
         try:
             finish(command, peaceful)

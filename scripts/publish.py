@@ -1,7 +1,8 @@
 """Copies what tables and figures need from run folders to outputs/published: small enough to commit.
 
 Kept: run.json without the data's place, results.json, and metrics.jsonl with neighbouring train/* records
-averaged, so that means over longer windows stay what they were; latents.jsonl and samples.md, if any.
+averaged, so that means over longer windows stay what they were; latents.jsonl, classifier.jsonl, map.jsonl
+and samples.md, if any.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def publish(run: Run, target: Path, thin: int) -> None:
     write_atomically(target / "results.json", json.dumps(run.results, indent=1) + "\n")
     lines = [json.dumps(record) for record in thinned(run.metrics, thin)]
     write_atomically(target / "metrics.jsonl", "\n".join(lines) + "\n")
-    for name in ("latents.jsonl", "samples.md"):
+    for name in ("latents.jsonl", "classifier.jsonl", "map.jsonl", "samples.md"):
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, target / name)
 

@@ -72,6 +72,8 @@ def drawn(runs: Sequence[Run]) -> Iterator[tuple[str, str, str]]:
             drawers["The paper's Figure 4"] = partial(figures.curves_figure, members)
         if any(run.latents for run in members):
             drawers["The latent plane over training"] = partial(figures.latent_figure, members)
+        if any(run.classifiers for run in members):
+            drawers["Accuracy against labels"] = partial(figures.accuracy_figure, members)
         for caption, draw in drawers.items():
             caption += f": {name}" if name else ""
             try:

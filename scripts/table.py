@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cvae import tables
+from cvae import scores, tables
 from cvae.figures import ORDER
 from cvae.reading import UserError
 from cvae.runs import find_runs
@@ -23,7 +23,9 @@ EXAMPLES = """examples:
   python scripts/table.py outputs/toy --columns all --format csv        every measure of val and test
   python scripts/table.py outputs/toy --at 10000 20000 30000 40000      loss, rec and KL along training
   python scripts/table.py outputs/toy --at 10000 11000 --columns val/mi val/accuracy
-  python scripts/table.py outputs/ptb --columns test/ppl test/kl time/training_seconds"""
+  python scripts/table.py outputs/ptb --columns test/ppl test/kl time/training_seconds
+  python scripts/table.py outputs/yelp_quick outputs/yelp_scratch --accuracy
+  python scripts/table.py outputs/remedies --columns test/iw_ppl test/kl time/relative"""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -39,6 +41,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="KEY",
         help="of results.json (default: the task's; all: every measure), or with --at of metrics.jsonl",
     )
+    parser.add_argument("--accuracy", action="store_true", help="of task=yelp's classifiers, in percent")
     parser.add_argument("--at", nargs="+", type=int, metavar="STEP", help="along training, at these steps")
     parser.add_argument(
         "--window", type=int, default=1000, help="updates before a step over which train/* is averaged (1000)"
@@ -52,7 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         runs = find_runs(options.folders)
-        if options.at:
+        if options.accuracy:
+            table = scores.accuracy_table(runs, ORDER)
+        elif options.at:
             table = tables.steps_table(runs, ORDER, options.at, options.window, options.columns)
         else:
             table = tables.results_table(runs, ORDER, options.columns)

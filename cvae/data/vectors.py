@@ -26,19 +26,24 @@ def read(path: Path, vocabulary: Vocabulary) -> Vectors:
         for number, line in enumerate(file, start=1):
             word, *values = line.rstrip("\n ").split(" ")
             width = width or len(values)
-            try:
-                row = np.array(values, np.float32)
-            except ValueError:
-                row = np.empty(0)
-            if not len(row) == width > 1 or not np.isfinite(row).all():
+            row = _numbers(values) if word in vocabulary.index else None
+            if not len(values) == width > 1 or (row is not None and not np.isfinite(row).all()):
                 raise UserError(f"{path}, line {number}: a word and {max(width, 2)} numbers expected")
-            if word in vocabulary.index:
+            if row is not None:
                 rows[vocabulary.index[word]] = row
     if not rows:
         raise UserError(f"{path} has none of the {len(vocabulary):,} words")
     found = np.zeros((len(vocabulary), width), np.float32)
     found[list(rows)] = list(rows.values())
     return found, found.any(1)
+
+
+def _numbers(values: Sequence[str]) -> np.ndarray:
+    """NaN where one of them is no number."""
+    try:
+        return np.array(values, np.float32)
+    except ValueError:
+        return np.array(np.nan)
 
 
 CONTEXTS, REACH, WIDTH = 1000, 5, 100  # words that count as company, places to either side, dimensions

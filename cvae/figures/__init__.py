@@ -12,16 +12,21 @@ from pathlib import Path
 from cvae.figures.animation import latent_animation, save_gif
 from cvae.figures.curves import OVERVIEW, curves_figure, run_curves, schedules_figure
 from cvae.figures.latents import latent_figure, plane_picture, run_latents, spread_steps
+from cvae.figures.rate import rate_figure
+from cvae.figures.reviews import accuracy_figure, map_figure
 from cvae.figures.style import ORDER, save
 from cvae.runs import read_run
 
 __all__ = [
     "ORDER",
     "OVERVIEW",
+    "accuracy_figure",
     "curves_figure",
     "latent_animation",
     "latent_figure",
+    "map_figure",
     "plane_picture",
+    "rate_figure",
     "run_pictures",
     "save",
     "save_gif",
@@ -30,10 +35,17 @@ __all__ = [
 
 
 def run_pictures(folder: str | Path) -> list[Path]:
-    """Writes `curves.png` and, for a 2-d latent, `latents.png` into a run folder: the paths."""
+    """Writes `curves.png` and what else the run has records for into its folder: the paths.
+
+    `latents.png` for a 2-d latent, `accuracy.png` for classifiers and `map.png` for a map.
+    """
     run = read_run(folder)
-    written = save(run_curves(run), run.folder, "curves", ("png",))
+    drawn = {"curves": run_curves(run)} if run.metrics or not run.classifiers else {}
     flat = {step: s for step, s in run.latents.items() if s.mean.shape[1] == 2}
     if flat:
-        written += save(run_latents(run, spread_steps(flat)), run.folder, "latents", ("png",))
-    return written
+        drawn["latents"] = run_latents(run, spread_steps(flat))
+    if run.classifiers:
+        drawn["accuracy"] = accuracy_figure([run])
+    if (run.folder / "map.jsonl").exists():
+        drawn["map"] = map_figure([run])
+    return [path for name, figure in drawn.items() for path in save(figure, run.folder, name, ("png",))]

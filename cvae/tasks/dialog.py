@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from cvae import answers, decode, gaussian, metrics, objective, talk
 from cvae.acts import ActClassifier
+from cvae.config import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import UNKNOWN, Exchange, Exchanges, Passages
+from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
@@ -26,6 +28,14 @@ GAIN = 0.996  # the authors' early stopping: a validation counts as better below
 
 class Answering(LanguageModelling):
     """The paper's dialog experiment (protocol B)."""
+
+    def __init__(self, config: Config, model: nn.Module, data: DialogSplits) -> None:
+        super().__init__(config, model, data)
+        # files that only the end of training needs are read now, so that what is wrong with them ends it now
+        if config.task.references is not None:
+            self.references("test")
+        if config.task.vectors is not None:
+            _ = self.vectors
 
     def cut(self, corpus: Exchanges) -> Passages:
         """A split in batches whose contexts overlap."""

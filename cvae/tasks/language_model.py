@@ -12,14 +12,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cvae import measures, metrics, samples
+from cvae import measures, metrics, projector, samples
 from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
+from cvae.folder import RunFolder
 from cvae.gaussian import Gaussian
 from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
 from cvae.tables import BOUND
 from cvae.update.semi_amortized import Refined
+
+PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
 
 
 class LanguageModelling:
@@ -171,6 +174,16 @@ class LanguageModelling:
         with self.measuring():
             means = torch.cat([self.model.posterior(batch).mean for batch in batches])
         return means, [text for batch in batches for text in self.words(batch)]
+
+    def conclude(self, folder: RunFolder) -> dict[str, float]:
+        """What follows training, on the best weights: what it leaves in the folder, and its numbers.
+
+        Here the posterior means of validation sentences, for TensorBoard's projector; a plane needs none.
+        """
+        if self.config.model.latent > 2:
+            means, texts = self.codes("val", PROJECTED)
+            projector.write(folder.path, means.cpu().numpy(), texts)
+        return {}
 
     def score(self, found: dict[str, float]) -> float:
         """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""

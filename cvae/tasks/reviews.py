@@ -2,8 +2,236 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cvae import checkpoint, gaussian, models, projector
+from cvae.classification import Classifier, Probe, Scaling, judge, posteriors, probe, train
+from cvae.config import Config
+from cvae.data.labels import held_out, stratified, without_words
+from cvae.data.text import Splits, fixed
+from cvae.folder import FolderError, RunFolder, append_line, complete_lines
 from cvae.tasks.language_model import LanguageModelling
+
+log = logging.getLogger("cvae")
+
+RECORD = "classifier.jsonl"
+
+
+class Cell(NamedTuple):
+    """One classifier: how it is made, from which share of the labels, and which set of that size."""
+
+    mode: str
+    share: float
+    seed: int
 
 
 class Reviews(LanguageModelling):
-    """A language model of reviews whose z is then asked for their sentiment."""
+    """A language model of reviews whose z is then asked for their sentiment.
+
+    With `init_from` the encoder is that of another run, and nothing is pre-trained.
+    """
+
+    def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
+        if config.init_from is not None:
+            source = RunFolder(config.init_from)
+            source.refuse_as_source(config)
+            restore_encoder(model, source, data.vocabulary.words)
+            weights = (source / "checkpoint_best.pt").read_bytes()
+            prints = data.fingerprints | {"init_from": hashlib.sha256(weights).hexdigest()}
+            data = dataclasses.replace(data, fingerprints=prints)
+        super().__init__(config, model, data)
+        self.settings = config.task.finetune
+        self._fits: dict[tuple[bytes, bytes], Probe] = {}
+
+    def cells(self) -> Iterator[Cell]:
+        """Every classifier in the order in which they are made.
+
+        All labels are one set, on which the probe, whose fit has one solution, differs in its noise only.
+        """
+        for mode in self.settings.modes:
+            for share in self.settings.shares:
+                seeds = self.settings.seeds if mode == "probe" or share < 1 else 1
+                yield from (Cell(mode, share, seed) for seed in range(seeds))
+
+    def conclude(self, folder: RunFolder) -> dict[str, float]:
+        """Makes the classifiers that classifier.jsonl does not have yet, and the map; means over seeds."""
+        self.model.eval()
+        path = folder / RECORD
+        done = {Cell(r["mode"], r["share"], r["seed"]): r for r in complete_lines(path)}
+        for cell in self.cells():
+            if cell in done:
+                continue
+            started = time.perf_counter()
+            done[cell] = cell._asdict() | self.measure(cell) | {"time/seconds": time.perf_counter() - started}
+            append_line(path, done[cell])
+            said = f"{cell.mode}, {done[cell]['labels']:,} labels, seed {cell.seed}"
+            log.info(f"{said} | test accuracy {done[cell]['test/accuracy']:.4f}")
+        if self.settings.map_sentences and set(self.settings.modes) - {"scratch"}:
+            self._draw(folder)
+        return summary([done[cell] for cell in self.cells()]) | {"test/majority": self.majority()}
+
+    def majority(self) -> float:
+        """The test accuracy of the training sentences' most frequent class."""
+        train, test = (self.data.corpora[split].labels for split in ("train", "test"))
+        return float((test == np.bincount(train).argmax()).mean())
+
+    def measure(self, cell: Cell) -> dict[str, Any]:
+        """Accuracies of one classifier on validation and test, and what it was made from."""
+        rows, val = self.sets(cell)
+        make = self._probed if cell.mode == "probe" else self._trained
+        return {"labels": len(rows), "val_labels": len(val)} | make(cell, rows, val)
+
+    def sets(self, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the training and of the validation sentences whose labels a classifier sees."""
+        labels = {split: self.data.corpora[split].labels for split in ("train", "val")}
+        rows = stratified(labels["train"], cell.share, cell.seed)
+        wanted = self.settings.val_ratio * len(rows)
+        return rows, held_out(labels["val"], wanted, self.settings.val_least, cell.seed)
+
+    def _probed(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
+        """The probe on the posterior mean; and on a posterior sample, and on sentences with dropped words."""
+        fitted, labels = self._probe(rows, val), self.data.corpora["test"].labels
+        tested = {"accuracy": self._test.mean, "accuracy_dropped": self._dropped}
+        if not self.config.autoencoder:
+            noise = torch.Generator().manual_seed(cell.seed)
+            tested["accuracy_sample"] = gaussian.sample(self._test, noise)
+        return {"penalty": fitted.penalty, "val/accuracy": fitted.score.accuracy} | {
+            f"test/{name}": judge(fitted.logits(self._scaling(z)), labels).accuracy
+            for name, z in tested.items()
+        }
+
+    def _trained(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
+        """A classifier whose encoder is trained: the pre-trained one from its probe, or a new one."""
+        corpora = self.data.corpora
+        if cell.mode == "finetune":
+            classifier = Classifier(copy.deepcopy(self.model.encoder), self._scaling)
+            classifier.start_from(self._probe(rows, val))
+            rate = self.settings.encoder_lr
+        else:
+            classifier = Classifier(self._new_encoder(cell.seed), Scaling(torch.zeros(self._size), 1.0))
+            rate = self.settings.lr
+        updates, score = train(
+            classifier,
+            corpora["train"],
+            rows,
+            lambda: classifier.judge(corpora["val"], val),
+            self.settings,
+            rate,
+            cell.seed,
+        )
+        test = classifier.judge(corpora["test"], np.arange(len(corpora["test"])))
+        return {"updates": updates, "val/accuracy": score.accuracy, "test/accuracy": test.accuracy}
+
+    def _probe(self, rows: np.ndarray, val: np.ndarray) -> Probe:
+        """The logistic layer of a label set; the same sets are fitted once."""
+        key = rows.tobytes(), val.tobytes()
+        if key not in self._fits:
+            labelled = [
+                part
+                for split, chosen in (("train", rows), ("val", val))
+                for part in (
+                    self._scaling(self._means[split][chosen]),
+                    self.data.corpora[split].labels[chosen],
+                )
+            ]
+            self._fits[key] = probe(*labelled, self.settings.penalties)
+        return self._fits[key]
+
+    def _new_encoder(self, seed: int) -> nn.Module:
+        """Freshly initialised, without touching the global noise."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = models.build(self.config.model, len(self.data.vocabulary))
+        return model.encoder.to(self.device)
+
+    @property
+    def _size(self) -> int:
+        return self.config.model.latent
+
+    @cached_property
+    def _means(self) -> dict[str, Tensor]:
+        """Posterior means [N, Z] of the sentences that classifiers learn and choose from."""
+        return {
+            split: posteriors(self.model.encoder, self.data.corpora[split]).mean for split in ("train", "val")
+        }
+
+    @cached_property
+    def _scaling(self) -> Scaling:
+        """From all training sentences: it needs no label."""
+        return Scaling.of(self._means["train"])
+
+    @cached_property
+    def _test(self) -> gaussian.Gaussian:
+        """Posteriors of the test sentences."""
+        return posteriors(self.model.encoder, self.data.corpora["test"])
+
+    @cached_property
+    def _dropped(self) -> Tensor:
+        """Posterior means of the test sentences with words left out."""
+        words = len(self.data.vocabulary)
+        less = without_words(self.data.corpora["test"], self.settings.dropped, words)
+        return posteriors(self.model.encoder, less).mean
+
+    def _draw(self, folder: RunFolder) -> None:
+        """The same test sentences of every run: their means for TensorBoard's projector, and in a plane."""
+        corpus = self.data.corpora["test"]
+        rows = fixed(self.settings.map_sentences, len(corpus))
+        texts = self.words(corpus.batch(rows))
+        means, labels = self._test.mean[torch.from_numpy(rows)].numpy(), corpus.labels[rows]
+        projector.write(folder.path, means, texts, ["positive" if label else "negative" for label in labels])
+        projector.write_map(folder.path, means, labels)
+
+
+def summary(records: list[dict[str, Any]]) -> dict[str, float]:
+    """test/accuracy*/<mode>/<share> and their sample standard deviations over seeds; labels/<share>."""
+    found: dict[str, float] = {}
+    for mode, share in dict.fromkeys((record["mode"], record["share"]) for record in records):
+        members = [r for r in records if (r["mode"], r["share"]) == (mode, share)]
+        found[f"labels/{share:g}"] = members[0]["labels"]
+        for key in (key for key in members[0] if key.startswith("test/")):
+            values = [member[key] for member in members]
+            found[f"{key}/{mode}/{share:g}"] = float(np.mean(values))
+            if len(values) > 1:
+                found[f"{key}_std/{mode}/{share:g}"] = float(np.std(values, ddof=1))
+    return found
+
+
+def restore_encoder(model: nn.Module, source: RunFolder, words: list[str]) -> None:
+    """Gives the model the encoder of a run's best checkpoint.
+
+    Raises FolderError where the words behind its numbers are others or a weight does not fit, naming it.
+    """
+    theirs = checkpoint.load(source / "checkpoint_best.pt")["model"]
+    theirs = {name: tensor for name, tensor in theirs.items() if name.startswith("encoder.")}
+    ours = {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
+    shapes = [{name: tuple(tensor.shape) for name, tensor in part.items()} for part in (theirs, ours)]
+    differing = [
+        f"{name} is {_shape(shapes[0].get(name))} there and {_shape(shapes[1].get(name))} here"
+        for name in sorted(theirs.keys() | ours.keys())
+        if shapes[0].get(name) != shapes[1].get(name)
+    ]
+    if differing:
+        raise FolderError(f"init_from={source}: its encoder does not fit: {'; '.join(differing)}")
+    there = (source / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
+    if there != words:
+        first = next(n for n, word in enumerate(words) if there[n : n + 1] != [word])
+        raise FolderError(
+            f"init_from={source}: its encoder.embedding.weight stands for other words: number {first} is"
+            f" {there[first]} there and {words[first]} here"
+        )
+    model.encoder.load_state_dict({name.removeprefix("encoder."): theirs[name] for name in ours})
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " × ".join(map(str, shape))

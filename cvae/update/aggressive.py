@@ -32,9 +32,10 @@ class AggressiveUpdate(Update):
         super().__post_init__()
         if not isinstance(encoder := getattr(self.model, "encoder", None), nn.Module):
             raise UserError("update=aggressive needs a model with an encoder of its own, which this has not")
-        self.encoder = list(encoder.parameters())
-        ours = set(map(id, self.encoder))
-        self.decoder = [parameter for parameter in self.parameters if id(parameter) not in ours]
+        others = [child for child in self.model.children() if child is not encoder]
+        theirs = {id(p): p for child in others for p in child.parameters()}  # what both use is the decoder's
+        self.decoder = list(theirs.values())
+        self.encoder = [parameter for parameter in self.parameters if id(parameter) not in theirs]
         self.active, self.information = True, -math.inf
         self.inner = self.updates = 0
 

@@ -1,0 +1,105 @@
+"""The accuracies of task=yelp's classifiers, gathered from run folders: for a figure and for a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cvae.runs import Group, Run, RunsError, differing_keys, refuse_mixture
+from cvae.tables import Cell, Table
+
+MODES = ("probe", "finetune", "scratch")
+ACCURACIES = ("test/accuracy", "test/accuracy_sample", "test/accuracy_dropped")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One way of making classifiers: for each share of labels its test accuracies in percent.
+
+    `group` is the pre-training's schedule and learning rate; None without pre-training.
+    """
+
+    mode: str
+    group: Group | None
+    cells: dict[float, Cell]
+    labels: dict[float, int]
+
+
+def pretrained(runs: Sequence[Run]) -> list[Run]:
+    """The runs that have classifiers on a pre-trained encoder."""
+    return [run for run in runs if any(record["mode"] != "scratch" for record in run.classifiers)]
+
+
+def majority(runs: Sequence[Run]) -> float | None:
+    """The accuracy in percent of always saying the most frequent class, where a run knows it."""
+    found = [run.results["test/majority"] for run in runs if "test/majority" in run.results]
+    return 100 * found[0] if found else None
+
+
+def scores(runs: Sequence[Run], order: Sequence[str], measure: str = ACCURACIES[0]) -> list[Scores]:
+    """Every way of making classifiers that the runs have: by mode, then schedules in the given order.
+
+    Label sets, and runs that differ in their seed only, are folded. Raises RunsError where there are none,
+    and where runs that cannot be folded stand for the same line.
+    """
+    members: dict[tuple[str, Group | None], list[Run]] = {}
+    for run in runs:
+        for mode in dict.fromkeys(record["mode"] for record in run.classifiers):
+            members.setdefault((mode, None if mode == "scratch" else run.group), []).append(run)
+    if not members:
+        raise RunsError("none of these runs has classifiers: a run of task=yelp leaves classifier.jsonl")
+    for (_, group), folded in members.items():
+        refuse_mixture(folded) if group else _refuse_different_scratch(folded)
+    rank = {name: place for place, name in enumerate(order)}
+    ranked = sorted(members, key=lambda m: (MODES.index(m[0]), rank.get((m[1] or ("",))[0], 99), m[1] or ()))
+    found = [_gathered(mode, group, members[mode, group], measure) for mode, group in ranked]
+    return [score for score in found if score.cells]
+
+
+def _gathered(mode: str, group: Group | None, runs: Sequence[Run], measure: str) -> Scores:
+    """Without pre-training the same label set gives the same classifier in every run, and counts once."""
+    values: dict[float, dict[tuple[int, int], float]] = {}
+    labels: dict[float, int] = {}
+    for run in runs:
+        for record in run.classifiers:
+            if record["mode"] == mode and measure in record:
+                key = (run.seed if group else 0, record["seed"])
+                values.setdefault(record["share"], {})[key] = 100 * record[measure]
+                labels[record["share"]] = record["labels"]
+    cells = {share: Cell(tuple(values[share].values())) for share in sorted(values)}
+    return Scores(mode, group, cells, labels)
+
+
+def _refuse_different_scratch(runs: Sequence[Run]) -> None:
+    """What makes a classifier without pre-training must be the same in all runs that have one."""
+    parts = ("dataset.", "model.", "task.finetune.")
+    settings = [
+        replace(run, config={part: run.config.get(part) for part in ("dataset", "model", "task")})
+        for run in runs
+    ]
+    keys = [key for key in differing_keys(settings) if key.startswith(parts)]
+    if keys := [key for key in keys if key != "task.finetune.modes"]:
+        raise RunsError(
+            f"classifiers without pre-training cannot be folded: the runs differ in {', '.join(keys)}"
+        )
+
+
+def accuracy_table(runs: Sequence[Run], order: Sequence[str]) -> Table:
+    """Test accuracy in percent: a row for each way of making classifiers, a column for each share of labels.
+
+    Of a probe also with a posterior sample in place of the mean, and with words dropped.
+    """
+    rows = [(measure, score) for measure in ACCURACIES for score in scores(runs, order, measure)]
+    labels = {share: count for _, score in rows for share, count in score.labels.items()}
+    features = dict(zip(ACCURACIES, ("", " on a sample of z", ", words dropped"), strict=True))
+    varies = len({score.group[1] for _, score in rows if score.group}) > 1
+    body = [
+        [
+            f"{score.mode}{features[measure]}",
+            "–" if score.group is None else ", ".join(score.group if varies else score.group[:1]),
+            *(score.cells.get(share, Cell(())) for share in sorted(labels)),
+        ]
+        for measure, score in rows
+    ]
+    head = ["classifier", "schedule", *(f"{100 * share:g} % ({labels[share]:,})" for share in sorted(labels))]
+    return Table(head, body)
