@@ -60,26 +60,32 @@ def comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def drawn(runs: Sequence[Run]) -> Iterator[tuple[str, str, str]]:
-    """(caption, data URI, why there is none) of each figure that these runs allow."""
-    for name, members in list(comparable(runs).items())[:FIGURES]:
+def drawers(runs: Sequence[Run]) -> Iterator[tuple[str, Callable[[], Figure]]]:
+    """Captions of the figures that these runs may allow, and what draws them."""
+    if any(run.classifiers for run in runs):
+        yield "Accuracy against labels", partial(figures.accuracy_figure, runs)
+        yield "The test sentences' means by sentiment", partial(figures.map_figure, runs)
+    parts = comparable(runs)
+    if len(parts) > 1:
+        yield "KL against rec", partial(figures.rate_figure, runs)
+    for name, members in list(parts.items())[:FIGURES]:
         recorded = {key for run in members for record in run.metrics for key in record}
-        overview = [panel for panel in figures.OVERVIEW if panel[0] in recorded]
-        drawers: dict[str, Callable[[], Figure]] = {}
-        if overview:
-            drawers["Over updates"] = partial(figures.curves_figure, members, overview)
+        where = f": {name}" if name else ""
+        if overview := [panel for panel in figures.OVERVIEW if panel[0] in recorded]:
+            yield f"Over updates{where}", partial(figures.curves_figure, members, overview)
         if any(run.task == "toy" for run in members):
-            drawers["The paper's Figure 4"] = partial(figures.curves_figure, members)
+            yield f"The paper's Figure 4{where}", partial(figures.curves_figure, members)
         if any(run.latents for run in members):
-            drawers["The latent plane over training"] = partial(figures.latent_figure, members)
-        if any(run.classifiers for run in members):
-            drawers["Accuracy against labels"] = partial(figures.accuracy_figure, members)
-        for caption, draw in drawers.items():
-            caption += f": {name}" if name else ""
-            try:
-                yield caption, inlined(draw()), ""
-            except RunsError as error:
-                yield caption, "", str(error)
+            yield f"The latent plane over training{where}", partial(figures.latent_figure, members)
+
+
+def drawn(runs: Sequence[Run]) -> Iterator[tuple[str, str, str]]:
+    """(caption, data URI, why there is none) of each figure."""
+    for caption, draw in drawers(runs):
+        try:
+            yield caption, inlined(draw()), ""
+        except RunsError as error:
+            yield caption, "", str(error)
     if (left := len(comparable(runs)) - FIGURES) > 0:
         yield f"{left} more settings", "", "scripts/figures.py draws them from their folders"
 
