@@ -346,11 +346,6 @@ class TestCombinations:
                 {"init_from": "x", "task.finetune.modes": ["scratch"]},
                 "init_from restores an encoder: task.finetune.modes must have probe or finetune",
             ),
-            (
-                "task=ptb",
-                {"init_from": "x"},
-                "init_from restores an encoder for classification: only task=yelp",
-            ),
             ("", {"train.steps": 3}, "schedule.cycles is more than the 3 updates of train.steps"),
             ("", {"train.steps": 9, "lr.warmup": 10}, "lr.warmup is more than the 9 updates of train.steps"),
             ("", {"objective.free_bits": 1, "schedule": {"name": "none"}}, "and schedule=none has none"),
