@@ -109,6 +109,13 @@ def text(found: Found) -> str:
     return "\n".join(parts)
 
 
+def glimpse(task: LanguageModelling, count: int = 4) -> str:
+    """What is kept of each validation: greedy sentences, and readings of the same validation sentences."""
+    sampler = Sampler(task, without_unknown(How()))
+    found = {} if task.config.autoencoder else sampler.prior(count)
+    return text(found | sampler.reconstructions(sampler.sentences("val", count)))
+
+
 def overview(task: LanguageModelling) -> str:
     """The page a finished run keeps: greedy and drawn sentences, reconstructions, two interpolations."""
     greedy = Sampler(task, without_unknown(How()))

@@ -33,9 +33,8 @@ class AggressiveUpdate(Update):
         if not isinstance(encoder := getattr(self.model, "encoder", None), nn.Module):
             raise UserError("update=aggressive needs a model with an encoder of its own, which this has not")
         others = [child for child in self.model.children() if child is not encoder]
-        # what both use, such as shared word vectors, is the decoder's
-        self.decoder = list(dict.fromkeys(p for child in others for p in child.parameters()))
-        theirs = set(map(id, self.decoder))
+        theirs = {id(p): p for child in others for p in child.parameters()}  # what both use is the decoder's
+        self.decoder = list(theirs.values())
         self.encoder = [parameter for parameter in self.parameters if id(parameter) not in theirs]
         self.active, self.information = True, -math.inf
         self.inner = self.updates = 0
