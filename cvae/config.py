@@ -487,7 +487,7 @@ def contradictions(config: Any) -> typing.Iterator[str]:
             yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
         if latent == 0:
             yield "task=yelp classifies z: model.latent must be > 0"
-        yield from _finetune_contradictions(config.task.finetune, config.init_from)
+        yield from _finetune_contradictions(config)
     names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
     dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
     if any(dialog) and not all(dialog) and UNKNOWN not in names:
@@ -535,16 +535,16 @@ def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Itera
             yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
 
 
-def _finetune_contradictions(finetune: Any, init_from: Any) -> typing.Iterator[str]:
+def _finetune_contradictions(config: Any) -> typing.Iterator[str]:
     """The same of the classifiers."""
+    finetune = config.task.finetune
     lists = {name: getattr(finetune, name, UNKNOWN) for name in ("modes", "shares", "penalties")}
-    known = {name: values for name, values in lists.items() if isinstance(values, list)}
-    for name, values in known.items():
-        if len(set(values)) < len(values):
+    for name, values in lists.items():
+        if isinstance(values, list) and len(set(values)) < len(values):
             yield f"task.finetune.{name} names a value twice"
-        if not values and name != "modes" and lists["modes"]:
+        if values == [] and name != "modes" and lists["modes"]:
             yield f"task.finetune.{name} is empty: give one value at least, or leave out all modes"
-    if isinstance(init_from, str) and lists["modes"] in ([], ["scratch"]):
+    if config.init_from is not None and not config.reset_decoder and lists["modes"] in ([], ["scratch"]):
         yield "init_from restores an encoder: task.finetune.modes must have probe or finetune"
 
 

@@ -170,17 +170,20 @@ class RunFolder:
         return dataclasses.replace(config, **changed)
 
     def refuse_as_source(self, config: Config) -> None:
-        """Raises FolderError where no finished run that fits `init_from` is here."""
-        wish = f"init_from={self}"
-        if (record := self.record) is None:
-            raise FolderError(f"{wish} is not a run folder: it has no run.json")
-        if not self.results.get("finished") or not (self / "checkpoint_best.pt").exists():
-            raise FolderError(f"{wish} holds no finished pre-training")
-        for key in ("task.name", "schedule.name", "model.name"):
-            there, here = (identity(container)[key] for container in (record["config"], config.container))
+        """Raises FolderError where `init_from` is this folder and no finished run that fits is in it.
+
+        What is only classified must have been pre-trained as this run says.
+        """
+        if (record := self.record) is None or not self.results.get("finished"):
+            raise FolderError(f"init_from={self} is not the folder of a finished run")
+        if not (self / "checkpoint_best.pt").exists():
+            raise FolderError(f"init_from={self} was not trained: it has no checkpoint_best.pt")
+        for group in () if config.pretrains else ("task", "model", "schedule"):
+            there, here = record["config"][group]["name"], config.container[group]["name"]
             if there != here:
-                group = key.partition(".")[0]
-                raise FolderError(f"{wish} was run with {group}={there}, and this run has {group}={here}")
+                raise FolderError(
+                    f"init_from={self} was run with {group}={there}, and this run has {group}={here}"
+                )
 
     def refuse_other(self, config: Config) -> None:
         """Raises FolderError, naming the keys that differ, where the folder holds another run."""

@@ -275,6 +275,8 @@ class Loop:
         recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
+        with self.task.measuring():
+            recorder.append("samples.jsonl", {"step": self.step, "text": self.task.glimpse()})
         self.update.validated(measured["val"])
         self.scores.append(self.task.score(measured["val"]))
         if self.scores[-1] < self.best:

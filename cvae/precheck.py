@@ -117,6 +117,7 @@ def _check_jobs(args: Namespace) -> Sweep | None:
     parsed = [_parsed(override) for override in args.overrides]
     plain = [o.input_line for o in parsed if not o.is_sweep_override()]
     base = _compose(name, plain)
+    base.hydra.job.num, base.hydra.job.id = 0, "0"
     jobs = _jobs(base.hydra, parsed, args.multirun)
     for number, job in enumerate(jobs[:CHECKED]):
         cfg = base if job == plain else _compose(name, job)
@@ -141,11 +142,12 @@ def _check_jobs(args: Namespace) -> Sweep | None:
 def _folders(name: str, jobs: list[list[str]]) -> Iterator[tuple[str, list[str]]]:
     """Each job of a sweep by its folder, composed once for all that differ in nothing that names a folder."""
     alike: dict[tuple[str, ...], DictConfig] = {}
-    for job in jobs:
+    for number, job in enumerate(jobs):
         naming = tuple(o for o in job if re.match(r"\+*(name|task|experiment|hydra[./].*)=", o))
         if naming not in alike:
             alike[naming] = _compose(name, job)
         cfg = alike[naming]
+        cfg.hydra.job.num, cfg.hydra.job.id = number, str(number)
         cfg.hydra.overrides.task = overrides = [o for o in job if not o.startswith("hydra")]
         yield _output_dir(cfg, True), overrides
 

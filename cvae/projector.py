@@ -19,10 +19,15 @@ CONFIG = """embeddings {
 """
 
 
-def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequence[str]) -> None:
-    """What the projector shows of a run: means [N, Z], each with its sentence and label."""
+def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequence[str] = ()) -> None:
+    """What the projector shows of a run: means [N, Z], each with its sentence and, if there are any, label.
+
+    TensorBoard finds these files beside the events; `add_embedding` would add a folder at each start.
+    """
     rows = ["\t".join(f"{value:.4g}" for value in row) for row in means.tolist()]
-    about = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(texts, labels, strict=True))]
+    about = [*texts]  # a head is for several columns only
+    if labels:
+        about = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(texts, labels, strict=True))]
     write_atomically(folder / "projector_means.tsv", "\n".join(rows) + "\n")
     write_atomically(folder / "projector_sentences.tsv", "\n".join(about) + "\n")
     write_atomically(folder / "projector_config.pbtxt", CONFIG)

@@ -12,7 +12,9 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from cvae.config import Config, identity
+from cvae.figures import plane_picture
 from cvae.folder import FolderError, RunFolder
+from cvae.runs import Snapshot
 
 log = logging.getLogger("cvae")
 
@@ -46,7 +48,12 @@ class Recorder:
         self.folder = folder
         self.config = config
         self._files = {}
-        for name in ("metrics.jsonl", "latents.jsonl"):
+        self._show = {
+            "metrics.jsonl": self._scalars,
+            "latents.jsonl": self._plane,
+            "samples.jsonl": self._text,
+        }
+        for name in self._show:
             self._open(name, offsets.get(name, 0))
         self.board = SummaryWriter(str(folder.path), purge_step=step)
         self.board.add_custom_scalars(LAYOUT)
@@ -70,15 +77,26 @@ class Recorder:
 
     def _replay(self, step: int) -> None:
         """Gives TensorBoard what purging took from it although the checkpoint came after it."""
-        for line in (self.folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            if record["step"] >= step:
-                self._scalars(record)
+        for name, show in self._show.items():
+            path = self.folder / name
+            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+                record = json.loads(line)
+                if record["step"] >= step:
+                    show(record)
 
     def _scalars(self, record: dict[str, Any]) -> None:
         for tag, value in record.items():
             if tag != "step":
                 self.board.add_scalar(tag, value, record["step"])
+
+    def _plane(self, record: dict[str, Any]) -> None:
+        """The latent plane as it is now, if it is a plane."""
+        if len(record["mean"][0]) == 2:
+            pixels = plane_picture(Snapshot.of(record), record["step"], self.config.autoencoder)
+            self.board.add_image("pictures/plane", pixels, record["step"], dataformats="HWC")
+
+    def _text(self, record: dict[str, Any]) -> None:
+        self.board.add_text("samples", record["text"], record["step"])
 
     def write(self, step: int, values: dict[str, float], spoken: str = "") -> None:
         """One record of scalars at an optimiser step; the console gets those named in `spoken`.
@@ -86,18 +104,17 @@ class Recorder:
         `spoken` is a line with keys in braces, as in "val rec {val/rec:.4g}". Wall-clock values live below
         time/ only.
         """
-        record = {"step": step, **values}
-        self.append("metrics.jsonl", record)
-        self._scalars(record)
+        self.append("metrics.jsonl", {"step": step, **values})
         if spoken:
             log.info(spoken.format_map(values))
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """One line of JSON to one of the run's records."""
+        """One line of JSON to one of the run's records, and the same to TensorBoard."""
         if name not in self._files:
             self._files[name] = (self.folder / name).open("ab")
         self._files[name].write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._files[name].flush()
+        self._show[name](record)
 
     def offsets(self) -> dict[str, int]:
         """The lengths of the records in bytes, all of it on the disk: what a checkpoint remembers."""

@@ -20,6 +20,7 @@ from cvae.reading import UserError
 from cvae.record import METRICS, Recorder
 from cvae.tables import MEASURES
 from cvae.tasks.language_model import LanguageModelling
+from cvae.transfer import take_from
 
 log = logging.getLogger("cvae")
 
@@ -76,30 +77,6 @@ def reopen(config: Config, folder: RunFolder, which: str = "best") -> LanguageMo
     return task
 
 
-def take_from(source: RunFolder, task: LanguageModelling, encoder_only: bool) -> None:
-    """Gives a model the weights of a finished run's best checkpoint: all of them, or its encoder's.
-
-    Raises FolderError where there is no such run, where its data or words are others, and where weights are
-    missing or differ in shape.
-    """
-    if source.record is None or not source.results.get("finished"):
-        raise FolderError(f"init_from={source} is not the folder of a finished run")
-    source.refuse_other_data(task.data.fingerprints)
-    if (source / "vocabulary.txt").read_text(encoding="utf-8") != _vocabulary(task):
-        raise FolderError(f"init_from={source} has another vocabulary.txt: its weights are about other words")
-    part = "encoder." if encoder_only else ""
-    there, here = (
-        {name: weight for name, weight in weights.items() if name.startswith(part)}
-        for weights in (checkpoint.load(source / "checkpoint_best.pt")["model"], task.model.state_dict())
-    )
-    shapes = [{name: tuple(weight.shape) for name, weight in side.items()} for side in (there, here)]
-    if not here or shapes[0] != shapes[1]:
-        differing = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
-        misfit = ", ".join(dict.fromkeys(differing)) or "there is no encoder to take"
-        raise FolderError(f"init_from={source} is a model of another shape: {misfit}")
-    task.model.load_state_dict(there, strict=not encoder_only)
-
-
 def evaluate(task: LanguageModelling, split: str) -> dict[str, float]:
     """All measures of a split, by the names they have in results.json."""
     found = task.evaluate(split, thorough=True)
@@ -115,11 +92,7 @@ def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[s
     for name, text in composition.items():
         (folder / ".hydra").mkdir(exist_ok=True)
         write_atomically(folder / ".hydra" / name, text)
-    write_atomically(folder / "vocabulary.txt", _vocabulary(task))
-
-
-def _vocabulary(task: LanguageModelling) -> str:
-    return "\n".join(task.data.vocabulary.words) + "\n"
+    write_atomically(folder / "vocabulary.txt", task.data.vocabulary.text)
 
 
 def _train(config: Config, folder: RunFolder, task: LanguageModelling) -> float:

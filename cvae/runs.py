@@ -30,6 +30,12 @@ class Snapshot:
     logvar: np.ndarray
     label: np.ndarray
 
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Snapshot:
+        """From a line of latents.jsonl."""
+        mean, logvar = (np.array(record[key], dtype=float) for key in ("mean", "logvar"))
+        return cls(mean, logvar, np.array(record["label"], dtype=int))
+
 
 @dataclass(frozen=True)
 class Map:
@@ -132,18 +138,17 @@ def read_latents(path: Path) -> dict[int, Snapshot]:
     snapshots = {}
     for number, record in _lines(path) if path.exists() else ():
         try:
-            mean, logvar = (np.array(record[key], dtype=float) for key in ("mean", "logvar"))
-            label = np.array(record["label"], dtype=int)
+            found = Snapshot.of(record)
         except (KeyError, TypeError, ValueError):
             raise RunsError(
                 f"{path}, line {number}: needs mean [N, Z], logvar [N, Z] and label [N]"
             ) from None
-        if mean.ndim != 2 or mean.shape != logvar.shape or label.shape != mean.shape[:1]:
+        mean, logvar, label = (part.shape for part in (found.mean, found.logvar, found.label))
+        if len(mean) != 2 or mean != logvar or label != mean[:1]:
             raise RunsError(
-                f"{path}, line {number}: mean {mean.shape}, logvar {logvar.shape} and label "
-                f"{label.shape} do not fit together"
+                f"{path}, line {number}: mean {mean}, logvar {logvar} and label {label} do not fit together"
             )
-        snapshots[record["step"]] = Snapshot(mean, logvar, label)
+        snapshots[record["step"]] = found
     return snapshots
 
 

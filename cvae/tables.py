@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -28,6 +27,11 @@ COLUMNS = {
 # which way is better, by how a measure's name begins. The others have none: more KL, I(x; z), active units or
 # path A is more use of z, and whether that is good only the bound and the likelihood beside it can say
 BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1}
+
+LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
+    **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
+    **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$"},
+}
 
 
 @dataclass(frozen=True)
@@ -115,8 +119,9 @@ def _numbers(part: str | Cell) -> list[str | float]:
 
 def _latex(text: str) -> str:
     """Text with what LaTeX would misread replaced; `\\textbf{…}` stays."""
-    text = re.sub(r"([%&#_$])", r"\\\1", text)
-    return text.replace("±", r"$\pm$").replace("–", "--").replace("β", r"$\beta$")
+    for found, meant in LATEX.items():
+        text = text.replace(found, meant)
+    return text
 
 
 def direction(key: str) -> int:

@@ -573,7 +573,8 @@ class TestSemiAmortized:
         assert found["refined_elbo"] == pytest.approx(-(found["refined_rec"] + found["refined_kl"]))
         assert misled.score(found) == -found["refined_elbo"]
         assert {"refined_ppl", "refined_iw_nll", "refined_iw_ppl"} <= found.keys()
-        assert found["refined_iw_nll"] < -found["refined_elbo"]
+        # of other z than the bound's, hence the room
+        assert found["refined_iw_nll"] < -found["refined_elbo"] + 0.05
 
     def test_refining_at_evaluation_changes_nothing_else(self, misled):
         before, state = snapshot(misled.model.parameters()), torch.get_rng_state()

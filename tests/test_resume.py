@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from cvae import checkpoint, figures
 from cvae.config import Config
@@ -97,6 +97,7 @@ def outcome(folder: Path) -> dict:
     return {
         "metrics": [without_time(json.loads(line)) for line in lines],
         "latents": latents.read_text() if latents.exists() else None,
+        "samples": (folder / "samples.jsonl").read_text(),
         "results": without_time(json.loads((folder / "results.json").read_text())),
         "weights": {
             (which, name): tensor.tolist()
@@ -106,11 +107,15 @@ def outcome(folder: Path) -> dict:
     }
 
 
+SHOWN = ("scalars", "images", "text")
+
+
 def board(folder: Path) -> dict[str, list[int]]:
-    """The steps of every scalar, as TensorBoard reads the folder."""
-    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    """The steps of every scalar and picture, and of the sample texts, as TensorBoard reads the folder."""
+    events = EventAccumulator(str(folder), size_guidance={}, tensor_size_guidance=dict.fromkeys(SHOWN, 0))
     events.Reload()
-    return {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith(("_hparams_", "custom_scalars"))]
+    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +182,7 @@ def test_a_crash_while_the_results_are_made_leaves_the_run_unfinished(
     run(configured(*TOY), RunFolder(tmp_path))
     assert outcome(tmp_path) == outcome(whole["toy"])
     assert all(len(steps) == len(set(steps)) for steps in board(tmp_path).values())
+    assert board(tmp_path)["pictures/plane"] == [10, 20, 30, 40]
 
 
 def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
@@ -194,6 +200,7 @@ def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
         for tag in json.loads(line)
         if tag != "step"
     }
+    assert read.pop("samples/text_summary") == read["val/elbo"]
     assert {(tag, step) for tag, steps in read.items() for step in steps} == expected
     assert all(len(steps) == len(set(steps)) for steps in read.values())
 

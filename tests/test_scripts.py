@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import shutil
+from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
@@ -252,7 +254,61 @@ def test_publishing_keeps_means_and_validations_and_drops_places(runs, tmp_path,
     assert "path" not in copy.config["dataset"]
 
 
+class Balanced(HTMLParser):
+    """Fails on tags that do not match, and collects what a page would load from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loaded: list[str] = []
+        self.words = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.loaded += [value for key, value in attrs if key in ("src", "href")]
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words += data
+
+
+def test_the_report_is_one_page_with_tables_figures_sentences_and_failures(runs, tmp_path, capsys):
+    folder = tmp_path / "toy"
+    shutil.copytree(runs, folder)
+    plan({str(folder / "gone"): ["schedule=<none>"]})
+    RunFolder(folder / "broken").fail(UserError("no <data> at all"))
+    assert script("report").main([str(folder)]) == 0
+    assert capsys.readouterr().out == f"{folder / 'report.html'}\n"
+    page = Balanced()
+    page.feed((folder / "report.html").read_text())
+    assert page.open == []
+    assert len(page.loaded) == 3
+    assert all(uri.startswith("data:image/png;base64,") for uri in page.loaded)
+    mean = find_runs([folder / "cyclical-0", folder / "cyclical-1"])
+    for words in (
+        "7 runs: 4 done, 1 failed, 1 stopped, 1 missing",
+        "no <data> at all",
+        "python train.py 'schedule=<none>'",
+        f"{sum(one.results['test/rec'] for one in mean) / 2:.2f}",
+        "constant, seed 0",
+        "z from the prior",
+        "draws: 2",
+    ):
+        assert words in page.words
+
+
+def test_the_reports_markdown_is_that_of_samples():
+    text = "## A `b`\n\n- one <unk>\n  - two\n- three\n1. four **five**\n\nsix"
+    assert script("report").markdown(text).replace("\n", "") == (
+        "<h4>A <code>b</code></h4><ul><li>one &lt;unk&gt;</li><ul><li>two</li></ul><li>three</li>"
+        "<li>four <b>five</b></li></ul><p>six</p>"
+    )
+
+
 def test_scripts_name_what_is_missing(tmp_path, capsys):
-    for name in ("table", "publish"):
+    for name in ("table", "publish", "report", "status"):
         assert script(name).main([str(tmp_path / "nowhere")]) == 1
         assert "no such folder" in capsys.readouterr().err

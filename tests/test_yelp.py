@@ -391,11 +391,11 @@ def test_init_from_restores_exactly_and_gives_the_same_classifiers(
     [
         (
             "model.filters=5",
-            "does not fit: encoder.first.bias is 4 there and 5 here; encoder.first.weight is ",
+            "is a model of another shape: encoder.first.bias, encoder.first.weight, encoder.",
         ),
         ("schedule=none", "was run with schedule=cyclical, and this run has schedule=none"),
-        ("dataset.share.train=0.5", "encoder.embedding.weight stands for other words: number "),
-        ("init_from=/nowhere", "init_from=/nowhere is not a run folder: it has no run.json"),
+        ("dataset.share.train=0.5", "has another vocabulary.txt: its weights are about other words"),
+        ("init_from=/nowhere", "init_from=/nowhere is not the folder of a finished run"),
         ("model=sentence", "was run with model=review, and this run has model=sentence"),
     ],
 )

@@ -39,6 +39,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.words)
 
+    @property
+    def text(self) -> str:
+        """The words, one a line: vocabulary.txt of a run."""
+        return "\n".join(self.words) + "\n"
+
     def encode(self, sentence: Sequence[str]) -> list[int]:
         """`<s>` words `</s>` as numbers."""
         return [BOS, *(self.index.get(word, UNK) for word in sentence), EOS]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cvae.figures.animation import latent_animation, save_gif
 from cvae.figures.curves import OVERVIEW, curves_figure, run_curves, schedules_figure
-from cvae.figures.latents import latent_figure, run_latents, spread_steps
+from cvae.figures.latents import latent_figure, plane_picture, run_latents, spread_steps
 from cvae.figures.rate import rate_figure
 from cvae.figures.reviews import accuracy_figure, map_figure
 from cvae.figures.style import ORDER, save
@@ -25,6 +25,7 @@ __all__ = [
     "latent_animation",
     "latent_figure",
     "map_figure",
+    "plane_picture",
     "rate_figure",
     "run_pictures",
     "save",

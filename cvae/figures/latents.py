@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
@@ -228,6 +229,25 @@ def spread_steps(available: Iterable[int], count: int = 6) -> list[int]:
         return list(SNAPSHOTS)
     places = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
     return [steps[place] for place in places]
+
+
+def plane_picture(snapshot: Snapshot, step: int, exact: bool = False) -> np.ndarray:
+    """Pixels [H, W, 3] of one snapshot, small and quickly drawn.
+
+    Pictures of a run are to the same scale, unless its z go far: ±4, ±8, ±16 and so on.
+    """
+    z, label = clouds(snapshot, 100, exact)
+    limit = 4.0
+    while limit < plane_limit([z]):
+        limit *= 2
+    figure = Figure(figsize=(2.4, 2.6), dpi=110)
+    ax = figure.add_axes((0.02, 0.02, 0.96, 0.88))
+    plane(ax, limit, (1, 2))
+    scatter(ax, z, label)
+    ax.set_title(f"update {step:,}, as far as ±{limit:.0f}", fontsize=9, pad=4)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
 def run_latents(run: Run, steps: Sequence[int], samples: int = 300) -> Figure:

@@ -22,6 +22,7 @@ from cvae.gaussian import Gaussian
 from cvae.objective import Terms
 from cvae.tasks.language_model import LanguageModelling
 
+NO_PRIOR = "schedule=none has no prior to answer from.\n"
 GAIN = 0.996  # the authors' early stopping: a validation counts as better below this share of the last such
 
 
@@ -173,8 +174,21 @@ class Answering(LanguageModelling):
     def page(self) -> str:
         """What a finished run keeps for reading: contexts of test with the reference and the answers."""
         if self.config.autoencoder:
-            return "schedule=none has no prior to answer from.\n"
+            return NO_PRIOR
         return talk.page({"answers": talk.conversations(self, "test", self.config.task.examples)})
+
+    def glimpse(self) -> str:
+        """At each validation: what was said last, the reference, and the answers, without acts: they cost."""
+        if self.config.autoencoder:
+            return NO_PRIOR
+        corpus, words = self.data.corpora["val"], self.data.vocabulary.words
+        rows = np.sort(fixed(4, len(corpus)))
+        lines = []
+        for row, some in zip(rows, self.answers("val", rows), strict=True):
+            last, said = (corpus.context(row) or [[]])[-1], corpus.sentences(np.array([row]))[0]
+            texts = [" ".join(words[number] for number in one) for one in (last, said, *some)]
+            lines += ["", f"{texts[0]} → **{texts[1]}**", "", *(f"- {text}" for text in texts[2:])]
+        return "\n".join(lines)
 
     def _beside_data(self, name: str) -> Path:
         """A file in the data set's folder, or anywhere by its whole path."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from cvae import measures, metrics, samples
+from cvae import measures, metrics, projector, samples
 from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.folder import RunFolder
@@ -21,6 +21,8 @@ from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
 from cvae.tables import BOUND
 from cvae.update.semi_amortized import Refined
+
+PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
 
 
 class LanguageModelling:
@@ -162,8 +164,28 @@ class LanguageModelling:
         """What the model says, for reading: samples.md of a finished run."""
         return samples.overview(self)
 
+    def glimpse(self) -> str:
+        """A little of that at each validation, Markdown."""
+        return samples.glimpse(self)
+
+    def codes(self, split: str, count: int | None) -> tuple[Tensor, list[str]]:
+        """Posterior means [N, Z] and texts of the same `count` sentences of a split in every run."""
+        batches = self.fixed(split, count)
+        return self.means(batches), [text for batch in batches for text in self.words(batch)]
+
+    def means(self, batches: Iterable[Batch]) -> Tensor:
+        """Posterior means [N, Z] of all sentences of some batches."""
+        with self.measuring():
+            return torch.cat([self.model.posterior(batch).mean for batch in batches])
+
     def conclude(self, folder: RunFolder) -> dict[str, float]:
-        """What follows training, on the best weights: what it leaves in the folder, and its numbers."""
+        """What follows training, on the best weights: what it leaves in the folder, and its numbers.
+
+        Here the posterior means of validation sentences, for TensorBoard's projector; a plane needs none.
+        """
+        if self.config.model.latent > 2:
+            means, texts = self.codes("val", PROJECTED)
+            projector.write(folder.path, means.cpu().numpy(), texts)
         return {}
 
     def score(self, found: dict[str, float]) -> float:

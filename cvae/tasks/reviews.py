@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvae import checkpoint, gaussian, models, projector
+from cvae import gaussian, models, projector
 from cvae.classification import Classifier, Probe, Scaling, judge, posteriors, probe, train
 from cvae.config import Config
 from cvae.data.labels import held_out, stratified, without_words
 from cvae.data.text import Splits, fixed
-from cvae.folder import FolderError, RunFolder, append_line, complete_lines
+from cvae.folder import RunFolder, append_line, complete_lines
 from cvae.tasks.language_model import LanguageModelling
+from cvae.transfer import take_from
 
 log = logging.getLogger("cvae")
 
@@ -39,18 +40,17 @@ class Cell(NamedTuple):
 class Reviews(LanguageModelling):
     """A language model of reviews whose z is then asked for their sentiment.
 
-    With `init_from` the encoder is that of another run, and nothing is pre-trained.
+    With `init_from` the encoder is that of another run, and nothing is pre-trained (but for `reset_decoder`).
     """
 
     def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
-        if config.init_from is not None:
+        super().__init__(config, model, data)
+        if config.init_from is not None and not config.pretrains:
             source = RunFolder(config.init_from)
-            source.refuse_as_source(config)
-            restore_encoder(model, source, data.vocabulary.words)
+            take_from(source, self, encoder_only=True)
             weights = (source / "checkpoint_best.pt").read_bytes()
             prints = data.fingerprints | {"init_from": hashlib.sha256(weights).hexdigest()}
-            data = dataclasses.replace(data, fingerprints=prints)
-        super().__init__(config, model, data)
+            self.data = dataclasses.replace(data, fingerprints=prints)
         self.settings = config.task.finetune
         self._fits: dict[tuple[bytes, bytes], Probe] = {}
 
@@ -205,33 +205,3 @@ def summary(records: list[dict[str, Any]]) -> dict[str, float]:
             if len(values) > 1:
                 found[f"{key}_std/{mode}/{share:g}"] = float(np.std(values, ddof=1))
     return found
-
-
-def restore_encoder(model: nn.Module, source: RunFolder, words: list[str]) -> None:
-    """Gives the model the encoder of a run's best checkpoint.
-
-    Raises FolderError where the words behind its numbers are others or a weight does not fit, naming it.
-    """
-    theirs = checkpoint.load(source / "checkpoint_best.pt")["model"]
-    theirs = {name: tensor for name, tensor in theirs.items() if name.startswith("encoder.")}
-    ours = {f"encoder.{name}": tensor for name, tensor in model.encoder.state_dict().items()}
-    shapes = [{name: tuple(tensor.shape) for name, tensor in part.items()} for part in (theirs, ours)]
-    differing = [
-        f"{name} is {_shape(shapes[0].get(name))} there and {_shape(shapes[1].get(name))} here"
-        for name in sorted(theirs.keys() | ours.keys())
-        if shapes[0].get(name) != shapes[1].get(name)
-    ]
-    if differing:
-        raise FolderError(f"init_from={source}: its encoder does not fit: {'; '.join(differing)}")
-    there = (source / "vocabulary.txt").read_text(encoding="utf-8").splitlines()
-    if there != words:
-        first = next(n for n, word in enumerate(words) if there[n : n + 1] != [word])
-        raise FolderError(
-            f"init_from={source}: its encoder.embedding.weight stands for other words: number {first} is"
-            f" {there[first]} there and {words[first]} here"
-        )
-    model.encoder.load_state_dict({name.removeprefix("encoder."): theirs[name] for name in ours})
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "absent" if shape is None else " × ".join(map(str, shape))
