@@ -24,6 +24,7 @@ from cvae import checkpoint, cli, figures, gaussian, objective, tables
 from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
 from cvae.data.text import BOS, EOS, Batch, Batches, further
 from cvae.folder import FolderError, RunFolder
+from cvae.models.normalisation import NormalisedMean
 from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
 from cvae.reading import ConfigError, UserError, flatten
@@ -323,11 +324,16 @@ class TestBatchNorm:
         for _ in range(200):
             trained = model.posterior(some).mean
         model.eval()
-        # torch keeps the unbiased variance, n / (n - 1) of the batch's
-        shrunk = model.encoder.normalise.shift + (trained - model.encoder.normalise.shift) * math.sqrt(7 / 8)
-        torch.testing.assert_close(model.posterior(some).mean, shrunk, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(model.posterior(some).mean, trained, rtol=1e-4, atol=1e-4)
         alone = Batch(some.tokens[3:4], some.lengths[3:4])
         torch.testing.assert_close(model.posterior(alone).mean, model.posterior(some).mean[3:4])
+
+    def test_running_values_are_those_of_all_batches_at_first(self):
+        layer, means = NormalisedMean(3, self.GAMMA), torch.randn(30, 8, 3) * torch.rand(30, 1, 1)
+        for mean in means:
+            layer(mean)
+        torch.testing.assert_close(layer.centre, means.mean((0, 1)))
+        torch.testing.assert_close(layer.spread, means.var(1, correction=0).mean(0))
 
     def test_measuring_leaves_the_running_values_alone(self, base, toy):
         for config in (treated(base, "batch_norm", **{"dataset.sentences": 60}), treated(toy, "batch_norm")):
@@ -336,9 +342,7 @@ class TestBatchNorm:
             assert len(before) == 3
             prepared.model.posterior(prepared.batches["train"].at(0))
             after = {name: value.clone() for name, value in prepared.model.named_buffers()}
-            assert not torch.equal(
-                before["encoder.normalise.norm.running_mean"], after["encoder.normalise.norm.running_mean"]
-            )
+            assert not torch.equal(before["encoder.normalise.centre"], after["encoder.normalise.centre"])
             prepared.evaluate("val")
             prepared.snapshot()
             for name, value in prepared.model.named_buffers():
@@ -641,7 +645,7 @@ class TestPretrained:
                 {"model.latent": 3},
                 "another shape: decoder.lstm.weight_ih_l0, decoder.start.weight, encoder.log",
             ),
-            ({"model.batch_norm": 0.6, "dataset.sampler": "bucketed"}, "shape: encoder.normalise.norm.num"),
+            ({"model.batch_norm": 0.6, "dataset.sampler": "bucketed"}, "shape: encoder.normalise.batches"),
             ({"dataset.sentences": 70}, "was trained on other data: train and val and test changed"),
         ],
     )
