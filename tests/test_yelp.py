@@ -339,6 +339,7 @@ def test_the_record_has_what_results_and_the_table_say(finished):
 
 def test_the_pictures_and_the_projector_are_there(finished):
     assert {"accuracy.png", "map.png", "curves.png"} <= {path.name for path in finished.iterdir()}
+    assert (finished / "accuracy.md").read_text().count("\n| ") == 6
     events = EventAccumulator(str(finished))
     events.Reload()
     assert {"pictures/accuracy", "pictures/map"} <= set(events.Tags()["images"])
