@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,8 +13,10 @@ import torch
 from torch import Tensor
 
 from cvae import gaussian
-from cvae.data.text import UNK, Batch, Corpus, fixed
+from cvae.data import files
+from cvae.data.text import UNK, Corpus, fixed
 from cvae.decode import How, generate
+from cvae.reading import UserError, listing
 
 if TYPE_CHECKING:
     from cvae.tasks.language_model import LanguageModelling
@@ -58,6 +62,45 @@ class Sampler:
         texts = [" ".join(self._known(words)) for words in (first, last)]
         return {"interpolation": {"from": texts[0], "to": texts[1], "places": places}}
 
+    def neighbours(self, sentences: Sequence[Sequence[str]], split: str, count: int) -> Found:
+        """Of each sentence the `count` sentences of a split whose posterior means lie nearest to its own."""
+        means, texts = self.task.codes(split, None)
+        found = []
+        for words, z in zip(sentences, self._means(sentences), strict=True):
+            near = torch.linalg.vector_norm(means - z, dim=1).topk(min(count, len(texts)), largest=False)
+            pairs = zip(near.values.tolist(), near.indices.tolist(), strict=True)
+            nearest = [{"distance": round(far, 3), "sentence": texts[number]} for far, number in pairs]
+            found.append({"sentence": " ".join(self._known(words)), "nearest": nearest})
+        return {"neighbours": found}
+
+    def arithmetic(self, sentences: Sequence[Sequence[str]], start: str, end: str, points: int) -> Found:
+        """Sentences moved by 0 to 2 times the way from one set's mean code to another's: see `centre`."""
+        way = self.centre(end) - self.centre(start)
+        times = torch.linspace(0, 2, points, device=way.device)
+        found = []
+        for words, z in zip(sentences, self._means(sentences), strict=True):
+            said = self._decode(z + times[:, None] * way, self._generator())
+            pairs = zip(times.tolist(), said, strict=True)
+            places = [{"times": round(share, 3), "sentence": sentence} for share, sentence in pairs]
+            found.append({"sentence": " ".join(self._known(words)), "places": places})
+        return {"arithmetic": {"from": start, "to": end, "sentences": found}}
+
+    def centre(self, what: str) -> Tensor:
+        """The mean code [Z] of a file's sentences, one a line, or of the training sentences with a label.
+
+        Raises UserError for what is neither, and for a file that is no text.
+        """
+        train, size = self.task.data.corpora["train"], self.task.config.train.batch_size
+        if Path(what).is_file():
+            files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))
+            lines = Path(what).read_text(encoding="utf-8-sig").splitlines()
+            corpus = self._corpus([words for line in lines if (words := line.split())])
+            return self.task.means(corpus.batches(np.arange(len(corpus)), size)).mean(0)
+        labels = [] if train.labels is None else sorted(map(str, np.unique(train.labels)))
+        if what not in labels:
+            raise UserError(f"{what} is no file" + (f" and no label: {listing(labels)}" if labels else ""))
+        return self.task.means(train.batches(np.flatnonzero(train.labels == int(what)), size)).mean(0)
+
     def sentences(self, split: str, count: int) -> list[list[str]]:
         """The same `count` sentences of a split for every run on it."""
         corpus, words = self.task.data.corpora[split], self.task.data.vocabulary
@@ -73,13 +116,12 @@ class Sampler:
 
     def _means(self, sentences: Sequence[Sequence[str]]) -> Tensor:
         """Posterior means [N, Z]."""
-        with torch.no_grad():
-            return self.task.model.eval().posterior(self._batch(sentences)).mean
+        corpus = self._corpus(sentences)
+        return self.task.means([corpus.batch(np.arange(len(corpus)))])
 
-    def _batch(self, sentences: Sequence[Sequence[str]]) -> Batch:
+    def _corpus(self, sentences: Sequence[Sequence[str]]) -> Corpus:
         words = self.task.data.vocabulary
-        corpus = Corpus([words.encode(s) for s in sentences], len(words), self.task.device)
-        return corpus.batch(np.arange(len(corpus)))
+        return Corpus([words.encode(s) for s in sentences], len(words), self.task.device)
 
     def _decode(self, z: Tensor, noise: torch.Generator) -> list[str]:
         """A sentence for each row of z [N, Z]."""
@@ -106,6 +148,18 @@ def text(found: Found) -> str:
     for line in [found["interpolation"]] if "interpolation" in found else []:
         parts += [f"## From “{line['from']}” to “{line['to']}”", ""]
         parts += [f"- {place['share']:.2f}  {place['sentence']}" for place in line["places"]] + [""]
+    for one in found.get("neighbours", ()):
+        parts += [f"## Nearest to “{one['sentence']}”", ""]
+        parts += [f"- {near['distance']:.2f}  {near['sentence']}" for near in one["nearest"]] + [""]
+    if "arithmetic" in found:
+        parts += [
+            f"## z + t · (mean of {found['arithmetic']['to']} − mean of {found['arithmetic']['from']})",
+            "",
+        ]
+        for one in found["arithmetic"]["sentences"]:
+            parts.append(f"- {one['sentence']}")
+            parts += [f"  - {place['times']:.2f}  {place['sentence']}" for place in one["places"]]
+        parts.append("")
     return "\n".join(parts)
 
 

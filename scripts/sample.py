@@ -22,6 +22,9 @@ EXAMPLES = """examples:
   python scripts/sample.py outputs/ptb/default prior --count 20 --temperature 1 --top-p 0.9 --no-unk
   python scripts/sample.py outputs/ptb/default reconstruct "the company said it agreed"
   python scripts/sample.py outputs/ptb/default interpolate "stocks fell" "the company said it agreed"
+  python scripts/sample.py outputs/ptb/default neighbours "stocks fell" --split train --count 5
+  python scripts/sample.py outputs/yelp/default arithmetic "the food was good" --from 1 --to 0 --count 5
+  python scripts/sample.py outputs/ptb/default arithmetic "stocks fell" --from past.txt --to present.txt
   python scripts/sample.py outputs/ptb/default --json > samples.json
   python scripts/sample.py outputs/switchboard/default --chat
   python scripts/sample.py outputs/switchboard_quick/A --beside outputs/switchboard_quick/B --count 20
@@ -29,7 +32,8 @@ EXAMPLES = """examples:
 Words of a sentence are split at spaces and must be spelt as in the corpus. Without --temperature each word
 is the most likely one. Runs of task=switchboard answer contexts of --split, or what you type (--chat)."""
 
-MODES = {"all": 0, "prior": 0, "reconstruct": None, "interpolate": 2}  # sentences that each takes
+# the sentences that each takes
+MODES = {"all": 0, "prior": 0, "reconstruct": None, "interpolate": 2, "neighbours": None, "arithmetic": None}
 
 
 def share(text: str) -> float:
@@ -62,11 +66,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("mode", nargs="?", choices=MODES, default="all")
     parser.add_argument("sentences", nargs="*", help="to reconstruct, or the two to go between, in quotes")
     parser.add_argument(
-        "--count", type=count, default=10, metavar="N", help="sentences, or places between two"
+        "--count", type=count, default=10, metavar="N", help="sentences, places between two, or neighbours"
     )
     parser.add_argument(
-        "--split", choices=("train", "val", "test", "held"), default="val", help="where none are given"
+        "--split",
+        choices=("train", "val", "test", "held"),
+        default="val",
+        help="of neighbours, and of sentences where none are given",
     )
+    parser.add_argument(
+        "--from", dest="start", metavar="SET", help="of arithmetic: a file of sentences, or a label"
+    )
+    parser.add_argument("--to", dest="end", metavar="SET", help="so that z + t (mean of TO - mean of FROM)")
     parser.add_argument(
         "--temperature", type=temperature, default=0.0, metavar="T", help="0: greedy (default)"
     )
@@ -93,6 +104,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if (takes := MODES[options.mode]) is not None and len(options.sentences) != takes:
         given = len(options.sentences)
         parser.error(f"{options.mode} takes {takes or 'no'} sentences, each in quotes; found {given}")
+    if options.mode == "arithmetic" and None in (options.start, options.end):
+        parser.error(
+            "arithmetic goes --from one set of sentences --to another: files, or labels of the corpus"
+        )
     if options.chat and (options.beside or options.json):
         parser.error("--chat is with one run, in text")
     if options.top_p < 1 and not options.temperature:
@@ -113,6 +128,11 @@ def found(sampler: Sampler, options: argparse.Namespace) -> Found:
         print(f"read as <unk>: {' '.join(sorted(unknown))}", file=sys.stderr)
     if options.mode == "interpolate":
         return sampler.interpolation(*typed, points=options.count)
+    if options.mode in ("neighbours", "arithmetic"):
+        typed = typed or sampler.sentences(options.split, 3)
+        if options.mode == "neighbours":
+            return sampler.neighbours(typed, options.split, options.count)
+        return sampler.arithmetic(typed, options.start, options.end, options.count)
     drawn = (
         {}
         if options.mode == "reconstruct" or sampler.task.config.autoencoder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from test_models import WORDS, batch_of, layers, make
@@ -13,6 +14,7 @@ from cvae import figures
 from cvae.data.text import BOS, EOS, PAD, UNK
 from cvae.decode import How, generate
 from cvae.folder import RunFolder
+from cvae.reading import UserError
 from cvae.run import reopen, run
 from cvae.samples import Sampler
 
@@ -122,6 +124,43 @@ def test_the_ends_of_an_interpolation_are_the_reconstructions(folder, capsys):
     assert [places[0]["sentence"], places[-1]["sentence"]] == [pair["reconstruction"] for pair in pairs]
 
 
+def test_neighbours_are_nearest_first_and_a_sentence_is_its_own(folder, capsys):
+    some = (RunFolder(folder) / "projector_sentences.tsv").read_text().splitlines()[:2]
+    found = said(folder, capsys, "neighbours", *some, "--count", "4")["neighbours"]
+    assert [one["sentence"] for one in found] == some
+    for one in found:
+        far = [near["distance"] for near in one["nearest"]]
+        assert (len(far), far, far[0]) == (4, sorted(far), 0)
+    assert some[0] in [near["sentence"] for near in found[0]["nearest"] if near["distance"] == 0]
+
+
+def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_path, capsys):
+    sentence, (a, b) = "the old dog sleeps", (tmp_path / "a.txt", tmp_path / "b.txt")
+    a.write_text("the old dog sleeps\n\n")
+    b.write_text("a king sees every river\nthe old dog sleeps\n")
+    way = ("arithmetic", sentence, "--from", str(a), "--to", str(b), "--count", "3")
+    (moved,) = said(folder, capsys, *way)["arithmetic"]["sentences"]
+    (pair,) = said(folder, capsys, "reconstruct", sentence)["reconstructions"]
+    middle = said(folder, capsys, "interpolate", sentence, "a king sees every river", "--count", "3")
+    places = middle["interpolation"]["places"]
+    assert [place["times"] for place in moved["places"]] == [0, 1, 2]
+    assert moved["places"][0]["sentence"] == pair["reconstruction"]
+    assert moved["places"][1]["sentence"] == places[1]["sentence"]  # half-way, where the mean of b lies
+    assert moved["places"][2]["sentence"] == places[2]["sentence"]
+    assert script("sample").main([folder, *way[:-3], "1"]) == 1
+    assert capsys.readouterr().err == "1 is no file\n"
+
+
+def test_a_label_stands_for_the_training_sentences_that_have_it(folder, capsys):
+    task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder))
+    train, sampler = task.data.corpora["train"], Sampler(task, How())
+    train.labels = np.arange(len(train)) % 2
+    every = task.means([train.batch(np.arange(len(train)))])
+    torch.testing.assert_close(sampler.centre("1"), every[1::2].mean(0))
+    with pytest.raises(UserError, match=r"2 is no file and no label: 0, 1"):
+        sampler.centre("2")
+
+
 def test_sampling_is_seeded_and_counts(folder, capsys):
     drawn = ("prior", "--temperature", "1", "--top-p", "0.9", "--no-unk", "--count", "6")
     first = said(folder, capsys, *drawn)["prior"]
@@ -148,6 +187,7 @@ def test_unknown_words_are_named_and_read_as_unk(folder, capsys):
         (["--top-p", "0.5"], "--top-p is for drawn words: give --temperature too"),
         (["interpolate", "a", "b", "--count", "1"], "--count must be at least 2 places"),
         (["reconstruct", " "], "a sentence has no words"),
+        (["arithmetic", "a", "--to", "b"], "arithmetic goes --from one set of sentences --to another"),
         (["--temperature", "-1"], "argument --temperature: invalid"),
         (["--top-p", "0"], "argument --top-p: invalid"),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -171,9 +171,12 @@ class LanguageModelling:
     def codes(self, split: str, count: int | None) -> tuple[Tensor, list[str]]:
         """Posterior means [N, Z] and texts of the same `count` sentences of a split in every run."""
         batches = self.fixed(split, count)
+        return self.means(batches), [text for batch in batches for text in self.words(batch)]
+
+    def means(self, batches: Iterable[Batch]) -> Tensor:
+        """Posterior means [N, Z] of all sentences of some batches."""
         with self.measuring():
-            means = torch.cat([self.model.posterior(batch).mean for batch in batches])
-        return means, [text for batch in batches for text in self.words(batch)]
+            return torch.cat([self.model.posterior(batch).mean for batch in batches])
 
     def conclude(self, folder: RunFolder) -> dict[str, float]:
         """What follows training, on the best weights: what it leaves in the folder, and its numbers.
