@@ -28,7 +28,7 @@ Side = Mapping[str, Any]
 
 
 class Outcome(NamedTuple):
-    """What a check found, its effect, 1 where it holds, 1/2 partly, 0 not, None for no runs, and its seeds."""
+    """What a check found, its effect, its score (1 holds, 1/2 partly, 0 not, None: no runs) and its seeds."""
 
     found: str
     effect: str
