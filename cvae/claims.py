@@ -28,11 +28,12 @@ Side = Mapping[str, Any]
 
 
 class Outcome(NamedTuple):
-    """What a check found, its effect, and 1 where it holds, 1/2 partly, 0 not; None where runs miss."""
+    """What a check found, its effect, its score (1 holds, 1/2 partly, 0 not, None: no runs) and its seeds."""
 
     found: str
     effect: str
     score: float | None
+    seeds: int = 0
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class Check:
         left = chosen(runs, self.of, self.measure)
         if not isinstance(self.than, Mapping):
             score = below(left, self.than) if left.values else None
-            return Outcome(f"{shown(self.of, left)} {SYMBOLS[self.rule]} {self.than:g}", "", score)
+            found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {self.than:g}"
+            return Outcome(found, "", score, len(left.values))
         right = chosen(runs, self.than, self.measure)
         found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {shown(self.than, right)}"
         if not (left.values and right.values):
@@ -68,14 +70,19 @@ class Check:
         margin = self.margin and self.margin * (abs(right.mean) if self.relative else 1)
         spread, difference = pooled(left, right), left.mean - right.mean
         effect = f"{difference:+.2f}" + (f", d {difference / spread:+.1f}" if spread else "")
-        return Outcome(found, effect, compare(self.rule, difference, spread, margin))
+        seeds = min(len(left.values), len(right.values))
+        return Outcome(found, effect, compare(self.rule, difference, spread, margin), seeds)
 
     def _judge_each(self, runs: Sequence[Run]) -> Outcome:
         settings: dict[str, list[Run]] = {}
         for run, apart in zip(runs, changes(runs) if runs else [], strict=True):
             settings.setdefault(apart, []).append(run)
         one = replace(self, each=False)
-        scores = [score for part in settings.values() if (score := one._judge(part).score) is not None]
+        outcomes = [found for part in settings.values() if (found := one._judge(part)).score is not None]
+        scores, seeds = (
+            [found.score for found in outcomes],
+            min((found.seeds for found in outcomes), default=0),
+        )
         right = sum(score > 0 for score in scores)
         found = (
             f"{shown(self.of)} {SYMBOLS[self.rule]} {shown(self.than)} in {right} of {len(scores)} settings"
@@ -83,7 +90,7 @@ class Check:
         if not scores:
             return Outcome(found, "", None)
         every = right == len(scores) >= SETTINGS
-        return Outcome(found, "", 1.0 if every else 0.5 if 2 * right > len(scores) else 0.0)
+        return Outcome(found, "", 1.0 if every else 0.5 if 2 * right > len(scores) else 0.0, seeds)
 
 
 @dataclass(frozen=True)
@@ -159,11 +166,14 @@ def shown(side: Side, cell: Cell | None = None) -> str:
 
 def verdict(outcomes: Sequence[Outcome]) -> str:
     """In words, of all checks of a claim."""
-    scores = [outcome.score for outcome in outcomes if outcome.score is not None]
+    measured = [outcome for outcome in outcomes if outcome.score is not None]
+    scores = [outcome.score for outcome in measured]
     if not scores:
         return WORDS[None]
     word = WORDS[1.0 if min(scores) == 1 else 0.0 if scores[0] == 0 else 0.5]
-    return word if len(scores) == len(outcomes) else f"{word} ({len(scores)} of {len(outcomes)} measured)"
+    remarks = ["one seed"] if all(outcome.seeds == 1 for outcome in measured) else []
+    remarks += [f"{len(scores)} of {len(outcomes)} measured"] if len(scores) < len(outcomes) else []
+    return f"{word} ({', '.join(remarks)})" if remarks else word
 
 
 def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]]) -> Table:

@@ -23,10 +23,33 @@ COLUMNS = {
         *("test/ppl", "test/iw_ppl", "test/elbo", "test/rec", "test/kl"),
         *("test/mi", "test/au", "test/path_a"),
     ),
+    "switchboard": (
+        *(
+            "test/elbo",
+            "test/rec",
+            "test/kl",
+            "test/rec_ppl",
+            "test/path_a",
+            "test/bleu4_f1",
+            "test/a_bow_f1",
+        ),
+        *("test/e_bow_f1", "test/distinct2", "test/distinct2_context", "test/acts", "test/act_hit"),
+    ),
+    "yelp": (
+        *("test/elbo", "test/rec", "test/kl", "test/mi"),
+        *(
+            f"test/accuracy/{mode}/{share}"
+            for mode in ("probe", "finetune")
+            for share in (0.001, 0.01, 0.1, 1)
+        ),
+    ),
 }
 # which way is better, by how a measure's name begins. The others have none: more KL, I(x; z), active units or
-# path A is more use of z, and whether that is good only the bound and the likelihood beside it can say
-BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1}
+# path A is more use of z, more distinct words or acts more diversity, and whether that is good only the bound
+# and the likelihood beside it can say
+BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1} | dict.fromkeys(
+    ("bleu", "sacrebleu", "corpus_bleu", "a_bow", "e_bow", "act_hit", "accuracy/"), 1
+)
 
 LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
@@ -126,7 +149,7 @@ def _latex(text: str) -> str:
 
 def direction(key: str) -> int:
     """1 where more of a measure is better, -1 where less is, 0 where neither is by itself: see BETTER."""
-    name = key.partition("/")[2] or key
+    name = (key.partition("/")[2] or key).removeprefix("refined_")
     return next((sign for start, sign in BETTER.items() if name.startswith(start)), 0)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 import yaml
@@ -42,11 +42,21 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def inlined(figure: Figure) -> str:
-    """A figure as a data URI that holds a PNG."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=150, facecolor="white")
-    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+class Picture(NamedTuple):
+    """A figure as a data URI that holds a PNG, and its width on the page; or why there is none."""
+
+    caption: str
+    uri: str = ""
+    width: int = 0
+    why: str = ""
+
+    @classmethod
+    def of(cls, caption: str, figure: Figure) -> Picture:
+        """At 96 pixels an inch, with enough of them for sharp screens."""
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=150, facecolor="white")
+        data = base64.b64encode(file.getvalue()).decode()
+        return cls(caption, f"data:image/png;base64,{data}", round(96 * figure.get_figwidth()))
 
 
 def comparable(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -79,15 +89,15 @@ def drawers(runs: Sequence[Run]) -> Iterator[tuple[str, Callable[[], Figure]]]:
             yield f"The latent plane over training{where}", partial(figures.latent_figure, members)
 
 
-def drawn(runs: Sequence[Run]) -> Iterator[tuple[str, str, str]]:
-    """(caption, data URI, why there is none) of each figure."""
+def drawn(runs: Sequence[Run]) -> Iterator[Picture]:
+    """All figures."""
     for caption, draw in drawers(runs):
         try:
-            yield caption, inlined(draw()), ""
+            yield Picture.of(caption, draw())
         except RunsError as error:
-            yield caption, "", str(error)
+            yield Picture(caption, why=str(error))
     if (left := len(comparable(runs)) - FIGURES) > 0:
-        yield f"{left} more settings", "", "scripts/figures.py draws them from their folders"
+        yield Picture(f"{left} more settings", why="scripts/figures.py draws them from their folders")
 
 
 def along_training(runs: Sequence[Run]) -> tuple[str, tables.Table] | None:
@@ -140,13 +150,18 @@ def settings(runs: Sequence[Run]) -> dict[str, Any]:
     return shared
 
 
+def named(key: str, value: str) -> str:
+    """A setting in words: the name of a choice alone."""
+    return value if key.endswith(".name") else f"{key} {value}"
+
+
 def said(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """(run, HTML) of samples.md, of the first run of each row that has one."""
     found = []
     for names, members in tables.rows(runs, figures.ORDER).items():
         pages = [(run.seed, path) for run in members if (path := run.folder / "samples.md").exists()]
         for seed, path in pages[:1]:
-            title = ", ".join([*names, f"seed {seed}"])
+            title = ", ".join([*map(named, differing_keys(runs), names), f"seed {seed}"])
             found.append((title, markdown(path.read_text(encoding="utf-8"))))
     return found
 

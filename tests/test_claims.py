@@ -61,7 +61,7 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
         finished(tmp_path, "monotonic", seed, kl / 2)
     runs = find_runs([tmp_path])
     outcome = Check("test/kl", CYCLICAL, "more", MONOTONIC).judge(runs)
-    assert outcome == ("cyclical 1.10 ± 0.10 (n 3) > monotonic 0.55 ± 0.05 (n 3)", "+0.55, d +7.0", 1.0)
+    assert outcome == ("cyclical 1.10 ± 0.10 (n 3) > monotonic 0.55 ± 0.05 (n 3)", "+0.55, d +7.0", 1.0, 3)
     falls = Check("train/kl", CYCLICAL | {"at": 1.0}, "less", CYCLICAL | {"at": 0.5}).judge(runs)
     assert falls.found == "cyclical at 100 % 1.10 ± 0.10 (n 3) < cyclical at 50 % 2.20 ± 0.20 (n 3)"
     assert Check("test/kl", CYCLICAL, "below", 1.25).judge(runs).score == 1.0
@@ -77,7 +77,7 @@ def test_in_each_setting_the_direction_counts(settings, score, tmp_path):
         finished(tmp_path, "cyclical", 0, 1.0 if size < settings else 0.1, hidden=size)
         finished(tmp_path, "monotonic", 0, 0.5, hidden=size)
     found = Check("test/kl", CYCLICAL, "more", MONOTONIC, each=True).judge(find_runs([tmp_path]))
-    assert found == (f"cyclical > monotonic in {settings} of 5 settings", "", score)
+    assert found == (f"cyclical > monotonic in {settings} of 5 settings", "", score, 1)
 
 
 def test_a_claim_stands_on_its_first_check_and_says_what_was_not_measured(tmp_path):
@@ -89,16 +89,16 @@ def test_a_claim_stands_on_its_first_check_and_says_what_was_not_measured(tmp_pa
         Check("test/mi", CYCLICAL, "below", 0.5),
     )
     for checks, word in (
-        ([yes, yes], "holds"),
-        ([yes, no], "holds partly"),
-        ([no, yes], "does not hold here"),
-        ([yes, absent], "holds (1 of 2 measured)"),
+        ([yes, yes], "holds (one seed)"),
+        ([yes, no], "holds partly (one seed)"),
+        ([no, yes], "does not hold here (one seed)"),
+        ([yes, absent], "holds (one seed, 1 of 2 measured)"),
         ([absent], "missing"),
     ):
         assert verdict([check.judge(runs["known"]) for check in checks]) == word
     table = claims_table([Claim("It is so", ["known", "other"], [yes, absent])], runs)
     assert [row[:3] for row in table.body] == [
-        ["It is so", "holds (1 of 2 measured)", "test/kl"],
+        ["It is so", "holds (one seed, 1 of 2 measured)", "test/kl"],
         ["", "", "test/mi"],
     ]
     assert table.notes == ["no runs: python train.py experiment=other"]
