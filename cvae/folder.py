@@ -31,6 +31,7 @@ OURS = (
     "checkpoint_*.pt",
     "vocabulary.txt",
     "samples.md",
+    "accuracy.md",
     "diverged.json",
     "train.log",
     "events.out.tfevents.*",

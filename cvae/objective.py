@@ -80,7 +80,7 @@ def loss(
     so there is no reward for closing a dimension below that; the KL ends at about λ times the dimensions.
     free_bits_total λ: the same for the sum over dimensions (FBP in Li et al. 2019), so that few dimensions
     may carry all of it.
-    kl_target C: β |KL - C| (Prokhorov et al. 2019, equation 3): KL is also pushed up where it is below C,
+    kl_target C: β |KL - C| (Prokhorov et al. 2019): KL is also pushed up where it is below C,
     which is what a floor does not do.
     """
     parts = found.kl.mean(0)

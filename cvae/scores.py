@@ -84,7 +84,7 @@ def _refuse_different_scratch(runs: Sequence[Run]) -> None:
         )
 
 
-def accuracy_table(runs: Sequence[Run], order: Sequence[str]) -> Table:
+def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
     """Test accuracy in percent: a row for each way of making classifiers, a column for each share of labels.
 
     Of a probe also with a posterior sample in place of the mean, and with words dropped.

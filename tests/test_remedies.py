@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import itertools
 import json
 import math
@@ -11,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cvae import checkpoint, cli, figures, gaussian, objective
+from cvae import checkpoint, cli, figures, gaussian, objective, tables
 from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
 from cvae.data.text import BOS, EOS, Batch, Batches, further
 from cvae.folder import FolderError, RunFolder
@@ -26,6 +28,7 @@ from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
 from cvae.reading import ConfigError, UserError, flatten
 from cvae.run import prepare, run, take_from
+from cvae.runs import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import Update, build
 from cvae.update.semi_amortized import SemiAmortizedUpdate, refined
@@ -656,3 +659,75 @@ class TestPretrained:
         for unusable in (folder, RunFolder(tmp_path / "none")):
             with pytest.raises(FolderError, match="is not the folder of a finished run"):
                 take_from(unusable, task, False)
+
+
+class TestReports:
+    """What tables and the rate-distortion picture make of a folder full of remedies."""
+
+    SECONDS = {"": 100.0, "skip": 150.0, "batch_norm": 120.0, "aggressive": 300.0, "free_bits": 110.0}  # noqa: RUF012
+
+    @pytest.fixture
+    def runs(self, base, tmp_path) -> list[Run]:
+        for schedule in ({"name": "constant", "stop": 1.0}, base["schedule"]):
+            for name, seconds in self.SECONDS.items():
+                folder = tmp_path / schedule["name"] / (name or "none")
+                folder.mkdir(parents=True)
+                config = treated(base | {"schedule": schedule}, *filter(None, [name])).container
+                (folder / "run.json").write_text(json.dumps({"config": config}))
+                results = {"finished": True, "test/kl": len(name) / 4, "test/rec": 90.0 - len(name) / 5}
+                (folder / "results.json").write_text(json.dumps(results | {"time/training_seconds": seconds}))
+        return find_runs([tmp_path])
+
+    def test_what_sets_a_run_apart(self, runs):
+        said = dict(zip((run.folder.name for run in runs), changes(runs), strict=True))
+        assert said == {
+            "none": "plain",
+            "skip": "skip",
+            "batch_norm": "batch_norm=0.6, sampler=bucketed",
+            "aggressive": "update=aggressive",
+            "free_bits": "free_bits=0.1",
+        }
+        two = [run for run in runs if run.folder.name in ("none", "batch_norm")][:2]
+        assert sorted(changes(two)) == ["batch_norm=0.6, sampler=bucketed", "plain"]
+
+    def test_many_keys_share_a_column_and_time_is_that_of_plain(self, runs):
+        table = tables.results_table(runs, ("constant", "cyclical"), ["test/kl", "time/relative"])
+        assert table.head == ["schedule.name", "changed", "n", "test/kl", "time/relative"]
+        assert [row[:2] for row in table.body][:2] == [
+            ["constant", "plain"],
+            ["constant", "batch_norm=0.6, sampler=bucketed"],
+        ]
+        assert {row[1]: str(row[4]) for row in table.body} == {
+            "plain": "1.00",
+            "skip": "1.50",
+            "batch_norm=0.6, sampler=bucketed": "1.20",
+            "update=aggressive": "3.00",
+            "free_bits=0.1": "1.10",
+        }
+        alone = tables.results_table(
+            [run for run in runs if run.folder.name == "skip"], (), ["time/relative"]
+        )
+        assert {str(row[-1]) for row in alone.body} == {"1.00"}  # the plainest of them
+
+    def test_few_keys_have_a_column_each(self, runs):
+        few = [run for run in runs if run.folder.name in ("none", "skip")]
+        assert tables.results_table(few, (), ["test/kl"]).head == [
+            "schedule.name",
+            "model.skip",
+            "n",
+            "test/kl",
+        ]
+
+    def test_the_picture_has_a_point_for_each_run_and_lines_of_equal_bounds(self, runs):
+        figure = figures.rate_figure(runs)
+        (ax,) = figure.axes
+        points = {
+            tuple(np.ravel(line.get_data())) for line in ax.get_lines() if line.get_linestyle() == "None"
+        }
+        assert points == {(run.results["test/kl"], run.results["test/rec"]) for run in runs}
+        lines = [np.array(line.get_data()) for line in ax.get_lines() if line.get_linestyle() != "None"]
+        assert len(lines) >= 3 and all(np.ptp(line.sum(0)) < 1e-9 for line in lines)
+        words = {text.get_text() for text in figure.legends[0].get_texts()}
+        assert words == {*changes(runs), "Constant", "Cyclical"}
+        with pytest.raises(UserError, match="none of these runs is finished"):
+            figures.rate_figure([dataclasses.replace(run, results={}) for run in runs])

@@ -552,7 +552,7 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     experiment = plugin_data_pb2.HParamsPluginData()
     experiment.ParseFromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
     shown = {info.name.tag for info in experiment.experiment.metric_infos}
-    assert shown <= set(events.Tags()["scalars"])
+    assert shown <= set(events.Tags()["tensors"])
 
 
 def test_recorder_refuses_numbers_that_json_has_not(tmp_path, configured):

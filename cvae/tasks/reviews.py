@@ -20,13 +20,15 @@ from cvae.classification import Classifier, Probe, Scaling, judge, posteriors, p
 from cvae.config import Config
 from cvae.data.labels import held_out, stratified, without_words
 from cvae.data.text import Splits, fixed
-from cvae.folder import RunFolder, append_line, complete_lines
+from cvae.folder import RunFolder, append_line, complete_lines, write_atomically
+from cvae.runs import read_run
+from cvae.scores import accuracy_table
 from cvae.tasks.language_model import LanguageModelling
 from cvae.transfer import take_from
 
 log = logging.getLogger("cvae")
 
-RECORD = "classifier.jsonl"
+RECORD, TABLE = "classifier.jsonl", "accuracy.md"
 
 
 class Cell(NamedTuple):
@@ -65,7 +67,10 @@ class Reviews(LanguageModelling):
                 yield from (Cell(mode, share, seed) for seed in range(seeds))
 
     def conclude(self, folder: RunFolder) -> dict[str, float]:
-        """Makes the classifiers that classifier.jsonl does not have yet, and the map; means over seeds."""
+        """Makes the classifiers that classifier.jsonl does not have yet, their table, and the map of z.
+
+        Returns the means over label sets.
+        """
         self.model.eval()
         path = folder / RECORD
         done = {Cell(r["mode"], r["share"], r["seed"]): r for r in complete_lines(path)}
@@ -79,6 +84,10 @@ class Reviews(LanguageModelling):
             log.info(f"{said} | test accuracy {done[cell]['test/accuracy']:.4f}")
         if self.settings.map_sentences and set(self.settings.modes) - {"scratch"}:
             self._draw(folder)
+        if done:
+            table = accuracy_table([read_run(folder.path)]).markdown()
+            write_atomically(folder / TABLE, table + "\n")
+            log.info(f"test accuracy in %\n{table}")
         return summary([done[cell] for cell in self.cells()]) | {"test/majority": self.majority()}
 
     def majority(self) -> float:
