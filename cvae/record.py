@@ -93,7 +93,7 @@ class Recorder:
         """The latent plane as it is now, if it is a plane."""
         if len(record["mean"][0]) == 2:
             pixels = plane_picture(Snapshot.of(record), record["step"], self.config.autoencoder)
-            self.board.add_image("pictures/plane", pixels, record["step"], dataformats="HWC")
+            self.board.add_image("latents/plane", pixels, record["step"], dataformats="HWC")
 
     def _text(self, record: dict[str, Any]) -> None:
         self.board.add_text("samples", record["text"], record["step"])

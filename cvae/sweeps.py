@@ -50,10 +50,11 @@ class Job:
         return max([step, *(record["step"] for record in records)]), total, pace
 
     def __str__(self) -> str:
-        step, total, _ = self.progress
-        ends = {"failed": f": {self.folder.error}", "missing": f": {self.command}" if self.command else ""}
-        where = f": {step:,} of {total:,} updates" if total else ""
-        return f"{self.state} {self.folder}{ends.get(self.state, where)}"
+        said = {"failed": self.folder.error, "missing": self.command}.get(self.state, "")
+        if self.state in ("running", "stopped"):
+            step, total, _ = self.progress
+            said = f"{step:,} of {total:,} updates" if total else ""
+        return f"{self.state} {self.folder}" + (f": {said}" if said else "")
 
 
 def plan(jobs: Mapping[str, Sequence[str]]) -> None:

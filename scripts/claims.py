@@ -1,44 +1,228 @@
 """The paper's claims and ours, each with the numbers of the runs that exist, their effect and a verdict.
 
 A claim's experiments are looked for in the given folders, then in outputs/published; the first that has one
-counts. What has no runs yet is listed with the command that makes them. scripts/claims.yaml holds the claims.
+counts. What has no runs yet is listed with the command that makes them. claims.yaml, beside this file, holds
+the claims; the verdicts follow from the rules that --help states.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import yaml
 
-from cvae import claims, tables
 from cvae.reading import UserError
-from cvae.runs import Run, find_runs
+from cvae.runs import Run, changes, find_runs
+from cvae.tables import FORMATS, Cell, Table, around, final
 
 EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs
-  python scripts/claims.py outputs               of your own, where you have them"""
+  python scripts/claims.py outputs               of your own, where you have them
+  python scripts/claims.py --brief               a line for each claim, with its first check"""
+RULES = """\
+> and <: the difference of two means, measured in the larger of two pooled standard deviations over seeds
+and the margin, where one is stated: from 1 on it holds, from 1/2 on partly. Of one seed each and without
+a margin, only the direction is known, and it holds partly at best. ≯: the opposite of >. ≈: the means
+differ by no more than the margin; partly by no more than two. Below a number: the mean is, and what lies
+a standard deviation above it; partly the mean alone. In settings: so in every one that has both, and in 5
+at least; partly in more than half. A claim holds if all that was measured does; it does not hold here if
+its first line does not; else it holds partly. d is the difference in pooled standard deviations."""
+SYMBOLS = {"more": ">", "less": "<", "not more": "≯", "same": "≈", "below": "<"}
+MARKS = {1.0: "✓", 0.5: "~", 0.0: "✗", None: "missing"}
+WORDS = {1.0: "holds", 0.5: "holds partly", 0.0: "does not hold here", None: "missing"}
+WINDOW = 0.025  # of training, over which train/* are averaged: 1,000 of the toy's 40,000 updates
+SETTINGS = 5  # that agree by chance once in 2^5
+
+Side = Mapping[str, Any]
+
+
+class Outcome(NamedTuple):
+    """What a check found, its effect, its score (1 holds, 1/2 partly, 0 not, None: no runs) and its seeds."""
+
+    found: str
+    effect: str
+    score: float | None
+    seeds: int = 0
+
+
+@dataclass(frozen=True)
+class Check:
+    """A measure of some runs beside a number, or that of other runs, or their own at another time.
+
+    of, than: values of settings that choose runs; `apart`, what `runs.changes` says of them; and `at`, the
+    share of training at which the measure is read, without which results.json has it. margin: in the unit of
+    the measure, or with `relative` as a share of `than`.
+    """
+
+    measure: str
+    of: Side
+    rule: str
+    than: Side | float
+    margin: float | None = None
+    relative: bool = False
+    each: bool = False
+
+    def judge(self, runs: Sequence[Run]) -> Outcome:
+        """The outcome on these runs."""
+        return self._judge_each(runs) if self.each else self._judge(runs)
+
+    def _judge(self, runs: Sequence[Run]) -> Outcome:
+        left = chosen(runs, self.of, self.measure)
+        if not isinstance(self.than, Mapping):
+            score = below(left, self.than) if left.values else None
+            found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {self.than:g}"
+            return Outcome(found, "", score, len(left.values))
+        right = chosen(runs, self.than, self.measure)
+        found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {shown(self.than, right)}"
+        if not (left.values and right.values):
+            return Outcome(found, "", None)
+        margin = self.margin and self.margin * (abs(right.mean) if self.relative else 1)
+        spread, difference = pooled(left, right), left.mean - right.mean
+        effect = f"{difference:+.2f}" + (f", d {difference / spread:+.1f}" if spread else "")
+        seeds = min(len(left.values), len(right.values))
+        return Outcome(found, effect, compare(self.rule, difference, spread, margin), seeds)
+
+    def _judge_each(self, runs: Sequence[Run]) -> Outcome:
+        settings: dict[str, list[Run]] = {}
+        for run, apart in zip(runs, changes(runs) if runs else [], strict=True):
+            settings.setdefault(apart, []).append(run)
+        one = replace(self, each=False)
+        outcomes = [found for part in settings.values() if (found := one._judge(part)).score is not None]
+        scores, seeds = (
+            [found.score for found in outcomes],
+            min((found.seeds for found in outcomes), default=0),
+        )
+        right = sum(score > 0 for score in scores)
+        found = (
+            f"{shown(self.of)} {SYMBOLS[self.rule]} {shown(self.than)} in {right} of {len(scores)} settings"
+        )
+        if not scores:
+            return Outcome(found, "", None)
+        every = right == len(scores) >= SETTINGS
+        return Outcome(found, "", 1.0 if every else 0.5 if 2 * right > len(scores) else 0.0, seeds)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, the experiments whose runs it is about, and what must be so for it to hold."""
+
+    claim: str
+    experiments: Sequence[str]
+    checks: Sequence[Check]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> Claim:
+        """From plain data."""
+        checks = [Check(**check) for check in content["checks"]]
+        return cls(content["claim"], content["experiments"], checks)
+
+
+def chosen(runs: Sequence[Run], side: Side, measure: str) -> Cell:
+    """A measure of the runs that have these settings, at a share of training or as results.json has it."""
+    wanted = {key: value for key, value in side.items() if key != "at"}
+    known = [
+        run.setting | {"apart": apart} for run, apart in zip(runs, changes(runs) if runs else [], strict=True)
+    ]
+    own = [run for run, has in zip(runs, known, strict=True) if wanted.items() <= has.items()]
+    if "at" not in side:
+        return final(own, measure)
+    cells = [
+        around([run], measure, round(side["at"] * run.total), max(1, round(WINDOW * run.total)))
+        for run in own
+        if run.total
+    ]
+    return Cell(tuple(value for cell in cells for value in cell.values))
+
+
+def pooled(left: Cell, right: Cell) -> float | None:
+    """The pooled sample standard deviation, None of one seed each."""
+    freedom = len(left.values) + len(right.values) - 2
+    squares = sum((len(cell.values) - 1) * cell.std**2 for cell in (left, right))
+    return math.sqrt(squares / freedom) if freedom else None
+
+
+def compare(rule: str, difference: float, spread: float | None, margin: float | None) -> float:
+    """1 where the rule holds, 1/2 partly, 0 not: see RULES."""
+    if rule == "not more":
+        return 1.0 - compare("more", difference, spread, margin)
+    if rule == "same":
+        return 1.0 if abs(difference) <= margin else 0.5 if abs(difference) <= 2 * margin else 0.0
+    gain = difference if rule == "more" else -difference
+    if spread is None and margin is None:
+        return 0.5 if gain > 0 else 0.0
+    unit = max(2 * (spread or 0.0), margin or 0.0)
+    if gain <= 0 or unit == 0:
+        return float(gain > 0)
+    return 1.0 if gain >= unit else 0.5 if gain >= unit / 2 else 0.0
+
+
+def below(cell: Cell, bound: float) -> float:
+    """1 where the mean and what lies a standard deviation above it are below, 1/2 where the mean is."""
+    return 1.0 if cell.mean + cell.std < bound else 0.5 if cell.mean < bound else 0.0
+
+
+def shown(side: Side, cell: Cell | None = None) -> str:
+    """A side in words: the values of its settings, the time, its mean ± std and the number of seeds."""
+    names = [
+        f"{value}" if key in ("apart", "schedule.name") else f"{key.removesuffix('.name')} {value}".lower()
+        for key, value in side.items()
+        if key != "at"
+    ]
+    time = [f"at {100 * side['at']:g} %"] if "at" in side else []
+    numbers = [f"{cell} (n {len(cell.values)})" if cell.values else "(no run)"] if cell else []
+    return " ".join([", ".join(names), *time, *numbers])
+
+
+def verdict(outcomes: Sequence[Outcome]) -> str:
+    """In words, of all checks of a claim."""
+    measured = [outcome for outcome in outcomes if outcome.score is not None]
+    scores = [outcome.score for outcome in measured]
+    if not scores:
+        return WORDS[None]
+    word = WORDS[1.0 if min(scores) == 1 else 0.0 if scores[0] == 0 else 0.5]
+    remarks = ["one seed"] if all(outcome.seeds == 1 for outcome in measured) else []
+    remarks += [f"{len(scores)} of {len(outcomes)} measured"] if len(scores) < len(outcomes) else []
+    return f"{word} ({', '.join(remarks)})" if remarks else word
+
+
+def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]]) -> Table:
+    """A row for each check, the claim and its verdict before the first; `runs` by experiment."""
+    body = []
+    for claim in claims:
+        own = [run for name in claim.experiments for run in runs.get(name, ())]
+        outcomes = [check.judge(own) for check in claim.checks]
+        first = [claim.claim, verdict(outcomes)]
+        for check, outcome in zip(claim.checks, outcomes, strict=True):
+            body.append([*first, check.measure, outcome.found, outcome.effect, MARKS[outcome.score]])
+            first = ["", ""]
+    wanted = dict.fromkeys(name for claim in claims for name in claim.experiments)
+    missing = [f"no runs: python train.py experiment={name}" for name in wanted if not runs.get(name)]
+    return Table(["claim", "verdict", "measure", "found", "effect", ""], body, missing)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__,
-        epilog=f"{EXAMPLES}\n\nrules:\n{claims.RULES}",
+        epilog=f"{EXAMPLES}\n\nrules:\n{RULES}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="*", type=Path, help="folders whose subfolders are experiments")
-    parser.add_argument("--format", choices=tables.FORMATS, default="markdown")
+    parser.add_argument("--brief", action="store_true", help="only the first check of each claim")
+    parser.add_argument("--format", choices=FORMATS, default="markdown")
     return parser.parse_args(arguments)
 
 
-def read() -> list[claims.Claim]:
+def read() -> list[Claim]:
     """The claims of claims.yaml."""
     text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-    return [claims.Claim.of(content) for content in yaml.safe_load(text)]
+    return [Claim.of(content) for content in yaml.safe_load(text)]
 
 
 def gathered(names: Sequence[str], folders: Sequence[Path]) -> dict[str, list[Run]]:
@@ -57,13 +241,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = read()
         names = list(dict.fromkeys(name for claim in known for name in claim.experiments))
         runs = gathered(names, [*options.folders, Path("outputs/published")])
-        table = claims.claims_table(known, runs)
+        table = claims_table(known, runs)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    if options.brief:
+        table = replace(table, body=[row for row in table.body if row[0]])
     if options.format == "markdown":
-        table = replace(table, notes=[*table.notes, " ".join(claims.RULES.split())])
-    print(tables.FORMATS[options.format](table))
+        table = replace(table, notes=[*table.notes, " ".join(RULES.split())])
+    print(FORMATS[options.format](table))
     return 0
 
 

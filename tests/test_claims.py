@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
+from test_scripts import ROOT, script
 
-from cvae.claims import RULES, SYMBOLS, Check, Claim, claims_table, compare, verdict
 from cvae.runs import find_runs
 
-ROOT = Path(__file__).parent.parent
+claims = script("claims")
+Check = claims.Check
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_rules(rule, difference, spread, margin, score):
-    assert compare(rule, difference, spread, margin) == score
+    assert claims.compare(rule, difference, spread, margin) == score
 
 
 def finished(folder: Path, schedule: str, seed: int, kl: float, **settings) -> None:
@@ -95,8 +95,8 @@ def test_a_claim_stands_on_its_first_check_and_says_what_was_not_measured(tmp_pa
         ([yes, absent], "holds (one seed, 1 of 2 measured)"),
         ([absent], "missing"),
     ):
-        assert verdict([check.judge(runs["known"]) for check in checks]) == word
-    table = claims_table([Claim("It is so", ["known", "other"], [yes, absent])], runs)
+        assert claims.verdict([check.judge(runs["known"]) for check in checks]) == word
+    table = claims.claims_table([claims.Claim("It is so", ["known", "other"], [yes, absent])], runs)
     assert [row[:3] for row in table.body] == [
         ["It is so", "holds (one seed, 1 of 2 measured)", "test/kl"],
         ["", "", "test/mi"],
@@ -104,15 +104,12 @@ def test_a_claim_stands_on_its_first_check_and_says_what_was_not_measured(tmp_pa
     assert table.notes == ["no runs: python train.py experiment=other"]
 
 
-def test_the_committed_claims_can_be_read_and_name_experiments_that_exist(capsys):
-    spec = importlib.util.spec_from_file_location("scripts_claims", ROOT / "scripts" / "claims.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    claims = module.read()
-    assert len(claims) > 10
-    assert {check.rule for claim in claims for check in claim.checks} <= set(SYMBOLS)
+def test_the_committed_claims_can_be_read_and_name_experiments_that_exist():
+    known = claims.read()
+    assert len(known) > 10
+    assert {check.rule for claim in known for check in claim.checks} <= set(claims.SYMBOLS)
     experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
-    assert {name for claim in claims for name in claim.experiments} <= experiments
-    runs = module.gathered(["toy", "nowhere"], [ROOT / "outputs" / "published"])
+    assert {name for claim in known for name in claim.experiments} <= experiments
+    runs = claims.gathered(["toy", "nowhere"], [ROOT / "outputs" / "published"])
     assert list(runs) == ["toy"]
-    assert all(symbol in RULES for symbol in SYMBOLS.values())
+    assert all(symbol in claims.RULES for symbol in claims.SYMBOLS.values())

@@ -182,7 +182,7 @@ def test_a_crash_while_the_results_are_made_leaves_the_run_unfinished(
     run(configured(*TOY), RunFolder(tmp_path))
     assert outcome(tmp_path) == outcome(whole["toy"])
     assert all(len(steps) == len(set(steps)) for steps in board(tmp_path).values())
-    assert board(tmp_path)["pictures/plane"] == [10, 20, 30, 40]
+    assert board(tmp_path)["latents/plane"] == [10, 20, 30, 40]
 
 
 def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(

@@ -236,7 +236,7 @@ def plane_picture(snapshot: Snapshot, step: int, exact: bool = False) -> np.ndar
 
     Pictures of a run are to the same scale, unless its z go far: ±4, ±8, ±16 and so on.
     """
-    z, label = clouds(snapshot, 100, exact)
+    z, label = clouds(snapshot, 100, exact, common=False)
     limit = 4.0
     while limit < plane_limit([z]):
         limit *= 2
