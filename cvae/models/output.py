@@ -49,7 +49,8 @@ def layer_nll(layer: nn.Linear, states: Tensor, targets: Tensor, plain: bool = F
     """
     flat = targets.flatten()
     # On a GPU the logits are no burden, and a backward pass that must not wait forms gradients twice.
-    if plain or layer.out_features < FUSED_WORDS or states.device.type != "cpu":
+    elsewhere = states.device.type != "cpu" or torch.is_autocast_enabled("cpu")
+    if plain or layer.out_features < FUSED_WORDS or elsewhere:
         nll = functional.cross_entropy(layer(states), flat, ignore_index=PAD, reduction="none")
     else:
         nll = output_nll(states, layer.weight, layer.bias, flat)
