@@ -41,7 +41,6 @@ def after(configured, precision: str, device: str, kind: str, updates: int = 2):
     return task.model, update.optimizer, torch.tensor(losses)
 
 
-@pytest.mark.filterwarnings("ignore:.*TF32")
 class TestHalf:
     @pytest.mark.parametrize("device", DEVICES)
     @pytest.mark.parametrize("kind", TINY)

@@ -82,10 +82,14 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
     if precision != "bf16":
         yield
         return
+    before = torch.backends.mkldnn.enabled
     # oneDNN's LSTM refuses bf16 on CPUs that do not have it; torch's own does not
-    able = device != "cpu" or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    with torch.autocast(device, torch.bfloat16), torch.backends.mkldnn.flags(enabled=able):
-        yield
+    torch.backends.mkldnn.enabled = before and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 @contextmanager
