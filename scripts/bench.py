@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("ptb", "switchboard", "yelp", "toy")
 WORKS = {"step": 8, "evaluation": 8, "iw_nll": 1, "generation": 2}  # batches in a round
 BETA, RATE = 0.5, 1e-3
-SAMPLES = 50  # of z, for iw_nll
+SAMPLES, PASSES = 50, 3  # of z, for iw_nll; the plain passes over a batch that are measured instead
 LONGEST = 20  # words of a generated sentence
 
 EXAMPLES = """examples:
@@ -116,13 +116,13 @@ def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
             "ours": lambda: measures.survey(model, batches, False, noise),
         }
     elif name == "iw_nll":
-        tokens *= SAMPLES
+        tokens *= {"plain": PASSES, "ours": SAMPLES}[kind]
         chunk = task.config.task.iw_chunk
         doing = {
             "plain": lambda: [
                 objective.terms(model, batch, generator=noise, plain=True)
                 for batch in batches
-                for _ in range(SAMPLES)
+                for _ in range(PASSES)
             ],
             "ours": lambda: measures.importance_weighted(model, batches, SAMPLES, chunk, noise),
         }
@@ -222,7 +222,7 @@ def serve(kind: str, name: str, config: Config, line: Connection) -> None:
 def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
     """Rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three."""
     context = multiprocessing.get_context("spawn")
-    lines, workers = {}, []
+    lines, workers, done = {}, [], {}
     for kind in ("plain", "ours", "sgemm"):
         lines[kind], theirs = context.Pipe()
         workers.append(context.Process(target=serve, args=(kind, name, config, theirs), daemon=True))
@@ -231,8 +231,8 @@ def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
         tokens = lines[kind].recv()
         if tokens is None:
             del lines[kind]
-        elif kind == "ours":
-            found = {"tokens": tokens}
+            continue
+        done[kind] = tokens
     taken: dict[str, list[float]] = {kind: [] for kind in lines}
     end = time.perf_counter() + duration
     while time.perf_counter() < end or len(taken["sgemm"]) < 3:
@@ -244,8 +244,8 @@ def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
     measured = {kind: line.recv() for kind, line in lines.items()}
     for worker in workers:
         worker.join()
-    found |= {"seconds": taken, "flop": {kind: cost for kind, (cost, _) in measured.items()}}
-    return found | {"peak_mib": {kind: most for kind, (_, most) in measured.items()}}
+    flops, peaks = ({kind: both[place] for kind, both in measured.items()} for place in range(2))
+    return {"tokens": done, "seconds": taken, "flop": flops, "peak_mib": peaks}
 
 
 # ---- from the command to the first update ----
@@ -307,22 +307,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def compared(found: dict[str, Any]) -> str:
     """A row for plain and for ours of each work. Ratios are medians over rounds of neighbours in time."""
-    median, rows, rates = statistics.median, [], []
+    median, rows, speeds = statistics.median, [], []
     for name, one in found.items():
-        taken, cost, tokens = one["seconds"], one["flop"], one["tokens"]
-        rates += [cost["sgemm"] / s / 1e9 for s in taken["sgemm"]]
+        taken, cost, rates = one["seconds"], one["flop"], {}
+        speeds += [cost["sgemm"] / s / 1e9 for s in taken["sgemm"]]
         for kind in (kind for kind in taken if kind != "sgemm"):
-            near = list(zip(taken[kind], taken["sgemm"], taken.get("plain", taken[kind]), strict=True))
-            share = median(cost[kind] / ours * other / cost["sgemm"] for ours, other, _ in near)
-            ratio = f"{median(plain / ours for ours, _, plain in near):.2f}" if "plain" in taken else "-"
-            numbers = (
-                f"{tokens / median(taken[kind]):,.0f}",
-                f"{cost[kind] / tokens / 1e6:.3g}",
-                f"{share:.2f}",
+            tokens = one["tokens"][kind]
+            rates[kind] = [tokens / s for s in taken[kind]]
+            of_sgemm = median(
+                cost[kind] / ours * other / cost["sgemm"]
+                for ours, other in zip(taken[kind], taken["sgemm"], strict=True)
             )
+            ratio = "-"
+            if "plain" in rates:
+                ratio = f"{median(a / b for a, b in zip(rates[kind], rates['plain'], strict=True)):.2f}"
+            numbers = f"{median(rates[kind]):,.0f}", f"{cost[kind] / tokens / 1e6:.3g}", f"{of_sgemm:.2f}"
             rows.append([name, kind, *numbers, ratio, f"{one['peak_mib'][kind]:,.0f} MiB"])
     head = ["work", "by", "tokens/s", "MFLOP a token", "share of sgemm", "ratio to plain", "peak memory"]
-    spread = f"{median(rates):,.0f} GFLOP/s ({min(rates):,.0f} to {max(rates):,.0f})"
+    spread = f"{median(speeds):,.0f} GFLOP/s ({min(speeds):,.0f} to {max(speeds):,.0f})"
     return f"{table(head, rows)}\n\nsgemm: {spread}"
 
 
@@ -368,6 +370,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             for task, config in configs.items():
                 for name in options.work:
+                    print(f"measuring: {task} {name}", file=sys.stderr)
                     found[f"{task} {name}"] = rounds(name, config, options.seconds)
             report = compared(found)
     except UserError as error:

@@ -23,6 +23,7 @@ SMALL += ["train.batch_size=4", "dataset.sentences=40", "dataset.sampler=buckete
 @pytest.fixture(autouse=True)
 def small_rounds(monkeypatch):
     monkeypatch.setattr(bench, "SAMPLES", 3)
+    monkeypatch.setattr(bench, "PASSES", 2)
     monkeypatch.setattr(bench, "WORKS", dict.fromkeys(bench.WORKS, 2))
     monkeypatch.setattr(output, "FUSED_WORDS", 10)
 
@@ -61,16 +62,19 @@ def test_every_work_is_served_by_plain_torch_and_by_ours(name, config):
             continue
         tokens[kind], *taken, (flop, peak) = said
         assert len(taken) == 2 and min(taken) > 0 and flop > 1e5 and peak > 100
-    assert len(set(tokens.values())) == 1
+    if name == "iw_nll":
+        assert tokens["ours"] / 3 == tokens["plain"] / 2
+    else:
+        assert len(set(tokens.values())) == 1
 
 
 def test_ratios_are_taken_within_rounds():
-    one = {"tokens": 1000, "flop": {"plain": 50e9, "ours": 40e9, "sgemm": 100e9}}
+    one = {"tokens": {"plain": 1000, "ours": 2000}, "flop": {"plain": 50e9, "ours": 40e9, "sgemm": 100e9}}
     one["seconds"] = {"plain": [2.0, 4.0, 2.0], "ours": [1.0, 2.0, 1.6], "sgemm": [1.0, 2.0, 1.0]}
     one["peak_mib"] = {"plain": 900.0, "ours": 700.0, "sgemm": 300.0}
     text = bench.compared({"ptb step": one})
     assert "| ptb step | plain | 500 | 50 | 0.25 | 1.00 | 900 MiB |" in text
-    assert "| ptb step | ours | 625 | 40 | 0.40 | 2.00 | 700 MiB |" in text
+    assert "| ptb step | ours | 1,250 | 20 | 0.40 | 4.00 | 700 MiB |" in text
     assert "sgemm: 100 GFLOP/s (50 to 100)" in text
 
 
