@@ -293,7 +293,7 @@ def text(sentences: int, overrides: Sequence[str], threads: int | None) -> dict[
         path = Path(folder) / "text.txt"
         write_text(path, sentences)
         data = ["task=ptb", "dataset=text", f"dataset.path={path}", "dataset.vocabulary=9998"]
-        return {"file_mib": path.stat().st_size / 2**20} | started([*data, *overrides], 101, threads)
+        return {"file_mib": path.stat().st_size / 2**20} | started([*data, *overrides], 41, threads)
 
 
 # ---- the report ----
