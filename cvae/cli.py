@@ -63,7 +63,7 @@ def run(cfg: DictConfig) -> float | None:
     folder.refuse_other(config)
     if not config.overwrite and (results := folder.results).get("finished"):
         log.info(f"{folder} is already finished; overwrite=true runs it again")
-        return results["objective"]
+        return results.get("objective")
     with alone_on_gpu(config.device, hydra.launcher):
         return _start(config, folder, cfg)
 
@@ -90,13 +90,24 @@ def _start(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
         raise
 
 
+def quoted(argument: str) -> str:
+    """`key=Räume/1` as `key="Räume/1"`: Hydra takes letters beyond ASCII in quotes only."""
+    key, _, value = argument.partition("=")
+    plain = value.isascii() or any(mark in value for mark in "'\"\\,[]{}()=$")
+    return argument if plain else f'{key}="{value}"'
+
+
 def start(main: Callable[[], Any], arguments: Sequence[str], conf: Path) -> None:
     """Checks the command and hands it to Hydra; a sweep ends by saying what became of each job."""
+    sys.argv[1:] = arguments = [quoted(argument) for argument in arguments]
     sweep = check(arguments, conf)
     if sweep is None:
         _interruptible(main)
         return
-    sweep.begin()
+    try:
+        sweep.begin()
+    except OSError as error:
+        sys.exit(f"{error.filename or sweep.place} cannot be written: {error.strerror}")
     try:
         _interruptible(main)
     finally:
