@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,9 @@ def load(path: Path, config: Config | None = None) -> dict[str, Any]:
     except Exception as error:  # what other programs pack, zipfile refuses in many ways
         raise CheckpointError(f"{path} is not a usable checkpoint: {error}") from None
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # whatever the bytes of a stranger lead to; torch's advice is to execute them
         raise CheckpointError(
             f"{path} is not a usable checkpoint: it holds other things than weights and plain values"

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from cvae.config import NOT_IDENTITY, Config, load
 from cvae.folder import FolderError, RunFolder
 from cvae.precheck import check
+from cvae.reading import UserError
 from cvae.sweeps import alone_on_gpu
 
 log = logging.getLogger("cvae")
@@ -54,9 +55,19 @@ OmegaConf.register_new_resolver("cvae.slug", lambda overrides: slug(list(overrid
 def run(cfg: DictConfig) -> float | None:
     """Trains what `cfg` says in the folder Hydra chose, and returns the objective.
 
-    What needs no torch comes before torch is imported: a folder with another run in it is refused, a
-    finished run is said to be finished.
+    A mistake ends the program in its sentence; in a sweep it is raised, so that the other jobs go on.
     """
+    try:
+        return _run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(str(error))
+
+
+def _run(cfg: DictConfig) -> float | None:
+    """What needs no torch comes before torch is imported: a folder with another run in it is refused, a
+    finished run is said to be finished."""
     config = load(cfg)
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
