@@ -6,6 +6,7 @@ accuracies the lower cross-entropy.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from cvae.config import Finetune
 from cvae.data.text import Batch, Corpus, bucketed, order
+from cvae.folder import Diverged
 from cvae.gaussian import Gaussian
 
 CHUNK = 256  # sentences encoded at once where nothing is learnt
@@ -142,7 +144,8 @@ def train(
 ) -> tuple[int, Score]:
     """Adam on the cross-entropy of the sentences with these numbers; the best weights on validation stay.
 
-    Returns after how many updates they were reached, 0 for the weights it came with, and their score.
+    Returns after how many updates they were reached, 0 for the weights it came with, and their score. Raises
+    Diverged, with the rows of the batch, for a loss that is not finite.
     """
     groups = [
         {"params": list(classifier.encoder.parameters()), "lr": encoder_lr},
@@ -162,6 +165,8 @@ def train(
         chosen = mixed[place * size :][:size]
         labels = torch.from_numpy(corpus.labels[chosen]).float().to(classifier.shift.device)
         loss = functional.binary_cross_entropy_with_logits(classifier(corpus.batch(chosen)), labels)
+        if not math.isfinite(loss.item()):
+            raise Diverged(f"loss is {loss.item()} at update {step}", chosen)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

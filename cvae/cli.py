@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from cvae.config import NOT_IDENTITY, Config, load
 from cvae.folder import FolderError, RunFolder
 from cvae.precheck import check
+from cvae.reading import UserError
 from cvae.sweeps import alone_on_gpu
 
 log = logging.getLogger("cvae")
@@ -54,16 +55,26 @@ OmegaConf.register_new_resolver("cvae.slug", lambda overrides: slug(list(overrid
 def run(cfg: DictConfig) -> float | None:
     """Trains what `cfg` says in the folder Hydra chose, and returns the objective.
 
-    What needs no torch comes before torch is imported: a folder with another run in it is refused, a
-    finished run is said to be finished.
+    A mistake ends the program in its sentence; in a sweep it is raised, so that the other jobs go on.
     """
+    try:
+        return _run(cfg)
+    except UserError as error:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            raise
+        sys.exit(str(error))
+
+
+def _run(cfg: DictConfig) -> float | None:
+    """What needs no torch comes before torch is imported: a folder with another run in it is refused, a
+    finished run is said to be finished."""
     config = load(cfg)
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
     folder.refuse_other(config)
     if not config.overwrite and (results := folder.results).get("finished"):
         log.info(f"{folder} is already finished; overwrite=true runs it again")
-        return results["objective"]
+        return results.get("objective")
     with alone_on_gpu(config.device, hydra.launcher):
         return _start(config, folder, cfg)
 
@@ -90,13 +101,24 @@ def _start(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
         raise
 
 
+def quoted(argument: str) -> str:
+    """`key=Räume/1` as `key="Räume/1"`: Hydra takes letters beyond ASCII in quotes only."""
+    key, _, value = argument.partition("=")
+    plain = value.isascii() or any(mark in value for mark in "'\"\\,[]{}()=$")
+    return argument if plain else f'{key}="{value}"'
+
+
 def start(main: Callable[[], Any], arguments: Sequence[str], conf: Path) -> None:
     """Checks the command and hands it to Hydra; a sweep ends by saying what became of each job."""
+    sys.argv[1:] = arguments = [quoted(argument) for argument in arguments]
     sweep = check(arguments, conf)
     if sweep is None:
         _interruptible(main)
         return
-    sweep.begin()
+    try:
+        sweep.begin()
+    except OSError as error:
+        sys.exit(f"{error.filename or sweep.place} cannot be written: {error.strerror}")
     try:
         _interruptible(main)
     finally:

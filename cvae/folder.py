@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from cvae import __version__
 from cvae.config import Config, completed, identity, load
-from cvae.reading import UserError, parse_json
+from cvae.reading import UserError, fits, parse_json
 
 FORMAT = 1
 ERROR = "error.txt"
@@ -45,13 +45,31 @@ class FolderError(UserError):
     """The run folder cannot be used by this command."""
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Either the old or the new content stands under `path`, never a part of it."""
+class Diverged(UserError):
+    """A loss, a gradient or a weight is not a finite number; `rows` are those of a classifier's batch."""
+
+    def __init__(self, message: str, rows: Any = None) -> None:
+        super().__init__(message)
+        self.rows = rows
+
+
+def write_atomically(path: Path, content: str | memoryview, previous: Path | None = None) -> None:
+    """Either the old or the new content stands under `path`, never a part of it.
+
+    The old one goes to `previous`. Raises OSError, the old one in its place, where it cannot be written.
+    """
     draft = path.with_name(f"{path.name}.tmp")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()  # a part of a file only fills the disk
+        raise
+    if previous is not None and path.exists():
+        path.replace(previous)
     draft.replace(path)
 
 
@@ -63,15 +81,14 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         os.fsync(file.fileno())
 
 
-def complete_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a record, an absent one has none; a last line that was not finished is cut off."""
+def cut_unfinished(path: Path) -> None:
+    """Takes a last line that was not finished off a record, if there is one."""
     if not path.exists():
-        return []
+        return
     whole, _, rest = path.read_bytes().rpartition(b"\n")
     if rest:
         with path.open("ab") as file:
             file.truncate(len(whole) + 1 if whole else 0)
-    return [json.loads(line) for line in whole.splitlines()]
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -87,11 +104,19 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return found
 
 
+def refuse_words(place: object, record: dict[str, Any], *also: str) -> None:
+    """Raises FolderError where a measure of a record, or a key of `also`, is no number; null passes."""
+    for key, value in record.items():
+        if ("/" in key or key in also) and not (value is None or fits(float, value)):
+            raise FolderError(f"{place}: {key} must be a number, found {str(value)[:40]!r}")
+
+
 class RunFolder:
     """One run's folder: `run.json` says whose it is, `results.json` what came out."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock: int | None = None
 
     def __str__(self) -> str:
         with contextlib.suppress(ValueError):
@@ -123,8 +148,10 @@ class RunFolder:
 
     @property
     def results(self) -> dict[str, Any]:
-        """What `results.json` holds so far; empty before the first result."""
-        return read_json(self / "results.json") or {}
+        """What `results.json` holds so far; empty before the first result. FolderError where broken."""
+        found = read_json(self / "results.json") or {}
+        refuse_words(self / "results.json", found, "step", "updates", "objective")
+        return found
 
     @property
     def error(self) -> str:
@@ -211,16 +238,48 @@ class RunFolder:
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
         """Keeps other processes out; the system drops the lock of a process that dies."""
-        self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self / ".lock", timeout=1)  # longer than `busy` takes to look
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire()
+            self._lock = (self / ".lock").stat().st_ino
         except Timeout:
             raise FolderError(f"{self} is being written by another process") from None
+        except OSError as error:
+            raise FolderError(f"{self} cannot be written: {error.strerror}") from None
         try:
             yield
         finally:
             lock.release()
+            self._lock = None
+
+    @property
+    def lost(self) -> bool:
+        """Whether this process holds the lock of a folder that is not the one of this path any more."""
+        try:
+            return self._lock is not None and self._lock != (self / ".lock").stat().st_ino
+        except OSError:
+            return True
+
+    def refuse_lost(self) -> None:
+        """Raises FolderError where the folder was deleted, or another one stands in its place."""
+        if self.lost:
+            raise FolderError(
+                f"{self} cannot be written: it was deleted or replaced since this run began; nothing is saved"
+            )
+
+    def refuse_impossible(self) -> None:
+        """Raises FolderError where the folder cannot be made; leaves nothing behind."""
+        missing = []
+        try:
+            missing += [path for path in (self.path, *self.path.parents) if not path.exists()]
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FolderError(f"{self} cannot be made: {error.strerror}") from None
+        finally:
+            with contextlib.suppress(OSError):
+                for path in missing:
+                    path.rmdir()
 
     def clear(self) -> None:
         """Removes what a run leaves, and nothing else that may be in the folder."""
@@ -244,8 +303,13 @@ class RunFolder:
         }
         write_atomically(self / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
+    def keep_batch(self, about: dict[str, Any]) -> None:
+        """Writes `diverged.json`: where a number was not finite, and the sentences that led to it."""
+        write_atomically(self / "diverged.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
+
     def finish(self, results: dict[str, Any]) -> None:
-        """Writes `results.json`."""
+        """Writes `results.json`. Raises FolderError where the folder is not there any more."""
+        self.refuse_lost()
         write_atomically(self / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
 
     def fail(self, error: Exception) -> None:
@@ -256,6 +320,8 @@ class RunFolder:
         text = str(error) or type(error).__name__
         if not isinstance(error, UserError | OSError):
             text = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
+        if self.lost:
+            return
         with contextlib.suppress(OSError):  # a full disk must not hide what happened
             self.path.mkdir(parents=True, exist_ok=True)
             with (self / "train.log").open("a", encoding="utf-8") as log:
@@ -273,7 +339,7 @@ def versions() -> dict[str, str]:
     """The versions that a result may depend on."""
     import platform
 
-    names = ("torch", "numpy", "hydra-core", "datasets")
+    names = ("torch", "numpy", "hydra-core", "datasets", "scikit-learn", "sacrebleu")
     found = {"python": platform.python_version(), "cvae": __version__}
     return found | {name: metadata.version(name) for name in names}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import signal
@@ -20,10 +19,9 @@ from tqdm import tqdm
 from cvae import checkpoint
 from cvae.config import Config
 from cvae.data.text import further
-from cvae.folder import RunFolder, write_atomically
+from cvae.folder import Diverged, RunFolder
 from cvae.metrics import perplexity
 from cvae.objective import Terms
-from cvae.reading import UserError
 from cvae.record import Recorder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import build
@@ -33,10 +31,6 @@ log = logging.getLogger("cvae")
 # what a cluster sends before a time limit; Windows has neither
 WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # of an update, over its sentences
-
-
-class Diverged(UserError):
-    """A loss or gradient is not a finite number."""
 
 
 class Window:
@@ -117,10 +111,11 @@ class Loop:
 
         Raises CheckpointError for a file that cannot be used.
         """
-        saved = checkpoint.latest(self.folder / "checkpoint_last.pt")
+        path = self.folder / "checkpoint_last.pt"
+        saved = checkpoint.latest(path, self.config)
         if saved is None:
             return 0, {}
-        self.task.model.load_state_dict(saved["model"])
+        checkpoint.restore(self.task.model, saved["model"], path)
         self.update.optimizer.load_state_dict(saved["optimizer"])
         self.update.restore(saved.get("update", {}))
         self.step, self.best = saved["step"], saved["best"]
@@ -145,7 +140,11 @@ class Loop:
 
     def save(self, recorder: Recorder) -> None:
         """Everything that going on needs, after making sure that it is worth keeping."""
+        self.folder.refuse_lost()
         self._refuse_divergence()
+        for name, weights in self.task.model.named_parameters():
+            if not torch.isfinite(weights).all():
+                raise Diverged(f"{name} is not finite after {self.step} updates: the last checkpoint is kept")
         device = self.task.device
         checkpoint.save(
             self.folder / "checkpoint_last.pt",
@@ -232,13 +231,10 @@ class Loop:
         about = {"step": step, "beta": beta, "lr": rate, "cause": cause}
         about |= {name: str(value) for name, value in values.items()}
         about["sentences"] = self.task.words(self.task.batches["train"].at(step))
-        write_atomically(
-            self.folder / "diverged.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n"
-        )
+        self.folder.keep_batch(about)
         raise Diverged(
-            f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in {self.folder}:"
-            " the last good checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip"
-            " may help"
+            f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}): the last good"
+            " checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip may help"
         )
 
     def _report(self, recorder: Recorder, bar: tqdm) -> None:
@@ -264,6 +260,7 @@ class Loop:
 
     def _validate(self, recorder: Recorder) -> None:
         """The val/* record: at step t, the weights after t updates. Keeps the best of them."""
+        self.folder.refuse_lost()
         self._refuse_divergence()
         self._busy += time.perf_counter() - self._mark
         values = self._epoch_means()

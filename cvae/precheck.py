@@ -287,6 +287,7 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
         raise UserError(f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'")
     seen[folder] = job
     RunFolder(folder).refuse_other(config)
+    RunFolder(folder).refuse_impossible()
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
     if config.init_from is not None:

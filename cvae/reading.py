@@ -47,6 +47,13 @@ def parse_json(text: str | bytes) -> Any:
     return found
 
 
+def count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """{"a": {"b": 1}} becomes {"a.b": 1}; lists stay whole."""
     flat = {}

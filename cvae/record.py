@@ -14,7 +14,7 @@ from torch.utils.tensorboard.summary import hparams
 from cvae.config import Config, identity
 from cvae.figures import plane_picture
 from cvae.folder import FolderError, RunFolder
-from cvae.runs import Snapshot
+from cvae.runs import Snapshot, numbered
 
 log = logging.getLogger("cvae")
 
@@ -78,9 +78,7 @@ class Recorder:
     def _replay(self, step: int) -> None:
         """Gives TensorBoard what purging took from it although the checkpoint came after it."""
         for name, show in self._show.items():
-            path = self.folder / name
-            for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-                record = json.loads(line)
+            for _, record in numbered(self.folder / name):
                 if record["step"] >= step:
                     show(record)
 

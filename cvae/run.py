@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -35,7 +35,8 @@ def run(
     `command` repeats the run; `composition` is what Hydra would have written to .hydra/, by file name.
     Returns the objective: the best validation's -ELBO (rec for an autoencoder) in nats per sequence.
     """
-    (folder / ERROR).unlink(missing_ok=True)
+    with suppress(OSError):
+        (folder / ERROR).unlink()
     try:
         task = prepare(config)
         if config.precision == "tf32" and task.device.type != "cuda":
@@ -88,7 +89,8 @@ def evaluate(task: LanguageModelling, split: str) -> dict[str, float]:
 
 
 def _take_weights(task: LanguageModelling, folder: RunFolder, which: str) -> None:
-    task.model.load_state_dict(checkpoint.load(folder / f"checkpoint_{which}.pt")["model"])
+    path = folder / f"checkpoint_{which}.pt"
+    checkpoint.restore(task.model, checkpoint.load(path, task.config)["model"], path)
 
 
 def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> None:
@@ -181,7 +183,7 @@ def _disk_trouble(folder: RunFolder) -> Iterator[None]:
 @contextmanager
 def _log_file(folder: RunFolder) -> Iterator[None]:
     """What the run says goes to train.log too, and so does the error that ends it, which error.txt keeps."""
-    handler = logging.FileHandler(folder / "train.log", encoding="utf-8")
+    handler = logging.FileHandler(folder / "train.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     handler.handleError = lambda record: None  # a full disk is told of once, by what cannot be saved
     log.addHandler(handler)

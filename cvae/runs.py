@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from cvae.config import identity
-from cvae.folder import read_json
-from cvae.reading import UserError, parse_json
+from cvae.config import Mode, identity
+from cvae.folder import RunFolder, read_json, refuse_words
+from cvae.reading import UserError, fits, listing, parse_json
 
 Group = tuple[str, str]
 APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def task(self) -> str:
-        return str(self.get("task", "name", ""))
+        return self.get("task", "name", "")
 
     @property
     def last(self) -> int:
@@ -102,11 +102,14 @@ class Run:
         return float(values[steps == step][0]) if step in steps else None
 
 
-def _lines(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, Any]]]:
+def numbered(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, Any]]]:
     """(line number, object) of a jsonl file, but for a last line that is still being written.
 
-    Every object has a whole number under the `needed` key.
+    An absent file has none. Every object has a whole number under the `needed` key. Raises RunsError naming
+    the line.
     """
+    if not path.exists():
+        return
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -117,18 +120,21 @@ def _lines(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, An
             if number == len(lines):
                 return
             raise RunsError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(record, dict) or not isinstance(record.get(needed), int):
+        if not isinstance(record, dict) or not _whole(record.get(needed)):
             raise RunsError(f"{path}, line {number}: needs an object with a whole number '{needed}'")
         yield number, record
+
+
+def _whole(value: Any) -> bool:
+    """Whether it is a whole number from 0 on that an array can hold."""
+    return fits(int, value) and 0 <= value < 2**63
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; an absent file is a run without records yet."""
     records = []
-    for number, record in _lines(path) if path.exists() else ():
-        for key, value in record.items():
-            if "/" in key and not isinstance(value, int | float | None):
-                raise RunsError(f"{path}, line {number}: {key} must be a number, found {value!r}")
+    for number, record in numbered(path):
+        refuse_words(f"{path}, line {number}", record)
         records.append(record)
     return records
 
@@ -136,7 +142,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def read_latents(path: Path) -> dict[int, Snapshot]:
     """Step -> posterior from a `latents.jsonl`; an absent file holds none."""
     snapshots = {}
-    for number, record in _lines(path) if path.exists() else ():
+    for number, record in numbered(path):
         try:
             found = Snapshot.of(record)
         except (KeyError, TypeError, ValueError):
@@ -155,9 +161,13 @@ def read_latents(path: Path) -> dict[int, Snapshot]:
 def read_classifiers(path: Path) -> list[dict[str, Any]]:
     """The records of a `classifier.jsonl`; an absent file holds none."""
     found = []
-    for number, record in _lines(path, "seed") if path.exists() else ():
+    for number, record in numbered(path, "seed"):
         if missing := {"mode", "share", "labels", "test/accuracy"} - record.keys():
             raise RunsError(f"{path}, line {number}: has no {', '.join(sorted(missing))}")
+        refuse_words(f"{path}, line {number}", record, "share", "labels")
+        numbers = (record["share"], record["labels"], record["test/accuracy"])
+        if record["mode"] not in get_args(Mode) or None in numbers:
+            raise RunsError(f"{path}, line {number}: needs a mode of {listing(get_args(Mode))}, and numbers")
         found.append(record)
     return found
 
@@ -165,8 +175,11 @@ def read_classifiers(path: Path) -> list[dict[str, Any]]:
 def read_map(folder: Path) -> Map:
     """The `map.jsonl` of a run folder; empty where there is none."""
     path = folder / "map.jsonl"
-    points = [point for _, point in _lines(path, "label")] if path.exists() else []
-    places = np.array([(point["x"], point["y"]) for point in points], dtype=float)
+    points = [point for _, point in numbered(path, "label")]
+    try:
+        places = np.array([(point["x"], point["y"]) for point in points], dtype=float)
+    except (KeyError, TypeError, ValueError):
+        raise RunsError(f"{path}: a line has no numbers x and y") from None
     return Map(places, np.array([point["label"] for point in points], dtype=int))
 
 
@@ -182,10 +195,13 @@ def read_run(folder: str | Path) -> Run:
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
-    results = read_json(folder / "results.json") or {}
+    results = RunFolder(folder).results
     run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"))
-    if not isinstance(run.group[0], str):
-        raise RunsError(f"{path}: the config has no schedule.name")
+    names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
+    if not all(isinstance(name, str) for name in names):
+        raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")
+    if not _whole(config.get("seed") or 0):
+        raise RunsError(f"{path}: the config's seed must be a whole number, found {config['seed']!r}")
     return run
 
 

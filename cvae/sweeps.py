@@ -41,7 +41,7 @@ class Job:
     def progress(self) -> tuple[int, int | None, float | None]:
         """Updates made, of how many, and the seconds that one takes; None where nothing says it yet."""
         results = self.folder.results
-        step, total = results.get("step", 0), results.get("updates")
+        step, total = results.get("step") or 0, results.get("updates")
         if self.state == "done":
             return step, total, results.get("time/training_seconds", 0.0) / max(1, step)
         records = read_metrics(self.folder / "metrics.jsonl")

@@ -13,19 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cvae.folder import RunFolder
-from cvae.reading import UserError
+from cvae.reading import UserError, count
 
 EXAMPLES = """examples:
   python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb
   python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb val --data ../corpora/ptb
   python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb --iw-samples 500 --iw-sentences all"""
-
-
-def count(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if (number := int(text)) < 1:
-        raise ValueError
-    return number
 
 
 def count_or_all(text: str) -> int | None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from cvae import figures
-from cvae.reading import UserError
+from cvae.reading import UserError, count
 from cvae.runs import find_runs
 
 EXAMPLES = """examples:
@@ -45,7 +45,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="where to write (default: the first folder, or outputs/figures when none is given)",
     )
-    parser.add_argument("--dpi", type=int, default=150, help="of the PNG (default: 150)")
+    parser.add_argument("--dpi", type=count, default=150, help="of the PNG (default: 150)")
     options = parser.parse_args(arguments)
     if options.figure != "2" and not options.folders:
         parser.error(f"figure {options.figure} needs a folder with runs, for instance outputs/toy")

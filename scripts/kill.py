@@ -1,12 +1,15 @@
 """Kills training at random moments, starts it again each time, and compares with a run left in peace.
 
-Weights, metrics.jsonl and results.json (but for time/) must be equal bit for bit, and TensorBoard must read
-no step twice. Prints, and with --record writes, how many kills were survived and what they hit.
+Weights, every record and results.json (but for time/) must be equal bit for bit, no line that was on the
+disk at a kill may be missing at the end, and TensorBoard must read no step twice. A third of the kills come
+as soon as a checkpoint is being written. Prints, and with --record writes, how many were survived and what
+they hit.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import shlex
@@ -15,13 +18,14 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cvae.config import TinyData
 from cvae.data import generated
+from cvae.reading import count
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 RUNS = {
@@ -43,20 +47,29 @@ RUNS = {
         "task=yelp dataset.path={reviews} dataset.share.train=1 dataset.share.val=1 dataset.share.test=1"
         " dataset.min_count=1 model=sentence model.embed=8 model.hidden=16 model.latent=4 train.steps=150"
         " train.log_every=7 train.validate_every=30 train.save_every=4 task.iw_samples=3"
-        " task.finetune.shares=[0.1,1.0] task.finetune.seeds=3 task.finetune.epochs=2"
-        " task.finetune.least_updates=30 task.finetune.val_least=20 task.map_sentences=0"
+        " task.finetune.shares=[0.1,0.5,1.0] task.finetune.seeds=4 task.finetune.epochs=2"
+        " task.finetune.least_updates=30 task.finetune.val_least=20 task.finetune.map_sentences=0"
     ),
 }
+MODES = ("any", "alive", "writing")
 COMMON = ("train.progress=false", "device=cpu", "threads=1")
 
 
 @dataclass
+class Pace:
+    """What a run left in peace takes, in seconds: to its first sign of life, and from there to its end."""
+
+    start: float
+    rest: float
+
+
+@dataclass
 class Tally:
-    """What the kills of one run hit."""
+    """What the kills of one run hit, and the lines of its records that were on the disk at any of them."""
 
     kills: int = 0
     hits: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
+    written: set[tuple[str, str]] = field(default_factory=set)
 
 
 def write_reviews(folder: Path) -> None:
@@ -77,59 +90,98 @@ def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, stdout=said, stderr=said, cwd=TRAIN.parent)
 
 
-def finish(arguments: Sequence[str], folder: Path) -> float:
-    """Runs to the end; the seconds it took. Raises RuntimeError where it fails."""
-    began = time.monotonic()
-    if code := start(arguments, folder).wait():
+def finish(arguments: Sequence[str], folder: Path) -> Pace:
+    """Runs to the end. Raises RuntimeError where it fails."""
+    began, before = time.monotonic(), _marks(folder)
+    process = start(arguments, folder)
+    _await(process, lambda: _marks(folder) != before)
+    alive = time.monotonic()
+    if code := process.wait():
         raise RuntimeError(
             f"{shlex.join(arguments)} ended with {code}: see {folder.with_suffix('.said.txt')}"
         )
-    return time.monotonic() - began
+    return Pace(alive - began, time.monotonic() - alive)
 
 
-def torment(arguments: Sequence[str], folder: Path, kills: int, rng: random.Random) -> Tally:
+def torment(
+    arguments: Sequence[str],
+    folder: Path,
+    kills: int,
+    rng: random.Random,
+    pace: Pace,
+    modes: Sequence[str] = MODES,
+) -> Tally:
     """Kills and starts again until there were `kills` kills, then lets the run finish.
 
-    A start is killed some time after its first sign of life in the folder, so that most kills hit training.
+    The modes take turns: at any moment of a start; some time after its first sign of life in the folder, so
+    that kills spread over the run; and then as soon as a checkpoint is being written.
     """
     tally = Tally()
     while tally.kills < kills:
-        before = _marks(folder)
+        mode, before, old = modes[tally.kills % len(modes)], _marks(folder), _drafts(folder)
         process = start(arguments, folder)
-        while process.poll() is None and _marks(folder) == before:
-            time.sleep(0.01)
-        try:
-            process.wait(rng.expovariate(1 / 0.7))
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if process.returncode == -signal.SIGKILL:
+        some = rng.expovariate(1.5 * kills / pace.rest)
+        if mode == "any":
+            some += rng.uniform(0, pace.start)
+        else:
+            _await(process, lambda before=before: _marks(folder) != before)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(some)
+        if mode == "writing":
+            _await(process, lambda old=old: any("checkpoint" in name for name, _ in _drafts(folder) - old))
+        process.send_signal(signal.SIGKILL)
+        if process.wait() == -signal.SIGKILL:
             tally.kills += 1
-            tally.hits[_stage(folder)] += 1
+            tally.hits[_stage(folder, old)] += 1
+            tally.written |= lines(folder)
         elif process.returncode:
             raise RuntimeError(f"ended with {process.returncode}: see {folder.with_suffix('.said.txt')}")
         else:
             break  # finished before there were enough kills
-    tally.seconds = finish(arguments, folder)
+    finish(arguments, folder)
     return tally
+
+
+def _await(process: subprocess.Popen[bytes], sign: Callable[[], bool]) -> None:
+    """Until the sign is there or the process has ended."""
+    while process.poll() is None and not sign():
+        time.sleep(0.0002)  # writing a checkpoint takes a millisecond
 
 
 def _marks(folder: Path) -> tuple[Any, ...]:
     """Changes as soon as a run writes to its folder."""
-    names = ("run.json", "results.json", "metrics.jsonl")
+    names = ("run.json", "results.json", "metrics.jsonl", "classifier.jsonl")
     return tuple(p.stat().st_mtime_ns if (p := folder / name).exists() else None for name in names)
 
 
-def _stage(folder: Path) -> str:
-    """Where a kill hit, as the folder shows."""
-    if drafts := sorted(path.name for path in folder.rglob("*.tmp")):
+def _drafts(folder: Path) -> set[tuple[str, int]]:
+    """The files that are being written, or were at a kill, with their times; one may go while one looks."""
+    found = set()
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add((path.name, path.stat().st_mtime_ns))
+    return found
+
+
+def _stage(folder: Path, old: set[tuple[str, int]]) -> str:
+    """Where a kill hit, as the folder shows; `old` are the drafts of earlier kills."""
+    if drafts := sorted(name for name, _ in _drafts(folder) - old):
         return f"while writing {drafts[0].removesuffix('.tmp')}"
     if not (folder / "checkpoint_last.pt").exists():
         return "before the first checkpoint"
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    if results.get("finished"):
+    if _timeless(folder / "results.json").get("finished"):
         return "after the end"
-    return "in training or evaluation"
+    return "in the second stage" if (folder / "classifier.jsonl").exists() else "in training or evaluation"
+
+
+def lines(folder: Path) -> set[tuple[str, str]]:
+    """(name of the record, whole line without time/) of everything that a run has recorded."""
+    return {
+        (path.name, json.dumps(_without_time(json.loads(line))))
+        for path in folder.glob("*.jsonl")
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+        if line.endswith("\n")
+    }
 
 
 def differences(one: Path, other: Path) -> list[str]:
@@ -177,11 +229,31 @@ def repeated_steps(folder: Path) -> list[str]:
     return found
 
 
+def trial(name: str, place: Path, kills: int, rng: random.Random) -> dict[str, Any]:
+    """One of RUNS, left in peace and killed; a killed run that ends too soon is followed by another."""
+    command = [word.format(reviews=place / "reviews") for word in shlex.split(RUNS[name])]
+    peaceful = place / f"{name} – in peace"
+    pace = finish(command, peaceful)
+    found: dict[str, Any] = {"kills": 0, "hits": Counter(), "lines_on_disk_at_kills": 0, "bytes_lost": 0}
+    differ: list[str] = []
+    twice: list[str] = []
+    while found["kills"] < kills:
+        killed = place / f"{name} – killed after {found['kills']}"
+        tally = torment(command, killed, kills - found["kills"], rng, pace)
+        found["kills"] += tally.kills
+        found["hits"] += tally.hits
+        found["lines_on_disk_at_kills"] += len(tally.written)
+        found["bytes_lost"] += sum(len(line.encode()) for _, line in tally.written - lines(killed))
+        differ += differences(peaceful, killed)
+        twice += repeated_steps(killed)
+    return found | {"hits": dict(found["hits"]), "differ": differ, "twice_in_tensorboard": twice}
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="*", default=list(RUNS), help=f"of {', '.join(RUNS)}; default: all")
-    parser.add_argument("--kills", type=int, default=15, help="of each run (15)")
+    parser.add_argument("--kills", type=count, default=15, help="of each run (15)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
     parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts")
@@ -200,29 +272,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_reviews(options.to / "reviews")
     rng, record, status = random.Random(options.seed), {}, 0
     for name in options.runs:
-        command = shlex.split(RUNS[name].format(reviews=options.to.resolve() / "reviews"))
-        peaceful, killed = (options.to.resolve() / f"{name}-{kind}" for kind in ("peaceful", "killed"))
         try:
-            finish(command, peaceful)
-            tally = torment(command, killed, options.kills, rng)
+            found = trial(name, options.to.resolve(), options.kills, rng)
         except RuntimeError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return 1
-        differ, twice = differences(peaceful, killed), repeated_steps(killed)
-        status |= bool(differ or twice)
-        record[name] = {"kills": tally.kills, "hits": dict(tally.hits), "differ": differ, "twice": twice}
-        verdict = (
-            f"differs in {differ}, twice in TensorBoard: {twice}" if differ or twice else "equal bit for bit"
-        )
-        print(f"{name}: {tally.kills} kills ({_spoken(tally.hits)}): {verdict}", flush=True)
+        status |= bool(found["differ"] or found["twice_in_tensorboard"] or found["bytes_lost"])
+        record[name] = found
+        print(f"{name}: {', '.join(f'{key} {value}' for key, value in found.items())}", flush=True)
     if options.record:
         options.record.parent.mkdir(parents=True, exist_ok=True)
         options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return status
-
-
-def _spoken(hits: Counter[str]) -> str:
-    return ", ".join(f"{count} {stage}" for stage, count in hits.most_common())
 
 
 if __name__ == "__main__":

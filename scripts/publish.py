@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.folder import write_atomically
-from cvae.reading import UserError
+from cvae.reading import UserError, count
 from cvae.runs import Run, find_runs
 
 AS_OF_THE_LAST = ("step", "train/beta", "train/lr")
@@ -28,7 +28,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path, help="a folder with runs in or below it, such as outputs/toy")
-    parser.add_argument("--thin", type=int, default=2, help="train/* records averaged into one (default: 2)")
+    parser.add_argument("--thin", type=count, default=2, help="train/* records averaged into one (2)")
     parser.add_argument("--to", type=Path, default=Path("outputs/published"), metavar="DIR")
     return parser.parse_args(arguments)
 
@@ -51,8 +51,9 @@ def thinned(records: Iterable[dict[str, Any]], thin: int) -> Iterator[dict[str, 
 def _averaged(block: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One record for several: means, but for what is said of a step and not of a window."""
     last = block[-1]
-    means = {key: sum(record[key] for record in block) / len(block) for key in last}
-    return rounded(means | {key: last[key] for key in AS_OF_THE_LAST})
+    values = {key: [record[key] for record in block if record.get(key) is not None] for key in last}
+    means = {key: sum(found) / len(found) for key, found in values.items() if found}
+    return rounded(means | {key: last[key] for key in AS_OF_THE_LAST if key in last})
 
 
 def rounded(record: dict[str, Any]) -> dict[str, Any]:
@@ -63,7 +64,8 @@ def rounded(record: dict[str, Any]) -> dict[str, Any]:
 def publish(run: Run, target: Path, thin: int) -> None:
     """Writes one run's small copy; `thin` train/* records become one."""
     about = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    about["config"]["dataset"].pop("path", None)
+    if isinstance(dataset := about["config"].get("dataset"), dict):
+        dataset.pop("path", None)
     about.pop("command", None)  # may name places of this machine
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
@@ -83,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             target = options.to / options.folder.name / run.folder.relative_to(options.folder)
             publish(run, target, options.thin)
             print(target)
-    except UserError as error:
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.folder import RunFolder
-from cvae.reading import UserError
+from cvae.reading import UserError, count
 
 if TYPE_CHECKING:
     from cvae.samples import Found, Sampler
@@ -50,9 +50,9 @@ def temperature(text: str) -> float:
     return number
 
 
-def count(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if (number := int(text)) < 1:
+def seed(text: str) -> int:
+    """A whole number that torch takes, for argparse."""
+    if not 0 <= (number := int(text)) < 2**63:
         raise ValueError
     return number
 
@@ -86,7 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--no-unk", action="store_true", help="never say <unk>")
     parser.add_argument("--longest", type=count, default=60, metavar="N", help="words at most (60)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
     parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cvae import scores, tables
 from cvae.figures import ORDER
-from cvae.reading import UserError
+from cvae.reading import UserError, count
 from cvae.runs import find_runs
 from cvae.sweeps import find_jobs
 
@@ -44,7 +44,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--accuracy", action="store_true", help="of task=yelp's classifiers, in percent")
     parser.add_argument("--at", nargs="+", type=int, metavar="STEP", help="along training, at these steps")
     parser.add_argument(
-        "--window", type=int, default=1000, help="updates before a step over which train/* is averaged (1000)"
+        "--window",
+        type=count,
+        default=1000,
+        help="updates before a step to average train/* over (1000)",
     )
     parser.add_argument("--format", choices=tables.FORMATS, default="markdown")
     return parser.parse_args(arguments)

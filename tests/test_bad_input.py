@@ -1,13 +1,21 @@
 """Whatever is fed to the program, it either works or answers in one sentence; nothing else comes out.
 
-Each property damages a good input `EXAMPLES` times at random; `test_hundreds_of_inputs_are_tried` counts.
+Each property damages a good input `EXAMPLES` times at random; `test_hundreds_of_inputs_are_tried` counts. One
+sample of each class is typed, so to speak: a process of its own, whose exit status and output are looked at.
 """
 
 from __future__ import annotations
 
 import copy
+import io
+import itertools
 import json
+import os
 import random
+import shlex
+import subprocess
+import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,15 +25,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvae import checkpoint, runs
+from cvae import checkpoint, data, runs
 from cvae.config import Config, DialogData, load
 from cvae.data import files, references, switchboard, vectors
 from cvae.data.dialogs import Exchanges, build
 from cvae.data.text import Vocabulary
 from cvae.folder import RunFolder
 from cvae.reading import UserError
+from scripts import bench, claims, evaluate, get_data, kill, publish, report, sample, status, table
+from scripts import figures as scripts_figures
 
-DIALOGS = Path(__file__).parent / "dialogs"
+ROOT = Path(__file__).parent.parent
+DIALOGS = ROOT / "tests" / "dialogs"
 EXAMPLES = 80
 tried = {"inputs": 0, "refused": 0}
 seeds = st.integers(0, 2**32)
@@ -145,6 +156,29 @@ def test_references(tmp_path, corpus, seed):
     accepted(lambda: references.read(path, corpus))
 
 
+@pytest.fixture(scope="module")
+def reviews(tmp_path_factory) -> Path:
+    """Labelled files, one of which each example replaces."""
+    folder = tmp_path_factory.mktemp("reviews") / "Kritiken – 1"
+    folder.mkdir()
+    for split, label in itertools.product(("train", "dev", "test"), (0, 1)):
+        (folder / f"sentiment.{split}.{label}").write_text("the food was naïve\n\nnever again\n" * 4)
+    return folder
+
+
+@fuzz
+@given(seed=seeds)
+def test_reviews(reviews, seed):
+    rng = random.Random(seed)
+    path = reviews / f"sentiment.{rng.choice(('train', 'dev', 'test'))}.{rng.randrange(2)}"
+    good = path.read_bytes()
+    path.write_bytes(damaged(good, rng))
+    try:
+        accepted(lambda: [files.check(found, 9) for found in reviews.iterdir()])
+    finally:
+        path.write_bytes(good)
+
+
 # ---- configurations ----
 
 WRONG = st.one_of(
@@ -166,7 +200,7 @@ def places(container: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
             yield from places(value)
 
 
-@pytest.fixture(scope="module", params=["task=toy", "task=ptb", "task=switchboard"])
+@pytest.fixture(scope="module", params=["task=toy", "task=ptb", "task=switchboard", "task=yelp"])
 def composed(request, configured) -> dict[str, Any]:
     return configured(request.param).container
 
@@ -200,24 +234,31 @@ def folder(tmp_path_factory, configured) -> Path:
     """What a run leaves."""
     path = tmp_path_factory.mktemp("runs") / "Läufe 1"
     path.mkdir()
-    about = {"format": 1, "config": configured().container, "data": {}, "versions": {"cvae": "0.1.0"}}
+    prints = data.build(configured().dataset, torch.device("cpu")).fingerprints
+    about = {"format": 1, "config": configured().container, "data": prints, "versions": {"cvae": "0.1.0"}}
     (path / "run.json").write_text(json.dumps(about))
     (path / "results.json").write_text(json.dumps({"finished": True, "step": 3, "val/kl": 0.5}))
     (path / "metrics.jsonl").write_text("".join(f'{{"step": {n}, "train/kl": {n}.5}}\n' for n in range(6)))
+    line = {"mode": "probe", "share": 0.1, "seed": 0, "labels": 8, "test/accuracy": 0.5}
+    (path / "classifier.jsonl").write_text(json.dumps(line) + "\n")
+    (path / "map.jsonl").write_text('{"x": 0.5, "y": -1.0, "label": 1}\n' * 3)
     latents = {"mean": [[0.0, 1.0]], "logvar": [[0.0, 0.0]], "label": [0]}
     (path / "latents.jsonl").write_text("".join(json.dumps({"step": n} | latents) + "\n" for n in range(3)))
     checkpoint.save(path / "checkpoint_last.pt", {"step": 3, "model": {"weight": torch.arange(200.0)}})
     return path
 
 
-@pytest.mark.parametrize("name", ["run.json", "results.json", "metrics.jsonl", "latents.jsonl"])
-@fuzz
+RECORDS = ("run.json", "results.json", "metrics.jsonl", "latents.jsonl", "classifier.jsonl", "map.jsonl")
+
+
+@pytest.mark.parametrize("name", RECORDS)
+@settings(fuzz, max_examples=60)
 @given(seed=seeds)
 def test_records(folder, name, seed, tmp_path_factory):
     good = (folder / name).read_bytes()
     (folder / name).write_bytes(damaged(good, random.Random(seed)))
     try:
-        accepted(lambda: runs.read_run(folder))
+        accepted(lambda: [read(folder) for read in (runs.read_run, runs.read_map)])
         accepted(lambda: RunFolder(folder).results)
         accepted(lambda: RunFolder(folder).configuration("cpu"))
     finally:
@@ -238,6 +279,204 @@ def test_checkpoints(folder, seed):
         path.write_bytes(good)
 
 
-def test_hundreds_of_inputs_are_tried():
+@settings(fuzz, max_examples=40)
+@given(seed=seeds)
+def test_checkpoints_whose_checksums_are_right(folder, seed):
+    good = (folder / "checkpoint_last.pt").read_bytes()
+    path, rng = folder / "checkpoint_other.pt", random.Random(seed)
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(path, "w") as new:
+        names = old.namelist()
+        wrong = {name for name in names if name.endswith("data.pkl")} | {rng.choice(names)}
+        for name in names:
+            content = old.read(name)
+            new.writestr(name, damaged(content, rng) if name in wrong else content)
+    accepted(lambda: checkpoint.load(path))
+    path.unlink()
+
+
+def answered(main: Callable[[list[str]], int], arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    """A script either works, or ends with another status than 0 and one sentence, below argparse's usage."""
+    tried["inputs"] += 1
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    said = capsys.readouterr().err.splitlines()
+    if status:
+        tried["refused"] += 1
+        sentences = [line for line in said if not line.startswith(("usage: ", " "))]
+        assert len(sentences) == 1 and "Traceback" not in sentences[0]
+
+
+@settings(fuzz, max_examples=40)
+@given(seed=seeds, value=WRONG)
+def test_records_with_other_values(folder, seed, value, capsys):
+    rng = random.Random(seed)
+    path = folder / rng.choice(("run.json", "results.json", "metrics.jsonl", "classifier.jsonl"))
+    good = path.read_text()
+    content = [json.loads(line) for line in good.splitlines()]
+    group, key = rng.choice(list(places({"lines": dict(enumerate(content))}))[2:])
+    group[key] = value
+    path.write_text("\n".join(json.dumps(record) for record in content) + "\n")
+    try:
+        answered(table.main, [str(folder)], capsys)
+        answered(table.main, [str(folder), "--accuracy"], capsys)
+        answered(status.main, [str(folder)], capsys)
+        answered(publish.main, [str(folder), "--to", str(folder.parent / "published")], capsys)
+    finally:
+        path.write_text(good)
+
+
+# ---- the arguments of scripts ----
+
+PARSERS = {
+    "bench": bench.parse,
+    "claims": claims.parse,
+    "evaluate": evaluate.parse,
+    "figures": scripts_figures.parse,
+    "get_data": get_data.parse_args,
+    "kill": kill.parse,
+    "publish": publish.parse,
+    "report": report.parse,
+    "sample": sample.parse,
+    "status": status.parse,
+    "table": table.parse,
+}
+FLAGS = (
+    *(
+        "--to",
+        "--at",
+        "--window",
+        "--columns",
+        "--format",
+        "--thin",
+        "--dpi",
+        "--kills",
+        "--count",
+        "--split",
+    ),
+    *(
+        "--seed",
+        "--temperature",
+        "--top-p",
+        "--json",
+        "--iw-samples",
+        "--iw-sentences",
+        "--chunk",
+        "--device",
+    ),
+    *("--seconds", "--threads", "--base-url", "--force", "--beside", "--chat", "--from", "--brief", "--nope"),
+)
+WORDS = (
+    "outputs",
+    "all",
+    "ptb",
+    "3",
+    "toy",
+    "0",
+    "-1",
+    "1e999",
+    "nan",
+    "1.5",
+    "",
+    "--",
+    "9" * 40,
+    "é ü",
+    "test",
+)
+
+
+@settings(fuzz, max_examples=200)
+@given(seed=seeds)
+def test_arguments_of_scripts(seed, capsys):
+    rng = random.Random(seed)
+    parse = PARSERS[rng.choice(list(PARSERS))]
+    arguments = [rng.choice(rng.choice((FLAGS, WORDS, WORDS))) for _ in range(rng.randint(0, 4))]
+    answered(lambda words: parse(words) and 0, arguments, capsys)
+
+
+def test_every_script_is_among_them():
+    assert set(PARSERS) == {path.stem for path in (ROOT / "scripts").glob("*.py")}
+
+
+# ---- one of each class, typed ----
+
+TYPED = """
+import json, os, runpy, sys, traceback
+import cvae.cli, cvae.run
+from hydra.core.plugins import Plugins
+Plugins.instance()
+for number, words in enumerate(json.loads(sys.argv[1])):
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        continue
+    for stream in (1, 2):
+        os.dup2(os.open(f"{number}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
+    sys.argv = words
+    runpy.run_path(words[0], run_name="__main__")
+    break
+"""
+
+
+def samples(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
+    """(command, what is said) for each class of bad input; `folder` is that of a run."""
+    (place / "schlecht é").mkdir()
+    for name in ("train.txt", "train.jsonl", "vectors.txt", "sentiment.train.0"):
+        (place / "schlecht é" / name).write_bytes(b"\xff\xfe broken\n")
+    for name in (
+        "valid.txt",
+        "test.txt",
+        "sentiment.train.1",
+        *(f"sentiment.{s}.0" for s in ("dev", "test")),
+    ):
+        (place / "schlecht é" / name).write_text("fine\n")
+    for name in ("sentiment.dev.1", "sentiment.test.1", "valid.jsonl", "test.jsonl"):
+        (place / "schlecht é" / name).write_text("fine\n")
+    (place / "run").mkdir()
+    (place / "run" / "run.json").write_text("{")
+    torch.save({"format": 1, "trap": Path("executed")}, folder / "checkpoint_best.pt")
+    train, bad = "train.py task=", "dataset.path='schlecht é'"
+    yield f"{train}ptb {bad}", "schlecht é/train.txt, line 1: not UTF-8"
+    yield f"{train}switchboard {bad}", "schlecht é/train.jsonl, line 1: "
+    yield f"{train}yelp {bad}", "schlecht é/sentiment.train.0, line 1: not UTF-8"
+    vectors = f"dataset.path={shlex.quote(str(DIALOGS))} model.vectors='schlecht é/vectors.txt'"
+    yield f"{train}switchboard {vectors}", "schlecht é/vectors.txt"
+    yield "train.py hydra.run.dir=run", "run/run.json cannot be read"
+    yield "train.py hydra.run.dir=held", "held is being written by another process"
+    yield (
+        f"scripts/evaluate.py {shlex.quote(str(folder))} --device cpu",
+        "is not a usable checkpoint: it holds other",
+    )
+    yield "scripts/table.py run --window 0", "argument --window: invalid count value: '0'"
+
+
+def test_one_of_each_class_from_the_command_line(tmp_path, folder):
+    commands, said = zip(*samples(tmp_path, folder), strict=True)
+    words = [[str(ROOT / first), *rest] for first, *rest in map(shlex.split, commands)]
+    environment = {key: value for key, value in os.environ.items() if key != "CVAE_DATA"}
+    with RunFolder(tmp_path / "held").held():
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        done = subprocess.run(
+            [sys.executable, "-c", TYPED, json.dumps(words)],
+            cwd=tmp_path,
+            env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+    assert len(done.stdout.split()) == len(commands), done.stderr
+    for number, (command, code) in enumerate(zip(commands, done.stdout.split(), strict=True)):
+        output, errors = ((tmp_path / f"{number}.{stream}").read_text() for stream in (1, 2))
+        sentences = [line for line in errors.splitlines() if not line.startswith(("usage: ", " "))]
+        assert int(code) in (1, 2), command
+        assert output == "" and len(sentences) == 1 and said[number] in sentences[0], errors
+        tried["inputs"] += 1
+        tried["refused"] += 1
+        for stream in (1, 2):
+            (tmp_path / f"{number}.{stream}").unlink()
+    assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_hundreds_of_bad_inputs_are_tried():
     """Runs last; what was refused was refused in a sentence."""
-    assert tried["inputs"] >= 500 and tried["refused"] >= 300
+    print(tried)
+    assert tried["inputs"] >= 1500 and tried["refused"] >= 800

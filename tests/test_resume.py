@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,13 +21,14 @@ import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 
 from cvae import checkpoint, figures
-from cvae.config import Config
+from cvae.config import Config, identity
 from cvae.folder import FolderError, RunFolder
 from cvae.loop import Diverged, Loop
 from cvae.reading import UserError
 from cvae.record import Recorder
-from cvae.run import run
+from cvae.run import reopen, run
 from cvae.tasks.language_model import LanguageModelling
+from scripts import kill
 
 ROOT = Path(__file__).parent.parent
 TINY = (
@@ -123,7 +127,7 @@ def whole(tmp_path_factory, configured) -> dict[str, Path]:
     """Each command, run without a stop."""
     folders = {}
     for name, command in COMMANDS.items():
-        folders[name] = tmp_path_factory.mktemp(name)
+        folders[name] = tmp_path_factory.mktemp(f"{name} – Läufe 1")
         run(configured(*command), RunFolder(folders[name]))
     return folders
 
@@ -261,27 +265,21 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
     assert (ended.value.code, seen) == (77, [9])
 
 
-def test_kill_minus_nine_from_the_command_line(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *TOY, "train.steps=400", "train.log_every=1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def test_killed_at_random_and_while_a_checkpoint_is_written(whole, tmp_path, configured):
+    """The short version of scripts/kill.py."""
+    folder = tmp_path / "Läufe – 1"
+    tally = kill.torment(TOY, folder, 2, random.Random(1), kill.Pace(0.0, 2.0), modes=("alive", "writing"))
+    assert tally.kills == 2 and tally.written
+    assert kill.differences(whole["toy"], folder) == kill.repeated_steps(folder) == []
+    assert tally.written <= kill.lines(folder)
+    command = shlex.split(RunFolder(folder).record["command"])
+    assert command[:2] == ["python", "train.py"]
+    assert identity(configured(*command[2:]).container) == identity(configured(*TOY).container)
 
-    def start(name: str) -> tuple[Path, subprocess.Popen]:
-        folder = tmp_path / name
-        arguments = [*command, f"hydra.run.dir={folder}"]
-        return folder, subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
 
-    (killed, first), (undisturbed, other) = start("killed"), start("undisturbed")
-    metrics = killed / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.exists() and metrics.stat().st_size > 9000) and time.monotonic() < deadline:
-        time.sleep(0.005)
-    first.kill()
-    assert first.wait() == -signal.SIGKILL
-    assert not json.loads((killed / "results.json").read_text())["finished"]
-    _, again = start("killed")
-    assert again.wait(300) == 0
-    assert other.wait(300) == 0
-    assert outcome(killed) == outcome(undisturbed)
+@pytest.mark.parametrize("name", kill.RUNS)
+def test_the_harness_kills_runs_that_can_be_started(name, configured):
+    assert configured(*shlex.split(kill.RUNS[name])).train.save_every < 10
 
 
 def test_the_objective_is_the_best_validations_bound(whole):
@@ -328,6 +326,8 @@ def test_the_folder_holds_what_repeats_the_run(whole, configured):
     assert about["config"] == configured(*TINY).container
     assert set(about["data"]) == {"train", "val", "test"}
     assert about["versions"]["torch"] == torch.__version__
+    assert {"python", "cvae", "numpy", "hydra-core", "datasets", "scikit-learn"} <= about["versions"].keys()
+    assert about["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", about["git"])
     assert (folder / "curves.png").stat().st_size > 10_000
     assert (folder / "train.log").read_text().count("best checkpoint") == 2
     assert (folder / "vocabulary.txt").read_text().splitlines()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
@@ -380,6 +380,15 @@ def test_a_refused_start_leaves_the_lock_of_the_run_that_holds_the_folder(tmp_pa
             pass
 
 
+def test_records_that_were_changed_are_refused_by_line(tmp_path, configured):
+    run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
+    path = tmp_path / "metrics.jsonl"
+    size = len(content := path.read_bytes())
+    path.write_bytes(content[:30] + b"\n" + b"x" * (size - 31))
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: not JSON"):
+        run(configured(*TOY), RunFolder(tmp_path))
+
+
 def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, configured):
     run(configured(*TOY, "train.validate_on=[val,test]"), RunFolder(tmp_path))
     read = board(tmp_path)
@@ -412,26 +421,37 @@ def test_another_thread_count_is_warned_about(tmp_path, configured):
     assert "77 threads on cpu before" in (tmp_path / "train.log").read_text()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
-    tmp_path, monkeypatch, configured
+@pytest.mark.parametrize("what", ["rec", "gradient norm", "weights"])
+def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    what, tmp_path, monkeypatch, configured
 ):
     original = Loop._advance
 
     def poisoned(self):
-        if self.step == 15:
-            next(iter(self.task.model.parameters())).data.fill_(float("nan"))
+        weights = next(iter(self.task.model.parameters()))
+        if self.step == 15 and what == "rec":
+            weights.data.fill_(float("nan"))
+        if self.step == 15 and what == "gradient norm":
+            weights.register_hook(lambda gradient: gradient * float("inf"))
         original(self)
+        if self.step == 18 and what == "weights":
+            weights.data.fill_(float("inf"))
 
     monkeypatch.setattr(Loop, "_advance", poisoned)
-    with pytest.raises(Diverged, match=r"^rec is nan at step 15 \(β = 1, lr = 0.0001\)") as stopped:
+    said = {
+        "rec": r"^rec is nan at step 15 \(β = 1, lr = 0.0001\)",
+        "gradient norm": r"^gradient norm is (inf|nan) at step 15 ",
+        "weights": r"^encoder\.\S+ is not finite after 18 updates",
+    }
+    with pytest.raises(Diverged, match=said[what]):
         run(configured(*TOY), RunFolder(tmp_path))
-    assert str(tmp_path) in str(stopped.value)
     saved = checkpoint.load(tmp_path / "checkpoint_last.pt")
     assert saved["step"] == 12
     assert all(torch.isfinite(tensor).all() for tensor in saved["model"].values())
-    assert "step 15" in (tmp_path / "train.log").read_text()
-    kept = json.loads((tmp_path / "diverged.json").read_text())
-    assert kept["step"] == 15 and kept["cause"] == "rec" and len(kept["sentences"]) == 10
+    assert str(tmp_path) in (tmp_path / "train.log").read_text()
+    if what != "weights":
+        kept = json.loads((tmp_path / "diverged.json").read_text())
+        assert kept["step"] == 15 and kept["cause"] == what and len(kept["sentences"]) == 10
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format"])
@@ -482,31 +502,137 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(damaged, tmp_path, 
     assert outcome(tmp_path) == outcome(whole["toy"])
 
 
-@pytest.mark.parametrize("trouble", ["limit", "gone"])
-def test_a_folder_that_cannot_be_written_ends_the_run_in_a_sentence(trouble, tmp_path, configured, whole):
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 2.2 MB: less than three checkpoints."""
+    place = tmp_path / "small"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2200k", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def refused(config: Config, folder: Path) -> str:
+    """The sentence that ends a run."""
+    with pytest.raises(FolderError) as error:
+        run(config, RunFolder(folder))
+    assert str(error.value).startswith(f"{folder} cannot be written: ") and "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_to_go_on_from(small_disk, configured, whole):
+    folder = small_disk / "run"
+    assert "No space left on device; checkpoint_last.pt is intact" in refused(configured(*TOY), folder)
+    assert checkpoint.load(folder / "checkpoint_last.pt")["step"] >= 6
+    assert not list(folder.glob("*.tmp"))
+    subprocess.run(["mount", "-o", "remount,size=20m", str(small_disk)], check=True)
+    run(configured(*TOY), RunFolder(folder))
+    assert outcome(folder) == outcome(whole["toy"])
+
+
+def test_a_limit_of_file_sizes_leaves_the_last_checkpoint_to_go_on_from(tmp_path, configured, whole):
     folder, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
     run(configured(*TOY, "train.stop_after=13"), RunFolder(folder))
-    size = (folder / "checkpoint_last.pt").stat().st_size
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(FolderError) as refused:
-        if trouble == "limit":
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, before[1]))
-        else:
-            original = Loop._advance
-            patch.setattr(
-                Loop, "_advance", lambda self: (original(self), shutil.rmtree(folder, ignore_errors=True))
-            )
-        try:
-            run(configured(*TOY), RunFolder(folder))
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert str(refused.value).startswith(f"{folder} cannot be written: ") and "\n" not in str(refused.value)
-    if trouble == "limit":
-        assert "checkpoint_last.pt is intact" in str(refused.value)
-        assert checkpoint.load(folder / "checkpoint_last.pt")["step"] == 13
-        run(configured(*TOY), RunFolder(folder))
-        assert outcome(folder) == outcome(whole["toy"])
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, ((folder / "checkpoint_last.pt").stat().st_size // 2, before[1])
+    )
+    try:
+        said = refused(configured(*TOY), folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "checkpoint_last.pt is intact" in said
+    assert checkpoint.load(folder / "checkpoint_last.pt")["step"] == 13
+    run(configured(*TOY), RunFolder(folder))
+    assert outcome(folder) == outcome(whole["toy"])
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_folder_that_is_deleted_or_replaced_ends_the_run(
+    replaced, tmp_path, monkeypatch, configured, whole
+):
+    original, folder = Loop._advance, tmp_path / "run"
+
+    def losing(self):
+        original(self)
+        if self.step == 9:
+            shutil.rmtree(folder)
+            if replaced:
+                shutil.copytree(whole["autoencoder"], folder)
+
+    monkeypatch.setattr(Loop, "_advance", losing)
+    assert refused(configured(*TOY), folder).endswith("since this run began; nothing is saved")
+    assert folder.exists() == replaced
+    if replaced:
+        other = {path.name: path.read_bytes() for path in whole["autoencoder"].iterdir() if path.is_file()}
+        assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == other
+
+
+@pytest.mark.parametrize("name", ["", "train.log", ".lock", "error.txt", "checkpoint_last.pt.tmp"])
+def test_a_place_where_nothing_can_be_written_is_told(name, tmp_path, configured):
+    folder = tmp_path / "run"
+    if name:
+        (folder / name).mkdir(parents=True)
     else:
-        assert str(refused.value).endswith("nothing is saved")
+        folder.write_text("a file")
+    if name in ("train.log", "error.txt"):  # the run itself does not need them
+        run(configured(*TOY, "train.stop_after=1"), RunFolder(folder))
+    else:
+        refused(configured(*TOY), folder)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
+        with pytest.raises(FolderError, match="cannot be made: "):
+            RunFolder(path).refuse_impossible()
+    RunFolder(tmp_path / "a" / "b").refuse_impossible()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def foreign(last: dict, other: Config) -> Iterator[tuple[dict, str]]:
+    """Whole checkpoints that are not of this run, and what is said of them."""
+    yield {"step": 9, "config": last["config"], "model": last["model"]}, "has weights only"
+    yield {}, "is of another run"
+    yield last | {"config": other.container}, "is of another run"
+    yield last | {"model": {}}, "has the weights of another model: Missing key"
+    yield last | {"model": {k: v[:1] for k, v in last["model"].items()}}, "another model: size mismatch"
+
+
+def test_a_checkpoint_of_another_run_is_refused_and_the_previous_one_used(tmp_path, configured, whole):
+    config, last = configured(*TOY), tmp_path / "checkpoint_last.pt"
+    run(configured(*TOY, "train.stop_after=15"), RunFolder(tmp_path))
+    good = {path: path.read_bytes() for path in tmp_path.glob("checkpoint_*")}
+    for content, sentence in foreign(checkpoint.load(last), configured(*TOY, "seed=3")):
+        for name in ("last", "previous"):
+            checkpoint.save(tmp_path / f"checkpoint_{name}.pt", content)
+        with pytest.raises(checkpoint.CheckpointError, match=sentence):
+            run(config, RunFolder(tmp_path))
+    for path in (tmp_path / "checkpoint_previous.pt", tmp_path / "checkpoint_best.pt"):
+        path.write_bytes(good[path])
+    shutil.copyfile(tmp_path / "checkpoint_best.pt", last)
+    run(config, RunFolder(tmp_path))
+    assert (
+        "has weights only: training cannot go on from it; going on from checkpoint_previous.pt, step 12"
+        in (tmp_path / "train.log").read_text()
+    )
+    assert outcome(tmp_path) == outcome(whole["toy"])
+    checkpoint.save(tmp_path / "checkpoint_best.pt", {"config": config.container, "model": {}})
+    with pytest.raises(checkpoint.CheckpointError, match="another model"):
+        reopen(config, RunFolder(tmp_path))
+
+
+def test_seed_0_is_a_seed(tmp_path, configured, whole):
+    torch.manual_seed(77)
+    for seed in (0, 1):
+        run(configured(*TOY, f"seed={seed}", "train.stop_after=20"), RunFolder(tmp_path / str(seed)))
+    records = {
+        name: [without_time(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for name, folder in (("0", tmp_path / "0"), ("1", tmp_path / "1"), ("whole", whole["toy"]))
+    }
+    assert records["0"][:4] == records["whole"][:4]
+    assert records["0"] != records["1"]
 
 
 def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):

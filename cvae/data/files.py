@@ -47,8 +47,15 @@ class Sentences:
         import datasets
 
         datasets.disable_progress_bars()
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # nothing is asked of the network, not even that
         name, path = self.fingerprint[:16], glob.escape(str(self.path))
-        rows = datasets.load_dataset("text", name, data_files=path, split="train", encoding=ENCODING)
+        try:
+            rows = datasets.load_dataset("text", name, data_files=path, split="train", encoding=ENCODING)
+        except (OSError, datasets.exceptions.DatasetGenerationError) as error:
+            raise UserError(
+                f"{self.path} cannot be kept in the cache {datasets.config.HF_DATASETS_CACHE}:"
+                f" {error.__cause__ or error}; HF_DATASETS_CACHE names another place"
+            ) from None
         for part in rows.iter(batch_size=10_000):
             lines = (line.split() for line in part["text"])
             yield from (words for words in lines if 0 < len(words) <= self.longest)

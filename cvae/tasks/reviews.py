@@ -20,8 +20,8 @@ from cvae.classification import Classifier, Probe, Scaling, judge, posteriors, p
 from cvae.config import Config
 from cvae.data.labels import held_out, stratified, without_words
 from cvae.data.text import Splits, fixed
-from cvae.folder import RunFolder, append_line, complete_lines, write_atomically
-from cvae.runs import read_run
+from cvae.folder import Diverged, RunFolder, append_line, cut_unfinished, write_atomically
+from cvae.runs import read_classifiers, read_run
 from cvae.scores import accuracy_table
 from cvae.tasks.language_model import LanguageModelling
 from cvae.transfer import take_from
@@ -73,12 +73,17 @@ class Reviews(LanguageModelling):
         """
         self.model.eval()
         path = folder / RECORD
-        done = {Cell(r["mode"], r["share"], r["seed"]): r for r in complete_lines(path)}
+        cut_unfinished(path)
+        done = {Cell(r["mode"], r["share"], r["seed"]): r for r in read_classifiers(path)}
         for cell in self.cells():
             if cell in done:
                 continue
             started = time.perf_counter()
-            done[cell] = cell._asdict() | self.measure(cell) | {"time/seconds": time.perf_counter() - started}
+            try:
+                measured = self.measure(cell)
+            except Diverged as error:
+                raise self._kept(error, cell, folder) from None
+            done[cell] = cell._asdict() | measured | {"time/seconds": time.perf_counter() - started}
             append_line(path, done[cell])
             said = f"{cell.mode}, {done[cell]['labels']:,} labels, seed {cell.seed}"
             log.info(f"{said} | test accuracy {done[cell]['test/accuracy']:.4f}")
@@ -89,6 +94,16 @@ class Reviews(LanguageModelling):
             write_atomically(folder / TABLE, table + "\n")
             log.info(f"test accuracy in %\n{table}")
         return summary([done[cell] for cell in self.cells()]) | {"test/majority": self.majority()}
+
+    def _kept(self, error: Diverged, cell: Cell, folder: RunFolder) -> Diverged:
+        """What a classifier's failure is told by, its batch kept in the folder."""
+        said = f"{error} of the classifier {cell.mode}, share {cell.share:g}, seed {cell.seed}"
+        sentences = self.words(self.data.corpora["train"].batch(error.rows))
+        folder.keep_batch(cell._asdict() | {"cause": str(error), "sentences": sentences})
+        return Diverged(
+            f"{said} in {folder}: the pre-trained checkpoint is kept, diverged.json has the batch; a smaller"
+            " task.finetune.lr or encoder_lr may help"
+        )
 
     def majority(self) -> float:
         """The test accuracy of the training sentences' most frequent class."""
