@@ -16,11 +16,24 @@ from cvae.reading import UserError
 from cvae.run import prepare, run
 from cvae.update import build
 
-SMALL = ["dataset=tiny", "dataset.sampler=bucketed", "task.iw_samples=0", "train.batch_size=8"]
+SMALL = [
+    "dataset=tiny",
+    "dataset.sentences=40",
+    "dataset.sampler=bucketed",
+    "task.iw_samples=0",
+    "train.batch_size=8",
+]
 TINY = {
     "sentence": ["task=ptb", *SMALL, "model.embed=8", "model.hidden=8", "model.latent=4"],
     "batch_norm": ["task=ptb", *SMALL, "model.hidden=8", "model.latent=4", "remedy=[batch_norm]"],
-    "refined": ["task=ptb", *SMALL, "model.hidden=8", "model.latent=4", "remedy=[semi_amortized]"],
+    "refined": [
+        "task=ptb",
+        *SMALL,
+        "model.hidden=8",
+        "model.latent=4",
+        "remedy=[semi_amortized]",
+        "update.steps=2",
+    ],
     "review": ["task=ptb", *SMALL, "model=review", "model.filters=4", "model.hidden=8", "model.latent=4"],
     "dialog": [
         *("task=switchboard", f"dataset.path={Path(__file__).parent / 'dialogs'}", "dataset.vocabulary=60"),
