@@ -25,6 +25,7 @@ from typing import Any
 
 from cvae.config import TinyData
 from cvae.data import generated
+from cvae.folder import read_json, write_atomically
 from cvae.reading import count
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -256,7 +257,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kills", type=count, default=15, help="of each run (15)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts of each run")
     options = parser.parse_args(arguments)
     if unknown := set(options.runs) - set(RUNS):
         parser.error(f"unknown run {', '.join(sorted(unknown))}: one of {', '.join(RUNS)}")
@@ -282,7 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in found.items())}", flush=True)
     if options.record:
         options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record = (read_json(options.record) or {}) | record
+        write_atomically(options.record, json.dumps(record, indent=1) + "\n")
     return status
 
 
