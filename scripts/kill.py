@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import os
 import random
+import resource
 import shlex
 import signal
 import subprocess
@@ -58,7 +61,7 @@ COMMON = ("train.progress=false", "device=cpu", "threads=1")
 
 @dataclass
 class Pace:
-    """What a run left in peace takes, in seconds: to its first sign of life, and from there to its end."""
+    """The processor's seconds of a run left in peace: to its first sign of life, and from there to its end."""
 
     start: float
     rest: float
@@ -93,15 +96,22 @@ def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
 
 def finish(arguments: Sequence[str], folder: Path) -> Pace:
     """Runs to the end. Raises RuntimeError where it fails."""
-    began, before = time.monotonic(), _marks(folder)
+    before, already = _marks(folder), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = start(arguments, folder)
     _await(process, lambda: _marks(folder) != before)
-    alive = time.monotonic()
+    alive = _spent(process)
     if code := process.wait():
         raise RuntimeError(
             f"{shlex.join(arguments)} ended with {code}: see {folder.with_suffix('.said.txt')}"
         )
-    return Pace(alive - began, time.monotonic() - alive)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Pace(alive, now.ru_utime + now.ru_stime - already.ru_utime - already.ru_stime - alive)
+
+
+def _spent(process: subprocess.Popen[bytes]) -> float:
+    """The processor's seconds that a process has had: on a busy machine it may wait, or be stopped."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def torment(
@@ -121,13 +131,13 @@ def torment(
     while tally.kills < kills:
         mode, before, old = modes[tally.kills % len(modes)], _marks(folder), _drafts(folder)
         process = start(arguments, folder)
-        some = rng.expovariate(1.5 * kills / pace.rest)
+        until = rng.expovariate(1.5 * kills / pace.rest)
         if mode == "any":
-            some += rng.uniform(0, pace.start)
+            until += rng.uniform(0, pace.start)
         else:
             _await(process, lambda before=before: _marks(folder) != before)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(some)
+            until += _spent(process)
+        _await(process, lambda process=process, until=until: _spent(process) >= until)
         if mode == "writing":
             _await(process, lambda old=old: any("checkpoint" in name for name, _ in _drafts(folder) - old))
         process.send_signal(signal.SIGKILL)
@@ -238,8 +248,10 @@ def trial(name: str, place: Path, kills: int, rng: random.Random) -> dict[str, A
     found: dict[str, Any] = {"kills": 0, "hits": Counter(), "lines_on_disk_at_kills": 0, "bytes_lost": 0}
     differ: list[str] = []
     twice: list[str] = []
-    while found["kills"] < kills:
-        killed = place / f"{name} – killed after {found['kills']}"
+    for number in itertools.count(1):
+        if found["kills"] >= kills:
+            break
+        killed = place / f"{name} – killed {number}"
         tally = torment(command, killed, kills - found["kills"], rng, pace)
         found["kills"] += tally.kills
         found["hits"] += tally.hits
