@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import random
 import resource
@@ -61,7 +62,7 @@ COMMON = ("train.progress=false", "device=cpu", "threads=1")
 
 @dataclass
 class Pace:
-    """The processor's seconds of a run left in peace: to its first sign of life, and from there to its end."""
+    """A run left in peace: the processor's seconds to its first sign of life, and from there to its end."""
 
     start: float
     rest: float
@@ -110,7 +111,10 @@ def finish(arguments: Sequence[str], folder: Path) -> Pace:
 
 def _spent(process: subprocess.Popen[bytes]) -> float:
     """The processor's seconds that a process has had: on a busy machine it may wait, or be stopped."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return math.inf  # it has ended
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
