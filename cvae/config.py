@@ -378,6 +378,7 @@ class Config(Checked):
     update: Annotated[Any, Choice(UPDATES)] = Plain()
     init_from: str | None = None
     reset_decoder: bool = False
+    precision: Literal["float32", "tf32", "bf16"] = "float32"
     container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -411,6 +412,7 @@ NOT_IDENTITY = {
 CAME_LATER: dict[str, Any] = {
     "init_from": None,
     "reset_decoder": False,
+    "precision": "float32",
     "dataset.longest": None,
     "model.batch_norm": 0.0,
     "model.skip": False,

@@ -16,6 +16,11 @@ class Gaussian(NamedTuple):
     logvar: Tensor
 
 
+def widened(q: Gaussian) -> Gaussian:
+    """In float32, where autocast made it half of that: the KL of a closed latent lies below bf16's digits."""
+    return Gaussian(*(part.float() if part.dtype == torch.bfloat16 else part for part in q))
+
+
 def standard(like: Tensor) -> Gaussian:
     """N(0, I) of the shape, type and device of `like` [B, Z]."""
     zeros = torch.zeros_like(like)

@@ -233,9 +233,8 @@ class Loop:
         about["sentences"] = self.task.words(self.task.batches["train"].at(step))
         self.folder.keep_batch(about)
         raise Diverged(
-            f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}) in {self.folder}:"
-            " the last good checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip"
-            " may help"
+            f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}): the last good"
+            " checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip may help"
         )
 
     def _report(self, recorder: Recorder, bar: tqdm) -> None:

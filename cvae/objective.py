@@ -58,11 +58,11 @@ def terms(
     `q` is the posterior, where the caller has it already; `plain` asks for what can be differentiated twice.
     """
     batch = shared(model, batch)
-    q = model.posterior(batch) if q is None else q
+    q = gaussian.widened(model.posterior(batch)) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
     nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)
     bow = model.bag_nll(batch, z) if hasattr(model, "bag_nll") else None
-    return Terms(nll, gaussian.kl(q, model.prior(batch)), batch.counted, bow)
+    return Terms(nll, gaussian.kl(q, gaussian.widened(model.prior(batch))), batch.counted, bow)
 
 
 def loss(

@@ -39,6 +39,8 @@ def run(
         (folder / ERROR).unlink()
     try:
         task = prepare(config)
+        if config.precision == "tf32" and task.device.type != "cuda":
+            raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
         if config.init_from is not None and config.pretrains and starts:
             take_from(RunFolder(config.init_from), task, encoder_only=config.reset_decoder)
@@ -61,6 +63,8 @@ def prepare(config: Config) -> LanguageModelling:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = _device(config.device)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
     model = models.build(config.model, len(splits.vocabulary), splits).to(device)

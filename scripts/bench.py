@@ -1,49 +1,58 @@
-"""Measures the speed of a training step of the paper's PTB model on this machine's CPU.
+"""Measures how fast this machine trains, evaluates and generates, beside plain torch and its matrix product.
 
-Three processes take turns, round after round: a plain step (nn.LSTM, cross_entropy, clip_grad_norm_ and
-torch.optim.Adam as torch has them), our step (cvae.update.Update as train.py runs it) and the matrix product
-of two 1024 x 1024 float32 matrices. Each round of the two steps sees the same synthetic batches: 32 sentences
-of one length, lengths log-normal like PTB's with a mean of 22 predicted tokens. No data are needed.
+Three processes take turns, round after round: the work as torch's own modules do it (plain), as cvae does it
+(ours), and the product of two square float32 matrices (sgemm). Models have their task's size and start at
+random; batches are the first of training. `share of sgemm` sets what a work's own matrix products need at
+sgemm's speed against the time it takes. A token is a predicted one; for iw_nll, one for each sample of z.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import resource
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from cvae import cli, memory, models, objective  # noqa: F401  cli registers what conf/config.yaml uses
+from cvae import cli, decode, gaussian, measures, objective, update  # noqa: F401  cli registers what conf uses
 from cvae.config import Config, load
-from cvae.data.text import BOS, EOS, SPECIALS, Batch
-from cvae.models.output import output_nll
-from cvae.models.sentence import SentenceVAE
-from cvae.update import Update
+from cvae.data.text import EOS
+from cvae.profiling import parts
+from cvae.reading import UserError
+from cvae.run import prepare
+from cvae.tasks.language_model import LanguageModelling
 
-WORDS = 10_002
-STEPS = 4  # a round: as many batches, of lengths at evenly spaced quantiles
-SIDE = 1024  # of the reference product's matrices
+ROOT = Path(__file__).resolve().parent.parent
+TASKS = ("ptb", "switchboard", "yelp", "toy")
+WORKS = {"step": 8, "evaluation": 8, "iw_nll": 1, "generation": 2}  # batches in a round
 BETA, RATE = 0.5, 1e-3
-Work = tuple[float, float]  # what was done (tokens, or FLOP for sgemm) and the seconds it took
+SAMPLES, PASSES = 50, 3  # of z, for iw_nll; the plain passes over a batch that are measured instead
+LONGEST = 20  # words of a generated sentence
 
 EXAMPLES = """examples:
-  python scripts/bench.py                            one minute, all cores
-  python scripts/bench.py --threads 1 --json a.json
+  python scripts/bench.py                                 PTB's training step, one minute
+  python scripts/bench.py --task all --work all --seconds 20 --json all.json
+  python scripts/bench.py --task ptb switchboard --parts  where the time of an update goes
+  python scripts/bench.py --task all --startup            from the command to the first update
+  python scripts/bench.py --text 10000 1000000            the same for texts of so many sentences
+  python scripts/bench.py --task ptb --device cuda precision=bf16
 
-Nothing else should run: a busy core costs a step with barriers more than it costs a matrix product."""
+Nothing else should run: a busy core costs work with barriers more than it costs a matrix product."""
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,255 +60,325 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--seconds", type=float, default=60, help="how long to measure (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, metavar="N", help="torch's threads (default: torch's choice)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's numbers there, too")
+    add = parser.add_argument
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="of the configuration, as for train.py")
+    add("--task", nargs="+", choices=[*TASKS, "all"], default=["ptb"], help="(default: ptb)")
+    add("--work", nargs="+", choices=[*WORKS, "all"], default=["step"], help="(default: step)")
+    add("--seconds", type=float, default=60, help="to measure each work of each task (default: %(default)s)")
+    add("--threads", type=int, metavar="N", help="torch's threads (default: torch's choice)")
+    add("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
+    add("--parts", action="store_true", help="instead: where the time of an update goes")
+    add("--startup", action="store_true", help="instead: the time to the first update, and the memory")
+    add("--text", nargs="+", type=int, metavar="N", help="instead: that for texts of N sentences")
+    add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
     options = parser.parse_args(arguments)
     if not options.seconds > 0:
         parser.error("--seconds must be above 0")
     if options.threads is not None and options.threads < 1:
         parser.error("--threads must be at least 1")
+    if options.text and min(options.text) < 100:
+        parser.error("--text must be at least 100 sentences")
+    if wrong := [given for given in options.overrides if "=" not in given]:
+        parser.error(f"{wrong[0]} is no KEY=VALUE")
+    options.task = list(TASKS) if "all" in options.task else options.task
+    options.work = list(WORKS) if "all" in options.work else options.work
     return options
 
 
 # ---- what is measured ----
 
 
-def configuration() -> Config:
-    """The paper's PTB run."""
-    conf = Path(__file__).resolve().parent.parent / "conf"
-    with initialize_config_dir(str(conf), version_base="1.3"):
-        return load(compose("config", ["task=ptb", "device=cpu"]))
+def configuration(task: str, overrides: Sequence[str], threads: int | None) -> Config:
+    """A task's run as train.py would have it."""
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        return load(compose("config", [f"task={task}", f"threads={threads or 'null'}", *overrides]))
 
 
-def batches(size: int) -> list[Batch]:
-    """A round's batches, the same in every process."""
-    generator = torch.Generator().manual_seed(0)
-    spread = 0.5
-    middle = math.log(22) - spread**2 / 2
-    normal = statistics.NormalDist(middle, spread)
-    counted = [math.exp(normal.inv_cdf((i + 0.5) / STEPS)) for i in range(STEPS)]
-    made = []
-    for length in (1 + round(count * 22 / statistics.mean(counted)) for count in counted):
-        tokens = torch.randint(len(SPECIALS), WORDS, (size, length), generator=generator)
-        tokens[:, 0], tokens[:, -1] = BOS, EOS
-        made.append(Batch(tokens, torch.full((size,), length)))
-    return made
+Work = Callable[[], Any]
 
 
-def flops(model: SentenceVAE, batch: Batch) -> int:
-    """FLOP of matrix products in a step: two a weight and use going forward, four going backward."""
-    encoder, decoder = model.encoder, model.decoder
-    sentences, length = batch.tokens.shape
-    uses = {
-        encoder.lstm: length,
-        encoder.mean: 1,
-        encoder.logvar: 1,
-        decoder.start: 1,
-        decoder.lstm: length - 1,
-        decoder.output: length - 1,
-    }
-    weights = {module: sum(p.numel() for p in module.parameters() if p.dim() == 2) for module in uses}
-    return 6 * sentences * sum(weights[module] * uses[module] for module in uses)
+def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
+    """A round of a work, and its tokens. Raises KeyError where there is no plain one."""
+    model, train = task.model, task.batches["train"]
+    batches = [train.at(step) for step in range(WORKS[name])]
+    tokens = sum(int(batch.counted.sum()) for batch in batches)
+    if name == "step":
+        model.train()
+        step = {"plain": plain_step, "ours": our_step}[kind](task)
+        return (lambda: [step(train.at(number)) for number in range(len(batches))]), tokens
+    model.eval()
+    noise = task.generator()
+    if name == "evaluation":
+        doing = {
+            "plain": lambda: [
+                objective.terms(model, batch, generator=noise, plain=True) for batch in batches
+            ],
+            "ours": lambda: measures.survey(model, batches, False, noise),
+        }
+    elif name == "iw_nll":
+        tokens *= {"plain": PASSES, "ours": SAMPLES}[kind]
+        chunk = task.config.task.iw_chunk
+        doing = {
+            "plain": lambda: [
+                objective.terms(model, batch, generator=noise, plain=True)
+                for batch in batches
+                for _ in range(PASSES)
+            ],
+            "ours": lambda: measures.importance_weighted(model, batches, SAMPLES, chunk, noise),
+        }
+    else:
+        tokens = LONGEST * sum(len(batch.lengths) for batch in batches)
+        doing = {"ours": lambda: [generation(model, batch, noise) for batch in batches]}
+    return torch.no_grad()(doing[kind]), tokens
 
 
-def plain_step(model: SentenceVAE, config: Config) -> Callable[[Batch], Any]:
-    """The same step without anything of ours that makes it fast."""
+def our_step(task: LanguageModelling) -> Callable[[Any], Any]:
+    """The update of train.py."""
+    made = update.build(task.model, task.config)
+    return lambda batch: made(batch, BETA, RATE)
+
+
+def plain_step(task: LanguageModelling) -> Callable[[Any], Any]:
+    """The same without anything of ours that makes it fast."""
+    model, config = task.model, task.config
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
 
-    def step(batch: Batch) -> None:
-        q = model.posterior(batch)
-        z = q.mean + (0.5 * q.logvar).exp() * torch.randn_like(q.mean)
-        nll = model.decode_nll(batch, z, plain=True)
-        kl = 0.5 * (q.mean.square() + q.logvar.exp() - 1 - q.logvar).sum(-1)
+    def step(batch: Any) -> None:
         optimizer.zero_grad()
-        (nll + BETA * kl).mean().backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
+        objective.loss(objective.terms(model, batch, plain=True), BETA).backward()
+        if config.train.clip is not None:
+            nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
         optimizer.step()
 
     return step
 
 
-def our_step(model: SentenceVAE, config: Config) -> Callable[[Batch], Any]:
-    """The step of train.py."""
-    memory.keep_freed()
-    update = Update(model, config)
-    return lambda batch: update(batch, BETA, RATE)
+def generation(model: Any, batch: Any, noise: torch.Generator) -> None:
+    """A sentence of LONGEST words for each of the batch, from the prior."""
+    batch = objective.shared(model, batch)
+    z = gaussian.sample(model.prior(batch), noise)
+    decode.generate(model, batch, z, LONGEST, decode.How(forbid=(EOS,)), noise)
 
 
-def parts(model: SentenceVAE, config: Config, batch: Batch) -> dict[str, Callable[[], Any]]:
-    """The parts of our step, forward and backward, each on its own."""
-    encoder, decoder = model.encoder, model.decoder
-    update = Update(model, config)
-    objective.loss(objective.terms(model, batch), BETA).backward()  # something for the optimiser
-    sentences, length = batch.tokens.shape
-    shape, hidden = (sentences, length - 1), config.model.hidden
-    heard = torch.randn(sentences, length, config.model.embed, requires_grad=True)
-    read = torch.randn(*shape, decoder.lstm.input_size, requires_grad=True)
-    states = torch.randn(sentences * (length - 1), hidden, requires_grad=True)
-    start = torch.zeros(config.model.layers, sentences, hidden, requires_grad=True)
-    layer, targets = decoder.output, batch.targets.flatten()
+def flop(done: Work) -> int:
+    """FLOP of its matrix products; recurrent ones are seen only where torch forms them itself."""
 
-    def backward(result: torch.Tensor, *inputs: torch.Tensor) -> None:
-        torch.autograd.grad(result.mean(), inputs)
+    def in_place(added: Any, left: Any, right: Any, **rest: Any) -> int:
+        return 2 * left[0] * left[1] * right[1]
 
-    def embeddings() -> None:
-        backward(encoder.embedding(batch.tokens), encoder.embedding.weight)
-        backward(decoder.embedding(batch.inputs), decoder.embedding.weight)
-
-    return {
-        "embeddings": embeddings,
-        "encoder LSTM": lambda: backward(encoder.lstm(heard)[0], heard, *encoder.lstm.parameters()),
-        "decoder LSTM": lambda: backward(
-            decoder.lstm(read, (start, start))[0], read, start, *decoder.lstm.parameters()
-        ),
-        "output layer and loss": lambda: backward(
-            output_nll(states, layer.weight, layer.bias, targets), states, layer.weight, layer.bias
-        ),
-        "clipping and Adam": lambda: update.descend(0.0),
-    }
+    torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False
+    try:
+        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as count:
+            done()
+    finally:
+        torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = True
+    return count.get_total_flops()
 
 
-# ---- the processes ----
+def sgemm(device: str) -> tuple[Work, int]:
+    """Products of two square matrices, and their FLOP."""
+    side, times = (1024, 20) if device == "cpu" else (8192, 10)
+    left, right, out = (torch.randn(side, side, device=device) for _ in range(3))
+    return (lambda: [torch.mm(left, right, out=out) for _ in range(times)]), 2 * side**3 * times
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """How long it takes."""
+# ---- rounds ----
+
+
+def seconds(done: Work) -> float:
+    """How long it takes, on a GPU to its end."""
+    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait()
     before = time.perf_counter()
-    work()
+    done()
+    wait()
     return time.perf_counter() - before
 
 
-def rounds_of(kind: str) -> Iterator[Work | dict[str, Any]]:
-    """Rounds without end."""
-    if kind == "sgemm":
-        left, right, out = (torch.randn(SIDE, SIDE) for _ in range(3))
-        times = 20
-        while True:
-            yield (
-                2.0 * SIDE**3 * times,
-                seconds(lambda: [torch.mm(left, right, out=out) for _ in range(times)]),
-            )
-    config = configuration()
-    torch.manual_seed(0)
-    model = models.build(config.model, WORDS).train()
-    step = {"plain": plain_step, "ours": our_step}[kind](model, config)
-    given = batches(config.train.batch_size)
-    tokens = sum(int(batch.counted.sum()) for batch in given)
-    while True:
-        yield float(tokens), seconds(lambda: [step(batch) for batch in given])
+def peak(device: str) -> float:
+    """MiB: of the GPU's memory, or of the whole process's."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def breakdown() -> dict[str, float]:
-    """Seconds in each part of our step, the median of nine at a sentence of 22 tokens, and in all of it."""
-    memory.keep_freed()
-    config = configuration()
-    model = models.build(config.model, WORDS).train()
-    size = config.train.batch_size
-    batch = Batch(torch.randint(len(SPECIALS), WORDS, (size, 23)), torch.full((size,), 23))
-    step = our_step(model, config)
-    timed = {"whole step": lambda: step(batch), **parts(model, config, batch)}
-    taken = [{name: seconds(work) for name, work in timed.items()} for _ in range(10)][1:]
-    return {name: statistics.median(one[name] for one in taken) for name in timed}
+def serve(kind: str, name: str, config: Config, line: Connection) -> None:
+    """A process: tokens, or None for no such work; for each order a round's seconds; FLOP and peak."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    try:
+        done, tokens = sgemm(config.device) if kind == "sgemm" else work(kind, name, prepare(config))
+    except KeyError:
+        line.send(None)
+        return
+    done()  # warm
+    line.send(tokens)
+    while line.recv():
+        line.send(seconds(done))
+    most = peak(config.device)
+    line.send((tokens if kind == "sgemm" else flop(done), most))
 
 
-def work_on(kind: str, threads: int | None, orders: Connection) -> None:
-    """A process: a round for each order, until the order to end; then its peak memory."""
-    if threads:
-        torch.set_num_threads(threads)
-    made = rounds_of(kind)
-    next(made)  # warm
-    orders.send(None)
-    while orders.recv():
-        orders.send(next(made))
-    orders.send(
-        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    )
-    if orders.recv():
-        orders.send(breakdown())
-
-
-def measure(duration: float, threads: int | None) -> dict[str, Any]:
-    """Rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three; then the rest."""
+def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
+    """Rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three."""
     context = multiprocessing.get_context("spawn")
-    lines, workers = {}, []
+    lines, workers, done = {}, [], {}
     for kind in ("plain", "ours", "sgemm"):
         lines[kind], theirs = context.Pipe()
-        workers.append(context.Process(target=work_on, args=(kind, threads, theirs), daemon=True))
+        workers.append(context.Process(target=serve, args=(kind, name, config, theirs), daemon=True))
         workers[-1].start()
         theirs.close()
-    for line in lines.values():
-        line.recv()
-    found: dict[str, list[float]] = {kind: [] for kind in lines}
+        tokens = lines[kind].recv()
+        if tokens is None:
+            del lines[kind]
+            continue
+        done[kind] = tokens
+    taken: dict[str, list[float]] = {kind: [] for kind in lines}
     end = time.perf_counter() + duration
-    while time.perf_counter() < end or len(found["sgemm"]) < 3:
+    while time.perf_counter() < end or len(taken["sgemm"]) < 3:
         for kind, line in lines.items():
             line.send(True)
-            done, taken = line.recv()
-            found[kind].append(done / taken)
+            taken[kind].append(line.recv())
     for line in lines.values():
         line.send(False)
-    peaks = {kind: line.recv() for kind, line in lines.items()}
-    for kind, line in lines.items():
-        line.send(kind == "ours")
-    shares = lines["ours"].recv()
+    measured = {kind: line.recv() for kind, line in lines.items()}
     for worker in workers:
         worker.join()
-    return {"rates": found, "peak_mib": peaks, "seconds": shares}
+    flops, peaks = ({kind: both[place] for kind, both in measured.items()} for place in range(2))
+    return {"tokens": done, "seconds": taken, "flop": flops, "peak_mib": peaks}
+
+
+# ---- from the command to the first update ----
+
+
+def started(overrides: Sequence[str], updates: int, threads: int | None) -> dict[str, float]:
+    """Seconds to the first update, MiB at most, and the median tokens/s, of train.py with a cold cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        metrics, out = Path(folder) / "run" / "metrics.jsonl", Path(folder) / "out"
+        command = [sys.executable, str(ROOT / "train.py"), *overrides, f"train.stop_after={updates}"]
+        command += ["train.log_every=10", "train.progress=false", f"hydra.run.dir={metrics.parent}"]
+        more = {"HF_DATASETS_CACHE": folder} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        begun, first, ended = time.perf_counter(), None, 0
+        with out.open("w") as said:
+            process = subprocess.Popen(command, env=os.environ | more, stdout=said, stderr=said)
+        while not ended:
+            time.sleep(0.02)
+            if first is None and metrics.exists() and metrics.stat().st_size:
+                first = time.perf_counter() - begun
+            ended, status, usage = os.wait4(process.pid, os.WNOHANG)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode or first is None:
+            raise UserError(f"{' '.join(command)} failed: {out.read_text().strip()[-500:]}")
+        rates = [json.loads(line).get("time/tokens_per_second") for line in metrics.open()][1:]
+        found = {"first_update_seconds": first, "peak_mib": usage.ru_maxrss / 2**10}
+        return found | ({"tokens_per_second": statistics.median(rates)} if rates else {})
+
+
+def write_text(path: Path, sentences: int) -> None:
+    """Sentences of log-normal lengths around 21 words, which are of 20,000 types distributed as Zipf's."""
+    generator = np.random.default_rng(0)
+    names = np.array([f"w{number}" for number in range(20_000)], dtype=object)
+    reach = np.cumsum(1 / (np.arange(len(names)) + 2.7))
+    with path.open("w") as file:
+        for start in range(0, sentences, 10_000):
+            lengths = generator.lognormal(2.92, 0.5, min(10_000, sentences - start)).astype(int).clip(1, 80)
+            drawn = names[np.searchsorted(reach, generator.random(lengths.sum()) * reach[-1])]
+            for words in np.split(drawn, np.cumsum(lengths)[:-1]):
+                file.write(" ".join(words) + "\n")
+
+
+def text(sentences: int, overrides: Sequence[str], threads: int | None) -> dict[str, float]:
+    """`started` on a text of so many sentences, with the paper's PTB model and 10,000 words."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.txt"
+        write_text(path, sentences)
+        data = ["task=ptb", "dataset=text", f"dataset.path={path}", "dataset.vocabulary=9998"]
+        return {"file_mib": path.stat().st_size / 2**20} | started([*data, *overrides], 41, threads)
 
 
 # ---- the report ----
 
 
-def flop_per_token() -> float:
-    """Of a round, from the model's shapes."""
-    config = configuration()
-    with torch.device("meta"):
-        model = models.build(config.model, WORDS)
-    given = batches(config.train.batch_size)
-    return sum(flops(model, batch) for batch in given) / sum(int(batch.counted.sum()) for batch in given)
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    marks = ["---", *["---:"] * (len(head) - 1)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, marks, *rows])
 
 
-def report(found: dict[str, Any], cost: float) -> str:
-    """The tables, in Markdown. Ratios are medians over rounds of neighbours in time."""
-    rates = found["rates"]
-    median = statistics.median
-    lines = [
-        "| step | tokens/s | share of sgemm | ratio to plain | peak memory |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for kind in ("plain", "ours"):
-        share = median(a * cost / b for a, b in zip(rates[kind], rates["sgemm"], strict=True))
-        ratio = median(a / b for a, b in zip(rates[kind], rates["plain"], strict=True))
-        peak = found["peak_mib"][kind]
-        lines.append(f"| {kind} | {median(rates[kind]):,.0f} | {share:.2f} | {ratio:.2f} | {peak:,.0f} MiB |")
-    lines += ["", "| part of our step | ms | share |", "|---|---:|---:|"]
-    spent = dict(found["seconds"])
-    whole = spent.pop("whole step")
-    spent["the rest (dropout, latent, loss)"] = whole - sum(spent.values())
-    lines += [f"| {name} | {1000 * s:.1f} | {s / whole:.0%} |" for name, s in spent.items()]
-    lines += [
-        f"| whole step, 32 x 22 tokens | {1000 * whole:.1f} | 100% |",
-        "",
-        f"sgemm {median(rates['sgemm']) / 1e9:.1f} GFLOP/s; {cost / 1e6:.2f} MFLOP a token in products;"
-        f" {len(rates['sgemm'])} rounds. Peak memory is the whole process's (ru_maxrss), torch included."
-        " Parts are timed each on its own, so that the rest is a difference.",
-    ]
-    return "\n".join(lines)
+def compared(found: dict[str, Any]) -> str:
+    """A row for plain and for ours of each work. Ratios are medians over rounds of neighbours in time."""
+    median, rows, speeds = statistics.median, [], []
+    for name, one in found.items():
+        taken, cost, rates = one["seconds"], one["flop"], {}
+        speeds += [cost["sgemm"] / s / 1e9 for s in taken["sgemm"]]
+        for kind in (kind for kind in taken if kind != "sgemm"):
+            tokens = one["tokens"][kind]
+            rates[kind] = [tokens / s for s in taken[kind]]
+            of_sgemm = median(
+                cost[kind] / ours * other / cost["sgemm"]
+                for ours, other in zip(taken[kind], taken["sgemm"], strict=True)
+            )
+            ratio = "-"
+            if "plain" in rates:
+                ratio = f"{median(a / b for a, b in zip(rates[kind], rates['plain'], strict=True)):.2f}"
+            numbers = f"{median(rates[kind]):,.0f}", f"{cost[kind] / tokens / 1e6:.3g}", f"{of_sgemm:.2f}"
+            rows.append([name, kind, *numbers, ratio, f"{one['peak_mib'][kind]:,.0f} MiB"])
+    head = ["work", "by", "tokens/s", "MFLOP a token", "share of sgemm", "ratio to plain", "peak memory"]
+    spread = f"{median(speeds):,.0f} GFLOP/s ({min(speeds):,.0f} to {max(speeds):,.0f})"
+    return f"{table(head, rows)}\n\nsgemm: {spread}"
+
+
+def taken_apart(found: dict[str, dict[str, float]]) -> str:
+    """A row for each part of each task's update."""
+    rows = []
+    for task, spent in found.items():
+        whole = sum(spent.values())
+        rows += [[f"{task}: {part}", f"{1e3 * s:.1f}", f"{s / whole:.0%}"] for part, s in spent.items()]
+        rows.append([f"{task}: all", f"{1e3 * whole:.1f}", "100%"])
+    return table(["part of an update", "ms", "share"], rows)
+
+
+def beginnings(found: dict[str, dict[str, float]]) -> str:
+    """A row for each start of train.py."""
+    rows = []
+    for name, one in found.items():
+        rate = f"{one['tokens_per_second']:,.0f}" if "tokens_per_second" in one else "-"
+        rows.append([name, f"{one['first_update_seconds']:.1f}", f"{one['peak_mib']:,.0f} MiB", rate])
+    return table(["started", "first update after s", "peak memory", "tokens/s"], rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints the tables."""
+    """Measures what is asked for and prints its table."""
     options = parse(arguments)
-    if options.threads:
-        os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before the processes import torch
-    found, cost = measure(options.seconds, options.threads), flop_per_token()
+    threads, found = options.threads, {}
+    if threads:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before the processes import torch
+    overrides = [*options.overrides, f"device={options.device}"]
     print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, torch {torch.__version__}\n")
-    print(report(found, cost))
+    try:
+        configs = {task: configuration(task, overrides, threads) for task in options.task}
+        if options.text:
+            found = {f"{size:,} sentences": text(size, overrides, threads) for size in options.text}
+            report = beginnings(found)
+        elif options.startup:
+            found = {task: started([f"task={task}", *overrides], 1, threads) for task in configs}
+            report = beginnings(found)
+        elif options.parts:
+            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+                found = dict(zip(configs, pool.map(parts, configs.values(), chunksize=1), strict=True))
+            report = taken_apart(found)
+        else:
+            for task, config in configs.items():
+                for name in options.work:
+                    print(f"measuring: {task} {name}", file=sys.stderr)
+                    found[f"{task} {name}"] = rounds(name, config, options.seconds)
+            report = compared(found)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(report)
     if options.json is not None:
-        options.json.write_text(json.dumps(found | {"flop_per_token": cost}, indent=1) + "\n")
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +25,8 @@ from cvae.tables import FORMATS, Cell, Table, around, final
 EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs
   python scripts/claims.py outputs               of your own, where you have them
-  python scripts/claims.py --brief               a line for each claim, with its first check"""
+  python scripts/claims.py --brief               a line for each claim, with its first check
+  python scripts/claims.py outputs --train       first trains what has no runs yet: hours to days"""
 RULES = """\
 > and <: the difference of two means, measured in the larger of two pooled standard deviations over seeds
 and the margin, where one is stated: from 1 on it holds, from 1/2 on partly. Of one seed each and without
@@ -216,6 +218,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folders", nargs="*", type=Path, help="folders whose subfolders are experiments")
     parser.add_argument("--brief", action="store_true", help="only the first check of each claim")
     parser.add_argument("--format", choices=FORMATS, default="markdown")
+    parser.add_argument("--train", action="store_true", help="train the experiments that have no runs, first")
     return parser.parse_args(arguments)
 
 
@@ -234,13 +237,25 @@ def gathered(names: Sequence[str], folders: Sequence[Path]) -> dict[str, list[Ru
     return found
 
 
+def train(names: Sequence[str]) -> None:
+    """One experiment after another, in outputs/; what was interrupted goes on, what is done ends at once."""
+    for name in names:
+        command = [sys.executable, str(Path(__file__).parents[1] / "train.py"), f"experiment={name}"]
+        if code := subprocess.run(command).returncode:
+            raise UserError(f"python train.py experiment={name} ended with exit status {code}")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table and the rules; the exit status is 1 where runs cannot be read."""
     options = parse(arguments)
     try:
         known = read()
         names = list(dict.fromkeys(name for claim in known for name in claim.experiments))
-        runs = gathered(names, [*options.folders, Path("outputs/published")])
+        folders = [*options.folders, Path("outputs/published")]
+        runs = gathered(names, folders)
+        if options.train:
+            train([name for name in names if not runs.get(name) or (Path("outputs") / name).is_dir()])
+            runs = gathered(names, [Path("outputs"), *folders])
         table = claims_table(known, runs)
     except UserError as error:
         print(error, file=sys.stderr)

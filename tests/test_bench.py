@@ -1,51 +1,123 @@
-"""The benchmark's arithmetic and its report, without measuring anything."""
+"""The benchmark: the same work and arithmetic by plain torch and by ours, and what it makes of times."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-import torch
 
-from cvae import memory, models
+from cvae import memory, profiling
+from cvae.models import output
+from cvae.reading import UserError
+from cvae.run import prepare
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import bench
 
-
-def test_the_flop_of_a_step_are_those_of_its_matrix_products():
-    config = bench.configuration().model
-    with torch.device("meta"):
-        model = models.build(config, bench.WORDS)
-    batch = bench.Batch(torch.zeros(32, 23, dtype=torch.long), torch.full((32,), 23))
-    encoder = 32 * (23 * 1024 * (256 + 256) + 2 * 256 * 32)
-    decoder = 32 * (32 * 256 + 22 * 1024 * (256 + 32 + 256) + 22 * 256 * 10_002)
-    assert bench.flops(model, batch) == 6 * (encoder + decoder)
-    assert bench.flop_per_token() == pytest.approx(22e6, rel=0.01)
+SMALL = ["task=ptb", "dataset=tiny", "model.embed=8", "model.hidden=8", "model.latent=4", "device=cpu"]
+SMALL += ["train.batch_size=4", "dataset.sentences=40", "dataset.sampler=bucketed"]
 
 
-def test_the_batches_have_ptbs_mean_length_and_are_the_same_each_time():
-    one, other = bench.batches(32), bench.batches(32)
-    lengths = [int(batch.counted[0]) for batch in one]
-    assert sum(lengths) / len(lengths) == pytest.approx(22, abs=0.5) and len(set(lengths)) == len(lengths)
-    assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(one, other, strict=True))
+@pytest.fixture(autouse=True)
+def small_rounds(monkeypatch):
+    monkeypatch.setattr(bench, "SAMPLES", 3)
+    monkeypatch.setattr(bench, "PASSES", 2)
+    monkeypatch.setattr(bench, "WORKS", dict.fromkeys(bench.WORKS, 2))
+    monkeypatch.setattr(output, "FUSED_WORDS", 10)
 
 
-def test_the_report_takes_ratios_within_rounds():
-    found = {
-        "rates": {"plain": [100.0, 50.0, 80.0], "ours": [150.0, 100.0, 120.0], "sgemm": [1e4, 1e4, 1e4]},
-        "peak_mib": {"plain": 900.0, "ours": 700.0, "sgemm": 300.0},
-        "seconds": {"whole step": 0.4, "embeddings": 0.1, "output layer and loss": 0.2},
-    }
-    text = bench.report(found, cost=50.0)
-    assert "| plain | 80 | 0.40 | 1.00 | 900 MiB |" in text
-    assert "| ours | 120 | 0.60 | 1.50 | 700 MiB |" in text
-    assert "| the rest (dropout, latent, loss) | 100.0 | 25% |" in text
+@pytest.fixture(scope="module")
+def config(configured):
+    return configured(*SMALL)
 
 
-@pytest.mark.parametrize("wrong", [["--seconds", "0"], ["--threads", "0"]])
-def test_a_wrong_number_is_refused(wrong, capsys):
+def test_a_step_has_the_flop_of_its_matrix_products_in_plain_torch_and_in_ours(config):
+    task = prepare(config)
+    words, train = len(task.data.vocabulary), task.batches["train"]
+    batches = [train.at(step) for step in range(bench.WORKS["step"])]
+    places = sum(batch.tokens.numel() for batch in batches)
+    rows = sum(len(batch.lengths) for batch in batches)
+    counted = sum(int(batch.counted.sum()) for batch in batches)
+    encoder = places * 32 * (8 + 8) + rows * 2 * 8 * 4
+    decoder = rows * 4 * 8 + (places - rows) * 32 * (8 + 4 + 8)
+    for kind, rated in (("plain", places - rows), ("ours", counted)):  # ours leaves out the pads
+        done, tokens = bench.work(kind, "step", task)
+        assert tokens == counted
+        unused = rows * 32 * 8  # the gradient of the encoder's first state
+        assert bench.flop(done) == 6 * (encoder + decoder + rated * 8 * words) - 2 * unused
+
+
+@pytest.mark.parametrize("name", bench.WORKS)
+def test_every_work_is_served_by_plain_torch_and_by_ours(name, config):
+    tokens = {}
+    for kind in ("plain", "ours"):
+        said, orders = [], iter([True, True, False])
+        bench.serve(
+            kind, name, config, SimpleNamespace(send=said.append, recv=lambda orders=orders: next(orders))
+        )
+        if (kind, name) == ("plain", "generation"):
+            assert said == [None]
+            continue
+        tokens[kind], *taken, (flop, peak) = said
+        assert len(taken) == 2 and min(taken) > 0 and flop > 1e5 and peak > 100
+    if name == "iw_nll":
+        assert tokens["ours"] / 3 == tokens["plain"] / 2
+    else:
+        assert len(set(tokens.values())) == 1
+
+
+def test_ratios_are_taken_within_rounds():
+    one = {"tokens": {"plain": 1000, "ours": 2000}, "flop": {"plain": 50e9, "ours": 40e9, "sgemm": 100e9}}
+    one["seconds"] = {"plain": [2.0, 4.0, 2.0], "ours": [1.0, 2.0, 1.6], "sgemm": [1.0, 2.0, 1.0]}
+    one["peak_mib"] = {"plain": 900.0, "ours": 700.0, "sgemm": 300.0}
+    text = bench.compared({"ptb step": one})
+    assert "| ptb step | plain | 500 | 50 | 0.25 | 1.00 | 900 MiB |" in text
+    assert "| ptb step | ours | 1,250 | 20 | 0.40 | 4.00 | 700 MiB |" in text
+    assert "sgemm: 100 GFLOP/s (50 to 100)" in text
+
+
+def test_what_runs_backward_belongs_to_what_ran_forward():
+    def event(name, start, number=-1, parent=None, spent=0.0):
+        return SimpleNamespace(
+            name=name,
+            sequence_nr=number,
+            cpu_parent=parent,
+            time_range=SimpleNamespace(start=start),
+            self_cpu_time_total=spent * profiling.UPDATES * 1e6,
+        )
+
+    rest = event("part: the rest", 0, spent=1.0)
+    part = event("part: decoder", 1, parent=rest)
+    events = [rest, part, event("view", 2, 7, rest), event("mm", 3, 7, part, spent=2.0)]
+    node = event("autograd::engine::evaluate_function: MmBackward0", 5, 7, rest)
+    events += [node, event("MmBackward0", 6, 7, node, spent=4.0), event("outside", 9, spent=9.0)]
+    assert profiling.attributed(events[::-1], cuda=False) == {"decoder": 6.0, "the rest": 1.0}
+
+
+def test_the_parts_of_an_update(config, monkeypatch):
+    monkeypatch.setattr(profiling, "UPDATES", 1)
+    found = profiling.parts(config)
+    wanted = {"embedding", "encoder and prior", "decoder", "output layer and loss", "clipping and Adam"}
+    assert set(found) == wanted | {"data", "logging", "the rest"} and min(found.values()) > 0
+
+
+def test_a_text_has_the_sentences_asked_for(tmp_path):
+    bench.write_text(tmp_path / "text", 10_100)
+    lengths = [len(line.split()) for line in (tmp_path / "text").read_text().splitlines()]
+    assert len(lengths) == 10_100 and sum(lengths) / len(lengths) == pytest.approx(21, abs=1)
+
+
+def test_a_start_that_fails_says_why():
+    with pytest.raises(UserError, match=r"task=ptbb .* failed: task=ptbb: no such choice"):
+        bench.started(["task=ptbb"], 1, 1)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--seconds", "0"], ["--threads", "0"], ["--text", "9"], ["--work", "no"], ["model.hidden"]]
+)
+def test_a_wrong_command_is_refused(wrong, capsys):
     with pytest.raises(SystemExit):
         bench.parse(wrong)
     assert wrong[0] in capsys.readouterr().err

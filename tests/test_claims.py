@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_scripts import ROOT, script
@@ -113,3 +114,19 @@ def test_the_committed_claims_can_be_read_and_name_experiments_that_exist():
     runs = claims.gathered(["toy", "nowhere"], [ROOT / "outputs" / "published"])
     assert list(runs) == ["toy"]
     assert all(symbol in claims.RULES for symbol in claims.SYMBOLS.values())
+
+
+def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, monkeypatch, capsys):
+    started = []
+
+    def run(command):
+        started.append(command[-1])
+        return SimpleNamespace(returncode=int("ptb_table" in command[-1]))
+
+    monkeypatch.setattr(claims.subprocess, "run", run)
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path / "outputs" / "ptb_quick" / "a", "cyclical", 0, 1.0)
+    finished(tmp_path / "mine" / "toy" / "a", "cyclical", 0, 1.0)
+    assert claims.main(["mine", "--train"]) == 1
+    assert started == ["experiment=ptb_quick", "experiment=ptb_table"]
+    assert "experiment=ptb_table ended with exit status 1" in capsys.readouterr().err

@@ -74,7 +74,7 @@ def _axes(ax: Axes, title: str, found: Sequence[Scores], most_frequent: float | 
     ax.grid(axis="y", color="#e8e8e8", linewidth=0.6)
     if most_frequent is not None:
         ax.axhline(most_frequent, color=GREY, lw=1, ls=(0, (4, 3)), label="most frequent class")
-    ax.legend(loc="lower right", fontsize=10, frameon=False)
+    ax.legend(loc="upper left", fontsize=10, frameon=False)
 
 
 def map_figure(runs: Sequence[Run]) -> Figure:

@@ -141,7 +141,7 @@ class DialogVAE(nn.Module):
         """
         if self.bag is None:
             return None
-        scores = self.bag(torch.cat([self.shared(batch).condition, z], -1)).log_softmax(-1)
+        scores = self.bag(torch.cat([self.shared(batch).condition, z], -1)).to(z.dtype).log_softmax(-1)
         nll = -scores[batch.owners, batch.targets]
         return nll.new_zeros(len(z)).index_add(0, batch.owners, nll)
 

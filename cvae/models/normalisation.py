@@ -29,7 +29,7 @@ class NormalisedMean(nn.Module):
 
     def forward(self, mean: Tensor) -> Tensor:
         """[B, Z] from [B, Z]; in training B must be at least 2."""
-        centre, spread = self.centre, self.spread
+        centre, spread, mean = self.centre, self.spread, mean.to(self.shift.dtype)
         if self.training:
             centre, spread = mean.mean(0), mean.var(0, correction=0)
             with torch.no_grad():

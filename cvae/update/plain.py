@@ -34,8 +34,9 @@ class Update:
 
         `further` are more training batches, as many as an update asks for.
         """
-        found = self.terms(batch, beta)
-        loss = self.loss(found, beta)
+        with arithmetic(self.config.precision, batch.lengths.device.type):
+            found = self.terms(batch, beta)
+            loss = self.loss(found, beta)
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
@@ -73,6 +74,22 @@ class Update:
 
     def restore(self, state: dict[str, Any]) -> None:
         """From the checkpoint."""
+
+
+@contextmanager
+def arithmetic(precision: str, device: str) -> Iterator[None]:
+    """With bf16 products are formed in it: autocast. Weights, gradients of weights and sums stay float32."""
+    if precision != "bf16":
+        yield
+        return
+    before = torch.backends.mkldnn.enabled
+    # oneDNN's LSTM refuses bf16 on CPUs that do not have it; torch's own does not
+    torch.backends.mkldnn.enabled = before and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            yield
+    finally:
+        torch.backends.mkldnn.enabled = before
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cvae import config, objective
+from cvae import config, gaussian, objective
 from cvae.data.text import Batch
 from cvae.gaussian import Gaussian
 from cvae.objective import LatentModel, Terms
@@ -33,7 +33,9 @@ class SemiAmortizedUpdate(Update):
             def loss(q: Gaussian) -> Tensor:
                 return self.loss(objective.terms(self.model, batch, q=q, plain=True), beta)
 
-            q = refined(self.model.posterior(batch), loss, self.config.update, learning=True)
+            q = refined(
+                gaussian.widened(self.model.posterior(batch)), loss, self.config.update, learning=True
+            )
             return objective.terms(self.model, batch, q=q)
 
 

@@ -1,0 +1,130 @@
+"""precision: bf16 and tf32 train what float32 does; nothing in an update waits for the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from cvae import gaussian
+from cvae.folder import RunFolder
+from cvae.loop import Loop
+from cvae.models import output
+from cvae.reading import UserError
+from cvae.run import prepare, run
+from cvae.update import build
+
+SMALL = ["dataset=tiny", "dataset.sampler=bucketed", "task.iw_samples=0", "train.batch_size=8"]
+TINY = {
+    "sentence": ["task=ptb", *SMALL, "model.embed=8", "model.hidden=8", "model.latent=4"],
+    "batch_norm": ["task=ptb", *SMALL, "model.hidden=8", "model.latent=4", "remedy=[batch_norm]"],
+    "refined": ["task=ptb", *SMALL, "model.hidden=8", "model.latent=4", "remedy=[semi_amortized]"],
+    "review": ["task=ptb", *SMALL, "model=review", "model.filters=4", "model.hidden=8", "model.latent=4"],
+    "dialog": [
+        *("task=switchboard", f"dataset.path={Path(__file__).parent / 'dialogs'}", "dataset.vocabulary=60"),
+        *(f"model.{size}=8" for size in ("embed", "utterance", "context", "latent", "prior", "decoder")),
+    ],
+}
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, cuda])]
+
+
+def after(configured, precision: str, device: str, kind: str, updates: int = 2):
+    """A model, its optimiser and the losses of its first updates."""
+    config = configured(*TINY[kind], f"precision={precision}", f"device={device}")
+    task = prepare(config)
+    task.model.train()
+    update, batches = build(task.model, config), task.batches["train"]
+    losses = [float(update(batches.at(step), 0.5, 1e-2)[1]) for step in range(updates)]
+    return task.model, update.optimizer, torch.tensor(losses)
+
+
+class TestHalf:
+    @pytest.mark.parametrize("device", DEVICES)
+    @pytest.mark.parametrize("kind", TINY)
+    def test_losses_are_close_and_what_is_kept_is_float32(self, kind, device, configured):
+        whole = after(configured, "float32", device, kind)[2]
+        model, optimizer, losses = after(configured, "bf16", device, kind)
+        assert not torch.equal(losses, whole) and losses == pytest.approx(whole, rel=5e-3)
+        moments = [value for state in optimizer.state.values() for value in state.values()]
+        kept = [*model.parameters(), *moments]
+        assert len(moments) == 3 * len(list(model.parameters()))
+        assert {value.dtype for value in kept} == {torch.float32}
+        assert not torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled
+
+    def test_gradients_of_an_output_layer_that_would_be_fused(self, monkeypatch):
+        monkeypatch.setattr(output, "FUSED_WORDS", 10)
+        torch.manual_seed(0)
+        layer, states = torch.nn.Linear(6, 37), torch.randn(20, 6, requires_grad=True)
+        targets = torch.randint(1, 37, (20,))
+        wanted = [states, *layer.parameters()]
+        whole, half = [], []
+        for found in (whole, half):
+            with torch.autocast("cpu", torch.bfloat16, enabled=found is half):
+                nll = output.layer_nll(layer, states, targets)
+            assert nll.dtype == torch.float32
+            found += torch.autograd.grad(nll.sum(), wanted)
+        for a, b in zip(whole, half, strict=True):
+            assert a.dtype == b.dtype == torch.float32
+            assert torch.allclose(a, b, atol=0.02 * float(a.abs().max())) and not torch.equal(a, b)
+
+    def test_what_was_halved_is_widened_and_nothing_else(self):
+        half = torch.randn(3, 4, dtype=torch.bfloat16)
+        q = gaussian.widened(gaussian.Gaussian(half, half))
+        assert {part.dtype for part in q} == {torch.float32}
+        double = half.double()
+        assert gaussian.widened(gaussian.Gaussian(double, double)).mean is double
+
+
+def test_tf32_is_refused_on_the_cpu(configured, tmp_path):
+    config = configured(*TINY["sentence"], "precision=tf32", "device=cpu")
+    with pytest.raises(UserError, match="precision=tf32 is arithmetic of GPUs"):
+        run(config, RunFolder(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.cuda
+@cuda
+def test_tf32_is_close_and_other_digits(configured):
+    whole, coarse = (after(configured, precision, "cuda", "sentence")[2] for precision in ("float32", "tf32"))
+    assert coarse == pytest.approx(whole, rel=1e-3)
+
+
+class Waiting(TorchDispatchMode):
+    """Refuses what on a GPU would wait for it: a number for Python, or a size that depends on values."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert func.overloadpacket not in (
+            torch.ops.aten._local_scalar_dense,
+            torch.ops.aten.nonzero,
+            torch.ops.aten.equal,
+            torch.ops.aten.masked_select,
+        ), f"{func} waits for the device"
+        return func(*args, **(kwargs or {}))
+
+
+# dialogs are left out: packed sequences have their sizes on the CPU, where torch reads them
+@pytest.mark.parametrize("kind", ["sentence", "batch_norm", "refined", "review"])
+def test_an_update_of_the_loop_waits_for_nothing(kind, configured, tmp_path):
+    config = configured(*TINY[kind], "device=cpu")
+    loop = Loop(config, prepare(config), RunFolder(tmp_path))
+    with Waiting():
+        loop._advance()
+    assert loop.step == 1
+    with Waiting(), pytest.raises(AssertionError, match="waits for the device"):
+        torch.ones(()).item()
+
+
+@pytest.mark.cuda
+@cuda
+def test_an_update_on_a_gpu_waits_for_nothing(configured, tmp_path):
+    config = configured(*TINY["sentence"], "device=cuda")
+    loop = Loop(config, prepare(config), RunFolder(tmp_path))
+    loop._advance()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        loop._advance()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
