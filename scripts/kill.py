@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
+import math
+import os
 import random
+import resource
 import shlex
 import signal
 import subprocess
@@ -25,6 +29,7 @@ from typing import Any
 
 from cvae.config import TinyData
 from cvae.data import generated
+from cvae.folder import read_json, write_atomically
 from cvae.reading import count
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -57,7 +62,7 @@ COMMON = ("train.progress=false", "device=cpu", "threads=1")
 
 @dataclass
 class Pace:
-    """What a run left in peace takes, in seconds: to its first sign of life, and from there to its end."""
+    """A run left in peace: the processor's seconds to its first sign of life, and from there to its end."""
 
     start: float
     rest: float
@@ -92,15 +97,25 @@ def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
 
 def finish(arguments: Sequence[str], folder: Path) -> Pace:
     """Runs to the end. Raises RuntimeError where it fails."""
-    began, before = time.monotonic(), _marks(folder)
+    before, already = _marks(folder), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = start(arguments, folder)
     _await(process, lambda: _marks(folder) != before)
-    alive = time.monotonic()
+    alive = _spent(process)
     if code := process.wait():
         raise RuntimeError(
             f"{shlex.join(arguments)} ended with {code}: see {folder.with_suffix('.said.txt')}"
         )
-    return Pace(alive - began, time.monotonic() - alive)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Pace(alive, now.ru_utime + now.ru_stime - already.ru_utime - already.ru_stime - alive)
+
+
+def _spent(process: subprocess.Popen[bytes]) -> float:
+    """The processor's seconds that a process has had: on a busy machine it may wait, or be stopped."""
+    try:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    except FileNotFoundError:
+        return math.inf  # it has ended
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def torment(
@@ -120,13 +135,13 @@ def torment(
     while tally.kills < kills:
         mode, before, old = modes[tally.kills % len(modes)], _marks(folder), _drafts(folder)
         process = start(arguments, folder)
-        some = rng.expovariate(1.5 * kills / pace.rest)
+        until = rng.expovariate(1.5 * kills / pace.rest)
         if mode == "any":
-            some += rng.uniform(0, pace.start)
+            until += rng.uniform(0, pace.start)
         else:
             _await(process, lambda before=before: _marks(folder) != before)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(some)
+            until += _spent(process)
+        _await(process, lambda process=process, until=until: _spent(process) >= until)
         if mode == "writing":
             _await(process, lambda old=old: any("checkpoint" in name for name, _ in _drafts(folder) - old))
         process.send_signal(signal.SIGKILL)
@@ -237,8 +252,10 @@ def trial(name: str, place: Path, kills: int, rng: random.Random) -> dict[str, A
     found: dict[str, Any] = {"kills": 0, "hits": Counter(), "lines_on_disk_at_kills": 0, "bytes_lost": 0}
     differ: list[str] = []
     twice: list[str] = []
-    while found["kills"] < kills:
-        killed = place / f"{name} – killed after {found['kills']}"
+    for number in itertools.count(1):
+        if found["kills"] >= kills:
+            break
+        killed = place / f"{name} – killed {number}"
         tally = torment(command, killed, kills - found["kills"], rng, pace)
         found["kills"] += tally.kills
         found["hits"] += tally.hits
@@ -256,7 +273,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kills", type=count, default=15, help="of each run (15)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts of each run")
     options = parser.parse_args(arguments)
     if unknown := set(options.runs) - set(RUNS):
         parser.error(f"unknown run {', '.join(sorted(unknown))}: one of {', '.join(RUNS)}")
@@ -282,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in found.items())}", flush=True)
     if options.record:
         options.record.parent.mkdir(parents=True, exist_ok=True)
-        options.record.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record = (read_json(options.record) or {}) | record
+        write_atomically(options.record, json.dumps(record, indent=1) + "\n")
     return status
 
 

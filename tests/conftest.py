@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cvae import cli  # noqa: F401  registers the resolver that conf/config.yaml uses
+from cvae import cli
 from cvae.config import Config, load
 
 ROOT = Path(__file__).parent.parent
@@ -20,6 +20,6 @@ def configured() -> Callable[..., Config]:
 
     def make(*overrides: str) -> Config:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return load(compose("config", list(overrides)))
+            return load(compose("config", list(map(cli.quoted, overrides))))
 
     return make

@@ -294,6 +294,17 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_line(tmp_path, 
     assert str(refusal.value).startswith(sentence.format(path=path))
 
 
+def test_a_cache_that_is_full_is_told_in_a_sentence(tmp_path, monkeypatch):
+    import datasets
+
+    path = tmp_path / "a.txt"
+    path.write_text("the cat sat\n")
+    full = OSError(28, "No space left on device")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(full))
+    with pytest.raises(UserError, match=r"a\.txt cannot be kept in the cache .*No space left on device; HF_"):
+        list(files.Sentences(path, "0" * 64))
+
+
 def test_the_longest_allowed_sentence_and_a_literal_unk_pass(tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes(b"w w <unk> w w\n")

@@ -23,7 +23,7 @@ from cvae.data import files
 from cvae.data.labels import held_out, stratified, without_words
 from cvae.data.text import BOS, EOS, SPECIALS, Corpus, Splits
 from cvae.figures import ORDER
-from cvae.folder import FolderError, RunFolder
+from cvae.folder import Diverged, FolderError, RunFolder
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.run import prepare, reopen, run
@@ -77,7 +77,7 @@ def folder(tmp_path_factory) -> Path:
     import datasets
 
     datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
-    path = tmp_path_factory.mktemp("yelp")
+    path = tmp_path_factory.mktemp("Kritiken – é ")
     for split, counts in {"train": (30, 50), "dev": (10, 20), "test": (20, 30)}.items():
         for label, count in enumerate(counts):
             lines = [sentence(label, n) for n in range(count)]
@@ -219,7 +219,7 @@ def cells(path: Path) -> list[dict]:
 @pytest.fixture(scope="module")
 def finished(folder, tmp_path_factory, configured) -> Path:
     """A run of both stages."""
-    path = tmp_path_factory.mktemp("finished")
+    path = tmp_path_factory.mktemp("fertig é ")
     run(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(path))
     return path
 
@@ -368,6 +368,17 @@ def test_the_second_stage_goes_on_after_any_classifier(
     assert outcome(tmp_path)["results"] == outcome(finished)["results"]
     for name in ("map.jsonl", "projector_means.tsv"):
         assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+
+
+def test_a_classifier_whose_loss_is_not_finite_stops_and_keeps_its_batch(folder, tmp_path, configured):
+    own = ("task.finetune.modes=[scratch]", "task.finetune.lr=1e38", f"dataset.path={folder}")
+    with pytest.raises(
+        Diverged, match=r"^loss is (nan|inf) at update \d of the classifier scratch, share 0\.1, "
+    ):
+        run(configured(*SMALL, *own), RunFolder(tmp_path))
+    kept = json.loads((tmp_path / "diverged.json").read_text())
+    assert (kept["mode"], kept["seed"]) == ("scratch", 0) and len(kept["sentences"]) == 8
+    assert not RunFolder(tmp_path).results["finished"]
 
 
 def test_init_from_restores_exactly_and_gives_the_same_classifiers(
