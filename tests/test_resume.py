@@ -265,10 +265,10 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
     assert (ended.value.code, seen) == (77, [9])
 
 
-def test_killed_at_random_and_while_a_checkpoint_is_written(whole, tmp_path, configured):
+def test_killed_while_a_checkpoint_is_written(whole, tmp_path, configured):
     """The short version of scripts/kill.py."""
     folder = tmp_path / "Läufe – 1"
-    tally = kill.torment(TOY, folder, 2, random.Random(1), kill.Pace(0.0, 0.3), modes=("alive", "writing"))
+    tally = kill.torment(TOY, folder, 1, random.Random(0), kill.Pace(0.0, 0.3), modes=("writing",))
     assert tally.kills
     assert kill.differences(whole["toy"], folder) == kill.repeated_steps(folder) == []
     assert tally.written <= kill.lines(folder)
@@ -627,12 +627,12 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_previous_one_used(tmp_pa
 def test_seed_0_is_a_seed(tmp_path, configured, whole):
     torch.manual_seed(77)
     for seed in (0, 1):
-        run(configured(*TOY, f"seed={seed}", "train.stop_after=20"), RunFolder(tmp_path / str(seed)))
+        run(configured(*TOY, f"seed={seed}", "train.stop_after=10"), RunFolder(tmp_path / str(seed)))
     records = {
         name: [without_time(json.loads(line)) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for name, folder in (("0", tmp_path / "0"), ("1", tmp_path / "1"), ("whole", whole["toy"]))
     }
-    assert records["0"][:4] == records["whole"][:4]
+    assert records["0"][:3] == records["whole"][:3]
     assert records["0"] != records["1"]
 
 

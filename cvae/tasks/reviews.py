@@ -101,7 +101,7 @@ class Reviews(LanguageModelling):
         sentences = self.words(self.data.corpora["train"].batch(error.rows))
         folder.keep_batch(cell._asdict() | {"cause": str(error), "sentences": sentences})
         return Diverged(
-            f"{said} in {folder}: the pre-trained checkpoint is kept, diverged.json has the batch; a smaller"
+            f"{said}: the pre-trained checkpoint is kept, diverged.json has the batch; a smaller"
             " task.finetune.lr or encoder_lr may help"
         )
 
