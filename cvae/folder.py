@@ -105,7 +105,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def not_numbers(record: dict[str, Any], *also: str) -> str:
-    """What is wrong where a measure of a record, or a key of `also`, is no number (null passes); else empty."""
+    """What is wrong where a measure of a record, or a key of `also`, is no number; null passes."""
     for key, value in record.items():
         if ("/" in key or key in also) and not (value is None or fits(float, value)):
             return f"{key} must be a number, found {str(value)[:40]!r}"

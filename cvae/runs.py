@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from cvae.config import Mode, identity
-from cvae.folder import RunFolder, read_json, not_numbers
+from cvae.folder import RunFolder, not_numbers, read_json
 from cvae.reading import UserError, fits, listing, parse_json
 
 Group = tuple[str, str]
