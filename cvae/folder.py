@@ -104,11 +104,12 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def refuse_words(place: object, record: dict[str, Any], *also: str) -> None:
-    """Raises FolderError where a measure of a record, or a key of `also`, is no number; null passes."""
+def not_numbers(record: dict[str, Any], *also: str) -> str:
+    """What is wrong where a measure of a record, or a key of `also`, is no number; null passes."""
     for key, value in record.items():
         if ("/" in key or key in also) and not (value is None or fits(float, value)):
-            raise FolderError(f"{place}: {key} must be a number, found {str(value)[:40]!r}")
+            return f"{key} must be a number, found {str(value)[:40]!r}"
+    return ""
 
 
 class RunFolder:
@@ -150,7 +151,8 @@ class RunFolder:
     def results(self) -> dict[str, Any]:
         """What `results.json` holds so far; empty before the first result. FolderError where broken."""
         found = read_json(self / "results.json") or {}
-        refuse_words(self / "results.json", found, "step", "updates", "objective")
+        if wrong := not_numbers(found, "step", "updates", "objective"):
+            raise FolderError(f"{self / 'results.json'}: {wrong}")
         return found
 
     @property

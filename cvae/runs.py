@@ -11,7 +11,7 @@ from typing import Any, get_args
 import numpy as np
 
 from cvae.config import Mode, identity
-from cvae.folder import RunFolder, read_json, refuse_words
+from cvae.folder import RunFolder, not_numbers, read_json
 from cvae.reading import UserError, fits, listing, parse_json
 
 Group = tuple[str, str]
@@ -134,7 +134,8 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; an absent file is a run without records yet."""
     records = []
     for number, record in numbered(path):
-        refuse_words(f"{path}, line {number}", record)
+        if wrong := not_numbers(record):
+            raise RunsError(f"{path}, line {number}: {wrong}")
         records.append(record)
     return records
 
@@ -164,7 +165,8 @@ def read_classifiers(path: Path) -> list[dict[str, Any]]:
     for number, record in numbered(path, "seed"):
         if missing := {"mode", "share", "labels", "test/accuracy"} - record.keys():
             raise RunsError(f"{path}, line {number}: has no {', '.join(sorted(missing))}")
-        refuse_words(f"{path}, line {number}", record, "share", "labels")
+        if wrong := not_numbers(record, "share", "labels"):
+            raise RunsError(f"{path}, line {number}: {wrong}")
         numbers = (record["share"], record["labels"], record["test/accuracy"])
         if record["mode"] not in get_args(Mode) or None in numbers:
             raise RunsError(f"{path}, line {number}: needs a mode of {listing(get_args(Mode))}, and numbers")

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import logging
 import math
 import os
 import random
@@ -56,7 +57,7 @@ RUNS = {
         " task.finetune.least_updates=30 task.finetune.val_least=20 task.finetune.map_sentences=0"
     ),
 }
-MODES = ("any", "alive", "writing")
+MOMENTS = ("any", "alive", "writing")
 COMMON = ("train.progress=false", "device=cpu", "threads=1")
 
 
@@ -119,30 +120,27 @@ def _spent(process: subprocess.Popen[bytes]) -> float:
 
 
 def torment(
-    arguments: Sequence[str],
-    folder: Path,
-    kills: int,
-    rng: random.Random,
-    pace: Pace,
-    modes: Sequence[str] = MODES,
+    arguments: Sequence[str], folder: Path, moments: Sequence[str], rng: random.Random, pace: Pace
 ) -> Tally:
-    """Kills and starts again until there were `kills` kills, then lets the run finish.
+    """Kills at each of the moments and starts again, then lets the run finish.
 
-    The modes take turns: at any moment of a start; some time after its first sign of life in the folder, so
-    that kills spread over the run; and then as soon as a checkpoint is being written.
+    `any` is anywhere in a start; `alive` after its first sign of life in the folder, some time later, so that
+    kills spread over the run; `writing` is then as soon as a checkpoint is being written; `classifier` comes
+    some time after a start has made one.
     """
     tally = Tally()
-    while tally.kills < kills:
-        mode, before, old = modes[tally.kills % len(modes)], _marks(folder), _drafts(folder)
+    for moment in moments:
+        before, old = _marks(folder), _drafts(folder)
         process = start(arguments, folder)
-        until = rng.expovariate(1.5 * kills / pace.rest)
-        if mode == "any":
+        until = rng.expovariate(1.5 * len(moments) / pace.rest)
+        if moment == "any":
             until += rng.uniform(0, pace.start)
         else:
-            _await(process, lambda before=before: _marks(folder) != before)
+            own = slice(-1, None) if moment == "classifier" else slice(None)
+            _await(process, lambda before=before, own=own: _marks(folder)[own] != before[own])
             until += _spent(process)
         _await(process, lambda process=process, until=until: _spent(process) >= until)
-        if mode == "writing":
+        if moment == "writing":
             _await(process, lambda old=old: any("checkpoint" in name for name, _ in _drafts(folder) - old))
         process.send_signal(signal.SIGKILL)
         if process.wait() == -signal.SIGKILL:
@@ -234,6 +232,7 @@ def repeated_steps(folder: Path) -> list[str]:
     """The scalars that TensorBoard reads at one step more than once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each purge
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     found = []
@@ -252,11 +251,14 @@ def trial(name: str, place: Path, kills: int, rng: random.Random) -> dict[str, A
     found: dict[str, Any] = {"kills": 0, "hits": Counter(), "lines_on_disk_at_kills": 0, "bytes_lost": 0}
     differ: list[str] = []
     twice: list[str] = []
+    moments = list(itertools.islice(itertools.cycle(MOMENTS), kills))
+    if name == "yelp":
+        moments[kills // 2 :] = ["classifier"] * (kills - kills // 2)  # the second stage
     for number in itertools.count(1):
-        if found["kills"] >= kills:
+        if found["kills"] == kills:
             break
         killed = place / f"{name} – killed {number}"
-        tally = torment(command, killed, kills - found["kills"], rng, pace)
+        tally = torment(command, killed, moments[found["kills"] :], rng, pace)
         found["kills"] += tally.kills
         found["hits"] += tally.hits
         found["lines_on_disk_at_kills"] += len(tally.written)

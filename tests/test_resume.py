@@ -268,7 +268,7 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
 def test_killed_while_a_checkpoint_is_written(whole, tmp_path, configured):
     """The short version of scripts/kill.py."""
     folder = tmp_path / "Läufe – 1"
-    tally = kill.torment(TOY, folder, 1, random.Random(0), kill.Pace(0.0, 0.3), modes=("writing",))
+    tally = kill.torment(TOY, folder, ["writing"], random.Random(0), kill.Pace(0.0, 0.3))
     assert tally.kills
     assert kill.differences(whole["toy"], folder) == kill.repeated_steps(folder) == []
     assert tally.written <= kill.lines(folder)
@@ -480,6 +480,8 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damag
         checkpoint.load(path)
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert "weights_only" not in str(refused.value)  # torch's advice is to execute it
+    assert ("by cvae 7.1; this is cvae" in str(refused.value)) == (damage == "format")
     assert not (tmp_path / "executed").exists()
 
 
