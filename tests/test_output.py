@@ -79,10 +79,10 @@ def test_it_equals_the_plain_path_to_float32_rounding(pads):
 
 
 def test_blocks_are_as_large_as_allowed_and_alike(monkeypatch):
-    monkeypatch.setattr(output, "BLOCK_BYTES", 1000)
-    sizes = {count: output._rows_per_block(count, 100) for count in (0, 1, 9, 10, 11, 20, 21, 704)}
-    assert sizes == {0: 1, 1: 1, 9: 9, 10: 10, 11: 6, 20: 10, 21: 7, 704: 10}
-    assert output._rows_per_block(5, 2000) == 1  # a row larger than the block is still a row
+    monkeypatch.setattr(output, "BLOCK_BYTES", 6400)
+    sizes = {count: output._rows_per_block(count, 100) for count in (0, 1, 16, 17, 64, 65, 128, 704)}
+    assert sizes == {0: 16, 1: 16, 16: 16, 17: 32, 64: 64, 65: 48, 128: 64, 704: 64}
+    assert output._rows_per_block(20, 20_000) == 16  # rows larger than the block still fill cache lines
 
 
 @pytest.mark.parametrize("pads", [0.0, 0.4])
