@@ -94,6 +94,7 @@ class TextData(Files):
     max_words: Count
     sampler: Sampler
     longest: Count | None = None
+    vocabulary: Count | None = None
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
@@ -414,6 +415,7 @@ CAME_LATER: dict[str, Any] = {
     "reset_decoder": False,
     "precision": "float32",
     "dataset.longest": None,
+    "dataset.vocabulary": None,
     "model.batch_norm": 0.0,
     "model.skip": False,
     "objective.free_bits_total": 0.0,

@@ -20,8 +20,8 @@ def build(
         return splits(sentences, device, prints, config.min_count, labels=labels)
     if isinstance(config, TextData | OwnText):
         sentences, prints = files.read(config)
-        own = isinstance(config, OwnText)
-        return splits(sentences, device, prints, *((config.min_count, config.vocabulary) if own else ()))
+        least = config.min_count if isinstance(config, OwnText) else 1
+        return splits(sentences, device, prints, least, config.vocabulary)
     sentences = generated.toy(config) if isinstance(config, ToyData) else generated.tiny(config)
     prints = {split: generated.fingerprint(rows) for split, rows in sentences.items()}
     return splits(sentences, device, prints)
