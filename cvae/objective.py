@@ -28,9 +28,9 @@ class LatentModel(Protocol):
         """
 
 
-def shared(model: LatentModel, batch: Batch) -> Batch:
+def shared(model: LatentModel, batch: Batch, plain: bool = False) -> Batch:
     """The batch with what several densities need computed once, where a model has such a thing."""
-    return model.shared(batch) if hasattr(model, "shared") else batch
+    return model.shared(batch, plain) if hasattr(model, "shared") else batch
 
 
 class Terms(NamedTuple):
@@ -57,7 +57,7 @@ def terms(
 
     `q` is the posterior, where the caller has it already; `plain` asks for what can be differentiated twice.
     """
-    batch = shared(model, batch)
+    batch = shared(model, batch, plain)
     q = gaussian.widened(model.posterior(batch)) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
     nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)

@@ -11,17 +11,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
 
 from cvae import data, gaussian, measures, objective
-from cvae.config import DialogData, DialogModel
+from cvae.config import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Passages
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
+from cvae.models import recurrent
 from cvae.models.dialog import DialogVAE
+from cvae.models.recurrent import GRU
 from cvae.reading import UserError
 from cvae.tasks.dialog import Answering
+from cvae.update.semi_amortized import SemiAmortizedUpdate
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent / "dialogs"
@@ -374,6 +378,29 @@ def test_the_response_reaches_the_decoder_through_z_alone(splits, model):
     assert len(said) > 1 and embedded.requires_grad
     torch.testing.assert_close(model.shared(swapped).condition, model.shared(batch).condition)
     assert (model.posterior(swapped).mean != model.posterior(batch).mean).any()
+
+
+def test_semi_amortised_gradients_are_those_of_torchs_gru(splits, model, monkeypatch):
+    how = SemiAmortized("semi_amortized", steps=2, lr=0.5, momentum=0.5, clip=5.0)
+    config = types.SimpleNamespace(objective=Objective(free_bits=0.0), update=how)
+    update, batch, found, ours = SemiAmortizedUpdate(model, config), exchanges(splits), [], []
+    apply = recurrent._Direction.apply
+    monkeypatch.setattr(recurrent._Direction, "apply", lambda *a: (ours.append(1), apply(*a))[1])
+
+    def torchs(self, inputs, first=None, plain=False):
+        return nn.GRU.forward(self, inputs, first)
+
+    objective.terms(model, batch, plain=True)
+    assert not ours
+    for forward in (GRU.forward, torchs):
+        monkeypatch.setattr(GRU, "forward", forward)
+        torch.manual_seed(0)
+        loss = update.loss(update.terms(batch, 0.5), 0.5)
+        found.append([loss.detach(), *torch.autograd.grad(loss, model.parameters())])
+        # the encoders' three directions and the last decoder's; none that are differentiated twice
+        assert len(ours) == 4
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_kl_to_the_learned_prior_is_what_monte_carlo_finds(splits, model):

@@ -17,6 +17,7 @@ from cvae.data.text import UNK, Vocabulary
 from cvae.decode import State
 from cvae.gaussian import Gaussian
 from cvae.models.output import layer_nll
+from cvae.models.recurrent import GRU
 from cvae.reading import UserError
 
 PEOPLE = 8  # numbers that describe the responder and the other speaker
@@ -35,8 +36,8 @@ class DialogVAE(nn.Module):
         self.config, words = config, len(vocabulary)
         self.embedding = nn.Embedding(words, config.embed)
         self.topic = nn.Embedding(topics, config.topic)
-        self.utterance = nn.GRU(config.embed, config.utterance, bidirectional=True)
-        self.context = nn.GRU(2 * config.utterance + 2, config.context)
+        self.utterance = GRU(config.embed, config.utterance, bidirectional=True)
+        self.context = GRU(2 * config.utterance + 2, config.context)
         condition = config.topic + PEOPLE + config.context
         self.recognition = nn.Linear(condition + 2 * config.utterance, 2 * config.latent)
         self.prior_net = nn.Sequential(
@@ -50,7 +51,7 @@ class DialogVAE(nn.Module):
                 nn.Linear(config.bow_hidden, words),
             )
         self.start = nn.Linear(condition + config.latent, config.decoder)
-        self.decoder = nn.GRU(config.embed, config.decoder)
+        self.decoder = GRU(config.embed, config.decoder)
         self.output = nn.Linear(config.decoder, words)
         self._initialise(vocabulary)
 
@@ -63,7 +64,7 @@ class DialogVAE(nn.Module):
                 nn.init.zeros_(module.bias)
             elif isinstance(module, nn.Embedding):
                 nn.init.uniform_(module.weight, -limit, limit)
-            elif isinstance(module, nn.GRU):
+            elif isinstance(module, GRU):
                 for name, parameter in module.named_parameters():
                     if name.startswith("weight"):
                         nn.init.uniform_(parameter, -limit, limit)
@@ -89,15 +90,18 @@ class DialogVAE(nn.Module):
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(known)] = torch.from_numpy(found[known])
 
-    def shared(self, batch: Exchange) -> Exchange:
-        """The batch with `condition` and `heard`: each different utterance is encoded once."""
+    def shared(self, batch: Exchange, plain: bool = False) -> Exchange:
+        """The batch with `condition` and `heard`: each different utterance is encoded once.
+
+        `plain` asks for operations that can be differentiated twice; they cost more time.
+        """
         if batch.condition is not None:
             return batch
         words = batch.texts._replace(data=self.embedding(batch.texts.data))
-        texts = torch.cat(list(self.utterance(words)[1]), 1)
+        texts = torch.cat(list(self.utterance(words, plain=plain)[1]), 1)
         floors = torch.stack([batch.floors, 1 - batch.floors], 1)
         before = torch.cat([texts[batch.contexts.data], floors], 1)
-        context = self.context(batch.contexts._replace(data=before))[1][0]
+        context = self.context(batch.contexts._replace(data=before), plain=plain)[1][0]
         topic = self.topic(batch.topics.clamp(min=0)) * (batch.topics >= 0)[:, None]
         condition = torch.cat([topic, batch.people, context], 1)
         return replace(batch, condition=condition, heard=texts[batch.responses])
@@ -128,7 +132,7 @@ class DialogVAE(nn.Module):
         words = self._drop(self.embedding(self._without_some(inputs.data, len(start))))
         # the K samples of a response are neighbours, so that all K B of them are sorted by length, too
         packed = PackedSequence(words.repeat_interleave(samples, 0), inputs.batch_sizes * samples)
-        states = self._drop(self.decoder(packed, start.flatten(0, 1)[None].contiguous())[0].data)
+        states = self._drop(self.decoder(packed, start.flatten(0, 1)[None].contiguous(), plain)[0].data)
         targets = batch.targets.repeat_interleave(samples)
         nll = layer_nll(self.output, states, targets, plain).view(-1, samples)
         total = nll.new_zeros(len(batch.lengths), samples).index_add(0, batch.owners, nll).T
