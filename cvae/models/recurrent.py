@@ -55,10 +55,10 @@ class GRU(nn.GRU):
 
 
 class _Direction(torch.autograd.Function):
-    """h' = n + z (h - n) with n = tanh(x_n + r a), of x = W_x input + b_x and (_, _, a) = W_h h + b_h.
+    """One direction: h' = n + z (h - n), with r and z the sigmoids of x_rz + h_rz and n = tanh(x_n + r a).
 
-    The gates r and z are the sigmoids of their parts of x plus those of W_h h + b_h. Rows are places: all
-    first ones, then all second ones, ..., `sizes` [T] of them. What a place holds, [5, H]: h, r, z, a, n.
+    Here x_rz, x_n = W_x x + b_x and h_rz, a = W_h h + b_h. Rows are places as PackedSequence has them: all
+    first ones, then all second ones, ..., `sizes` [T] of them. A place holds h, r, z, a and n: [5 H].
     """
 
     @staticmethod
@@ -80,7 +80,7 @@ class _Direction(torch.autograd.Function):
         summed, gates = places[:, size : 4 * size], places[:, size : 3 * size]
         bias = torch.cat([b_x[: 2 * size] + b_h[: 2 * size], b_x[2 * size :]])
         torch.addmm(bias, inputs, w_x.T, out=summed)
-        n.copy_(a)
+        n.copy_(a)  # x_n, which is not added to a
         a.copy_(b_h[2 * size :].expand_as(a))
         h[_starts(sizes, backwards)] = first
         states = torch.empty_like(h, memory_format=torch.contiguous_format)
@@ -91,7 +91,7 @@ class _Direction(torch.autograd.Function):
             summed[step].addmm_(h[step], w_h.T)
             gates[step].sigmoid_()
             n[step].addcmul_(r[step], a[step]).tanh_()
-            torch.lerp(n[step], h[step], z[step], out=found[step])
+            torch.lerp(n[step], h[step], z[step], out=found[step])  # h'
             h[following][:both].copy_(found[step][:both])
         ctx.save_for_backward(inputs, w_x, w_h, places)
         ctx.sizes, ctx.backwards = sizes, backwards
@@ -114,7 +114,8 @@ class _Direction(torch.autograd.Function):
         )
         for step, following, both in _steps(ctx.sizes, not ctx.backwards):
             every[step].mul_(arriving[step][:, None])  # from slopes to gradients
-            carried[step].addmm_(products[step], w_h)
+            if both or wanted[1]:
+                carried[step].addmm_(products[step], w_h)
             arriving[following][:both].add_(carried[step][:both])
         to_first = to_h[_starts(ctx.sizes, ctx.backwards)] if wanted[1] else None
         to_w_h = summed.T @ h if wanted[3] else None
