@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections import Counter
@@ -261,6 +262,15 @@ def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_pat
     built = data.build(config, CPU)
     assert built.vocabulary.words == [*SPECIALS, "the", "dog", "end", "naïve", "sat"]
     assert built.fingerprints == prints
+
+
+@pytest.mark.usefixtures("cache")
+def test_long_sentences_are_left_out_before_the_most_frequent_words_are_chosen(tmp_path):
+    config = write(tmp_path, train=b"the\nthe dog\nlong long long long\nthe dog sat\n", test=b"the cat sat\n")
+    built = data.build(dataclasses.replace(config, longest=3, vocabulary=2), CPU)
+    assert built.vocabulary.words == [*SPECIALS, "the", "dog"]
+    assert len(built.corpora["train"]) == 3
+    assert built.vocabulary.encode(["the", "cat", "dog"])[1:-1] == [4, UNK, 5]
 
 
 @pytest.mark.usefixtures("cache")
