@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -246,11 +245,19 @@ def changes(runs: Sequence[Run]) -> list[str]:
     """
     keys = [key for key in differing_keys(runs) if key not in APART]
     keys.sort(key=lambda key: key.startswith("dataset."))  # what a remedy needs comes after what it is
-    values = [[run.setting.get(key) for key in keys] for run in runs]
-    usual = [Counter(map(repr, column)).most_common(1)[0][0] for column in zip(*values, strict=True)]
+    columns = [[run.setting.get(key) for run in runs] for key in keys]
+    usual = [max(column, key=column.count) for column in columns]
+    groups = {key.partition(".")[0] for key in APART}
+    values = [  # a schedule without β has no `stop` and is not set apart by that
+        [
+            run.setting.get(key, mode if key.partition(".")[0] in groups else None)
+            for key, mode in zip(keys, usual, strict=True)
+        ]
+        for run in runs
+    ]
 
     def distance(row: list[Any]) -> tuple[int, int]:
-        return sum(map(bool, row)), sum(repr(v) != u for v, u in zip(row, usual, strict=True))
+        return sum(map(bool, row)), sum(v != u for v, u in zip(row, usual, strict=True))
 
     plainest = min(values, key=distance)
     found = [

@@ -694,6 +694,15 @@ class TestReports:
         two = [run for run in runs if run.folder.name in ("none", "batch_norm")][:2]
         assert sorted(changes(two)) == ["batch_norm=0.6, sampler=bucketed", "plain"]
 
+    def test_an_autoencoder_is_not_set_apart_by_keys_of_beta(self, base, tmp_path):
+        schedules = {"a": {"stop": 1.0}, "b": {"stop": 1.0}, "c": {"stop": 0.4}, "d": None}
+        for name, values in schedules.items():
+            schedule = {"name": "none"} if values is None else base["schedule"] | values
+            (tmp_path / name).mkdir()
+            config = base | {"schedule": schedule, "seed": ord(name)}
+            (tmp_path / name / "run.json").write_text(json.dumps({"config": config}))
+        assert changes(find_runs([tmp_path])) == ["plain", "plain", "stop=0.4", "plain"]
+
     def test_many_keys_share_a_column_and_time_is_that_of_plain(self, runs):
         table = tables.results_table(runs, ("constant", "cyclical"), ["test/kl", "time/relative"])
         assert table.head == ["schedule.name", "changed", "n", "test/kl", "time/relative"]
