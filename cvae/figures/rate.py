@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,10 @@ def rate_figure(runs: Sequence[Run]) -> Figure:
     _equal_bounds(ax)
     handles = [Line2D([], [], label=text, **look(group, None)) for group, text in groups.items()]
     if len(names) > 1:
-        handles += [Line2D([], [], label=n, color=colours[n], linestyle="", marker="o") for n in names]
+        handles += [
+            Line2D([], [], label=textwrap.fill(name, 36), color=colours[name], linestyle="", marker="o")
+            for name in names
+        ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9.5)
     ax.set_xlabel("rate: KL, nats per sequence", fontsize=11)
     ax.set_ylabel("distortion: rec, nats per sequence", fontsize=11)
