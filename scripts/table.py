@@ -1,7 +1,8 @@
 """Prints a table of runs: rows by what differs between them, seeds as mean ± sample std, the best in bold.
 
-Bold is for measures that have a better side by themselves: elbo (up), rec, ppl, iw_nll, iw_ppl (down). n says
-how many of a row's runs are finished; the others, and those that a sweep has still to start, stand beneath.
+Bold is for measures that have a better side by themselves: elbo (up), rec, ppl, iw_nll, iw_ppl (down); of
+runs on different corpora or vocabularies nothing is. n says how many of a row's runs are finished; the
+others, and those that a sweep has still to start, stand beneath.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table = tables.steps_table(runs, ORDER, options.at, options.window, options.columns)
         else:
             table = tables.results_table(runs, ORDER, options.columns)
-        notes = [str(job) for job in find_jobs(options.folders) if job.state != "done"]
+        notes = [*table.notes, *(str(job) for job in find_jobs(options.folders) if job.state != "done")]
         print(tables.FORMATS[options.format](replace(table, notes=notes)))
         if options.format == "csv":
             print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
