@@ -55,16 +55,20 @@ BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl":
 
 LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
-    **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$"},
+    **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$", "†": r"\dag{}"},
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The values of one measure over the seeds of a row; empty where no run has it."""
+    """The values of one measure over the seeds of a row; empty where no run has it.
+
+    `mark` is printed behind it, of a value that a note explains.
+    """
 
     values: tuple[float, ...]
     best: bool = False
+    mark: str = ""
 
     @property
     def mean(self) -> float:
@@ -87,7 +91,7 @@ class Cell:
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.{self._digits}f}" if len(self.values) > 1 else ""
-        return f"{self.shown}{spread}" if self.values else "–"
+        return f"{self.shown}{spread}{self.mark}" if self.values else "–"
 
 
 @dataclass(frozen=True)
