@@ -55,6 +55,7 @@ class Run:
     latents: Mapping[int, Snapshot]
     results: Mapping[str, Any] = field(default_factory=dict)
     classifiers: Sequence[Mapping[str, Any]] = ()
+    data: Mapping[str, str] = field(default_factory=dict)  # fingerprints, as run.json has them
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""
@@ -197,7 +198,10 @@ def read_run(folder: str | Path) -> Run:
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
     results = RunFolder(folder).results
-    run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"))
+    classifiers, data = read_classifiers(folder / "classifier.jsonl"), content.get("data") or {}
+    if not isinstance(data, dict):
+        raise RunsError(f"{path}: 'data' must be an object of fingerprints")
+    run = Run(folder, config, metrics, latents, results, classifiers, data)
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
         raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from cvae.runs import Group, Run, RunsError, differing_keys, refuse_mixture
 from cvae.tables import Cell, Table
@@ -16,13 +17,16 @@ ACCURACIES = ("test/accuracy", "test/accuracy_sample", "test/accuracy_dropped")
 class Scores:
     """One way of making classifiers: for each share of labels its test accuracies in percent.
 
-    `group` is the pre-training's schedule and learning rate; None without pre-training.
+    `group` is the pre-training's schedule and learning rate; None without pre-training. `labels` are those to
+    learn from, `val_labels` those of validation to choose by. A fine-tuned cell's mark counts its classifiers
+    that are still the probe they began with.
     """
 
     mode: str
     group: Group | None
     cells: dict[float, Cell]
     labels: dict[float, int]
+    val_labels: dict[float, int]
 
 
 def pretrained(runs: Sequence[Run]) -> list[Run]:
@@ -58,16 +62,24 @@ def scores(runs: Sequence[Run], order: Sequence[str], measure: str = ACCURACIES[
 
 def _gathered(mode: str, group: Group | None, runs: Sequence[Run], measure: str) -> Scores:
     """Without pre-training the same label set gives the same classifier in every run, and counts once."""
-    values: dict[float, dict[tuple[int, int], float]] = {}
-    labels: dict[float, int] = {}
+    found: dict[float, dict[tuple[int, int], Mapping[str, Any]]] = {}
     for run in runs:
         for record in run.classifiers:
             if record["mode"] == mode and measure in record:
                 key = (run.seed if group else 0, record["seed"])
-                values.setdefault(record["share"], {})[key] = 100 * record[measure]
-                labels[record["share"]] = record["labels"]
-    cells = {share: Cell(tuple(values[share].values())) for share in sorted(values)}
-    return Scores(mode, group, cells, labels)
+                found.setdefault(record["share"], {})[key] = record
+    cells, labels, val_labels = {}, {}, {}
+    for share in sorted(found):
+        records = list(found[share].values())
+        labels[share], val_labels[share] = records[-1]["labels"], records[-1].get("val_labels", 0)
+        still = still_probes(records)
+        cells[share] = Cell(tuple(100 * r[measure] for r in records), mark=f" †{still}" if still else "")
+    return Scores(mode, group, cells, labels, val_labels)
+
+
+def still_probes(records: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many of these classifiers were fine-tuned without beating the probe they began with."""
+    return sum(record["mode"] == "finetune" and record.get("updates") == 0 for record in records)
 
 
 def _refuse_different_scratch(runs: Sequence[Run]) -> None:
@@ -87,10 +99,12 @@ def _refuse_different_scratch(runs: Sequence[Run]) -> None:
 def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
     """Test accuracy in percent: a row for each way of making classifiers, a column for each share of labels.
 
-    Of a probe also with a posterior sample in place of the mean, and with words dropped.
+    Of a probe also with a posterior sample in place of the mean, and with words dropped. Heads count
+    the labels to learn from and those to choose by.
     """
     rows = [(measure, score) for measure in ACCURACIES for score in scores(runs, order, measure)]
     labels = {share: count for _, score in rows for share, count in score.labels.items()}
+    chosen_by = {share: count for _, score in rows for share, count in score.val_labels.items()}
     features = dict(zip(ACCURACIES, ("", " on a sample of z", ", words dropped"), strict=True))
     varies = len({score.group[1] for _, score in rows if score.group}) > 1
     body = [
@@ -101,5 +115,8 @@ def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
         ]
         for measure, score in rows
     ]
-    head = ["classifier", "schedule", *(f"{100 * share:g} % ({labels[share]:,})" for share in sorted(labels))]
-    return Table(head, body)
+    shares = [f"{100 * share:g} % ({labels[share]:,} + {chosen_by[share]:,})" for share in sorted(labels)]
+    notes = ["(n + m): n labelled sentences to learn from, and m to choose the classifier by"]
+    if any(cell.mark for _, score in rows for cell in score.cells.values()):
+        notes.append("†k: the mean includes k classifiers that are still their probe (updates: 0)")
+    return Table(["classifier", "schedule", *shares], body, notes)

@@ -16,6 +16,8 @@ MEASURES = (*BOUND, *LATENT, *(f"refined_{name}" for name in BOUND))
 FEW = 3  # keys that have a column each
 CHANGED = "changed"  # the column of all, where there are more
 RELATIVE = "time/relative"
+# keys of a dataset, and a fingerprint, that leave the measured text and the words known in it as they are
+SAME_TEXT = ("dataset.sampler", "dataset.consecutive", "dataset.max_words", "the file of init_from")
 # what a table shows of a task unless columns are chosen; other tasks: every measure of val and test
 COLUMNS = {
     "toy": ("test/elbo", "test/rec", "test/kl", "test/mi", "test/accuracy", "test/prior_gap", "test/path_a"),
@@ -53,16 +55,20 @@ BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl":
 
 LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
-    **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$"},
+    **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$", "†": r"\dag{}"},
 }
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The values of one measure over the seeds of a row; empty where no run has it."""
+    """The values of one measure over the seeds of a row; empty where no run has it.
+
+    `mark` is printed behind it, of a value that a note explains.
+    """
 
     values: tuple[float, ...]
     best: bool = False
+    mark: str = ""
 
     @property
     def mean(self) -> float:
@@ -85,7 +91,7 @@ class Cell:
 
     def __str__(self) -> str:
         spread = f" ± {self.std:.{self._digits}f}" if len(self.values) > 1 else ""
-        return f"{self.shown}{spread}" if self.values else "–"
+        return f"{self.shown}{spread}{self.mark}" if self.values else "–"
 
 
 @dataclass(frozen=True)
@@ -165,6 +171,20 @@ def with_best(rows: Sequence[Sequence[Cell]], keys: Sequence[str]) -> list[list[
     return marked
 
 
+def differing_text(runs: Sequence[Run]) -> list[str]:
+    """Return in what the vocabularies and corpora differ that runs were measured on.
+
+    Scores do not rank across these. Decided by run.json alone, which every run has.
+    """
+    texts = [
+        {key: value for key, value in run.setting.items() if key.startswith("dataset.")}
+        | {f"the file of {split}": fingerprint for split, fingerprint in run.data.items()}
+        for run in runs
+    ]
+    keys = sorted({key for text in texts for key in text} - set(SAME_TEXT))
+    return [key for key in keys if len({repr(text.get(key)) for text in texts}) > 1]
+
+
 def naming(runs: Sequence[Run], fold: bool = False) -> list[str]:
     """What the first columns show: the differing keys.
 
@@ -236,16 +256,22 @@ def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
 def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[str] = ()) -> Table:
     """Rows by what differs, columns of results.json; none are those of the task, ["all"] every measure.
 
-    time/relative is the training time over that of the plain run.
+    time/relative is the training time over that of the plain run. Nothing is in bold, and a note says why,
+    where the runs were measured on different vocabularies or corpora.
     """
     if not columns or columns == ["all"]:
         columns = default_columns(runs, bool(columns))
     fold = RELATIVE in columns
     found = rows(runs, order, fold)
     drawn = [times(found) if key == RELATIVE else [final(m, key) for m in found.values()] for key in columns]
-    cells = with_best(list(zip(*drawn, strict=True)), columns)
+    cells = list(zip(*drawn, strict=True))
+    measured = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
+    if not (differing := differing_text(measured)):
+        cells = with_best(cells, columns)
     body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
-    return Table([*naming(runs, fold), "n", *columns], body)
+    says = differing and any(map(direction, columns))
+    notes = [f"nothing is in bold: the runs differ in {', '.join(differing)}"] if says else []
+    return Table([*naming(runs, fold), "n", *columns], body, notes)
 
 
 def steps_table(

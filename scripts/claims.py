@@ -25,7 +25,7 @@ from cvae.tables import FORMATS, Cell, Table, around, final
 EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs
   python scripts/claims.py outputs               of your own, where you have them
-  python scripts/claims.py --brief               a line for each claim, with its first check
+  python scripts/claims.py --brief               a line for each claim, with the check that fared worst
   python scripts/claims.py outputs --train       first trains what has no runs yet: hours to days"""
 RULES = """\
 > and <: the difference of two means, measured in the larger of two pooled standard deviations over seeds
@@ -33,13 +33,15 @@ and the margin, where one is stated: from 1 on it holds, from 1/2 on partly. Of 
 a margin, only the direction is known, and it holds partly at best. ≯: the opposite of >. ≈: the means
 differ by no more than the margin; partly by no more than two. Below a number: the mean is, and what lies
 a standard deviation above it; partly the mean alone. In settings: so in every one that has both, and in 5
-at least; partly in more than half. A claim holds if all that was measured does; it does not hold here if
-its first line does not; else it holds partly. d is the difference in pooled standard deviations."""
+at least; partly in more than half; with a margin, a setting where it holds partly does not count. A claim
+does not hold here if a main check does not; it holds if every check does, with at least 3 seeds a side;
+else it holds partly. d is the difference in pooled standard deviations."""
 SYMBOLS = {"more": ">", "less": "<", "not more": "≯", "same": "≈", "below": "<"}
 MARKS = {1.0: "✓", 0.5: "~", 0.0: "✗", None: "missing"}
 WORDS = {1.0: "holds", 0.5: "holds partly", 0.0: "does not hold here", None: "missing"}
 WINDOW = 0.025  # of training, over which train/* are averaged: 1,000 of the toy's 40,000 updates
 SETTINGS = 5  # that agree by chance once in 2^5
+SEEDS = 3  # a side, without which no claim holds
 
 Side = Mapping[str, Any]
 
@@ -59,7 +61,7 @@ class Check:
 
     of, than: values of settings that choose runs; `apart`, what `runs.changes` says of them; and `at`, the
     share of training at which the measure is read, without which results.json has it. margin: in the unit of
-    the measure, or with `relative` as a share of `than`.
+    the measure, or with `relative` as a share of `than`. main: whether the claim falls with this check.
     """
 
     measure: str
@@ -69,6 +71,7 @@ class Check:
     margin: float | None = None
     relative: bool = False
     each: bool = False
+    main: bool = False
 
     def judge(self, runs: Sequence[Run]) -> Outcome:
         """The outcome on these runs."""
@@ -100,7 +103,8 @@ class Check:
             [found.score for found in outcomes],
             min((found.seeds for found in outcomes), default=0),
         )
-        right = sum(score > 0 for score in scores)
+        least = 0.5 if self.margin is None else 1.0  # a margin is kept or it is not
+        right = sum(score >= least for score in scores)
         found = (
             f"{shown(self.of)} {SYMBOLS[self.rule]} {shown(self.than)} in {right} of {len(scores)} settings"
         )
@@ -120,8 +124,10 @@ class Claim:
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Claim:
-        """From plain data."""
+        """From plain data. Raises UserError where no check is marked as main."""
         checks = [Check(**check) for check in content["checks"]]
+        if not any(check.main for check in checks):
+            raise UserError(f"claims.yaml: no check of the claim {content['claim']!r} has main: true")
         return cls(content["claim"], content["experiments"], checks)
 
 
@@ -151,13 +157,13 @@ def pooled(left: Cell, right: Cell) -> float | None:
 
 def compare(rule: str, difference: float, spread: float | None, margin: float | None) -> float:
     """1 where the rule holds, 1/2 partly, 0 not: see RULES."""
-    if rule == "not more":
-        return 1.0 - compare("more", difference, spread, margin)
     if rule == "same":
         return 1.0 if abs(difference) <= margin else 0.5 if abs(difference) <= 2 * margin else 0.0
-    gain = difference if rule == "more" else -difference
+    gain = -difference if rule == "less" else difference
     if spread is None and margin is None:
-        return 0.5 if gain > 0 else 0.0
+        return 0.5 if (gain > 0) == (rule != "not more") else 0.0
+    if rule == "not more":
+        return 1.0 - compare("more", difference, spread, margin)
     unit = max(2 * (spread or 0.0), margin or 0.0)
     if gain <= 0 or unit == 0:
         return float(gain > 0)
@@ -181,27 +187,38 @@ def shown(side: Side, cell: Cell | None = None) -> str:
     return " ".join([", ".join(names), *time, *numbers])
 
 
-def verdict(outcomes: Sequence[Outcome]) -> str:
-    """In words, of all checks of a claim."""
+def verdict(outcomes: Sequence[Outcome], main: Sequence[bool]) -> str:
+    """In words, of all checks of a claim and which of them are main ones, in whatever order: see RULES."""
     measured = [outcome for outcome in outcomes if outcome.score is not None]
-    scores = [outcome.score for outcome in measured]
-    if not scores:
+    if not measured:
         return WORDS[None]
-    word = WORDS[1.0 if min(scores) == 1 else 0.0 if scores[0] == 0 else 0.5]
-    remarks = ["one seed"] if all(outcome.seeds == 1 for outcome in measured) else []
-    remarks += [f"{len(scores)} of {len(outcomes)} measured"] if len(scores) < len(outcomes) else []
+    seeds = min(outcome.seeds for outcome in measured)
+    if any(outcome.score == 0 for outcome, decides in zip(outcomes, main, strict=True) if decides):
+        word = WORDS[0.0]
+    else:
+        every = all(outcome.score == 1 for outcome in outcomes) and seeds >= SEEDS
+        word = WORDS[1.0 if every else 0.5]
+    remarks = ["one seed" if seeds == 1 else f"{seeds} seeds"] if seeds < SEEDS else []
+    remarks += [f"{len(measured)} of {len(outcomes)} measured"] if len(measured) < len(outcomes) else []
     return f"{word} ({', '.join(remarks)})" if remarks else word
 
 
-def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]]) -> Table:
-    """A row for each check, the claim and its verdict before the first; `runs` by experiment."""
+def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]], brief: bool = False) -> Table:
+    """A row for each check, the claim and its verdict before the first; `runs` by experiment.
+
+    Where `brief`, of each claim only the check that fared worst.
+    """
     body = []
     for claim in claims:
         own = [run for name in claim.experiments for run in runs.get(name, ())]
         outcomes = [check.judge(own) for check in claim.checks]
-        first = [claim.claim, verdict(outcomes)]
-        for check, outcome in zip(claim.checks, outcomes, strict=True):
-            body.append([*first, check.measure, outcome.found, outcome.effect, MARKS[outcome.score]])
+        judged = list(zip(claim.checks, outcomes, strict=True))
+        if brief:
+            judged = [min(judged, key=lambda pair: 2 if pair[1].score is None else pair[1].score)]
+        first = [claim.claim, verdict(outcomes, [check.main for check in claim.checks])]
+        for check, outcome in judged:
+            measure = f"{check.measure} (main)" if check.main else check.measure
+            body.append([*first, measure, outcome.found, outcome.effect, MARKS[outcome.score]])
             first = ["", ""]
     wanted = dict.fromkeys(name for claim in claims for name in claim.experiments)
     missing = [f"no runs: python train.py experiment={name}" for name in wanted if not runs.get(name)]
@@ -216,7 +233,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folders", nargs="*", type=Path, help="folders whose subfolders are experiments")
-    parser.add_argument("--brief", action="store_true", help="only the first check of each claim")
+    parser.add_argument("--brief", action="store_true", help="of each claim only the check that fared worst")
     parser.add_argument("--format", choices=FORMATS, default="markdown")
     parser.add_argument("--train", action="store_true", help="train the experiments that have no runs, first")
     return parser.parse_args(arguments)
@@ -256,12 +273,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.train:
             train([name for name in names if not runs.get(name) or (Path("outputs") / name).is_dir()])
             runs = gathered(names, [Path("outputs"), *folders])
-        table = claims_table(known, runs)
+        table = claims_table(known, runs, options.brief)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    if options.brief:
-        table = replace(table, body=[row for row in table.body if row[0]])
     if options.format == "markdown":
         table = replace(table, notes=[*table.notes, " ".join(RULES.split())])
     print(FORMATS[options.format](table))

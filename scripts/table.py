@@ -1,7 +1,8 @@
 """Prints a table of runs: rows by what differs between them, seeds as mean ± sample std, the best in bold.
 
-Bold is for measures that have a better side by themselves: elbo (up), rec, ppl, iw_nll, iw_ppl (down). n says
-how many of a row's runs are finished; the others, and those that a sweep has still to start, stand beneath.
+Bold is for measures that have a better side by themselves: elbo (up), rec, ppl, iw_nll, iw_ppl (down); of
+runs on different corpora or vocabularies nothing is. n says how many of a row's runs are finished; the
+others, and those that a sweep has still to start, stand beneath.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from cvae import scores, tables
 from cvae.figures import ORDER
 from cvae.reading import UserError, count
-from cvae.runs import find_runs
+from cvae.runs import Run, find_runs
 from cvae.sweeps import find_jobs
 
 EXAMPLES = """examples:
@@ -53,6 +54,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def unmoved(runs: Sequence[Run], table: tables.Table) -> list[str]:
+    """Return a note where a column averages fine-tuned classifiers and some of them are still their probe."""
+    still = sum(scores.still_probes(run.classifiers) for run in runs)
+    if not still or not any("/finetune/" in key for key in table.head):
+        return []
+    return [
+        f"{still} fine-tuned classifiers are still their probe (updates: 0): --accuracy shows in which means"
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the table; the exit status is 1 where there is none."""
     options = parse(arguments)
@@ -64,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table = tables.steps_table(runs, ORDER, options.at, options.window, options.columns)
         else:
             table = tables.results_table(runs, ORDER, options.columns)
-        notes = [str(job) for job in find_jobs(options.folders) if job.state != "done"]
+        notes = [
+            *table.notes,
+            *unmoved(runs, table),
+            *(str(job) for job in find_jobs(options.folders) if job.state != "done"),
+        ]
         print(tables.FORMATS[options.format](replace(table, notes=notes)))
         if options.format == "csv":
             print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)

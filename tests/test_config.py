@@ -411,7 +411,7 @@ class TestCommandLine:
             ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
             (
                 "experiment=typo",
-                "experiment=typo: no such choice, experiment is one of cycles, lr_vs_beta, orig",
+                "experiment=typo: no such choice, experiment is one of cycles, lr_vs_beta,",
             ),
             ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
             (

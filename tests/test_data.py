@@ -81,6 +81,38 @@ def test_the_vocabulary_comes_from_the_train_split_only():
     assert found.corpora["val"].batch(np.array([0])).tokens.tolist() == [[BOS, UNK, 4, EOS]]
 
 
+def test_the_corpus_s_own_unk_is_an_unknown_word_and_the_end_is_none():
+    rows = {
+        "train": [["a", "a", "b"], ["<unk>", "a"]],
+        "val": [["a", "c"], [], ["<unk>", "b", "b"]],
+        "test": [["a"]],
+    }
+    found = splits(rows, CPU, {})
+    shares = {split: corpus.unknown_share for split, corpus in found.corpora.items()}
+    assert shares == {"train": 1 / 5, "val": 2 / 5, "test": 0.0}
+    fewer = splits(rows, CPU, {}, most=1)  # only "a"
+    assert fewer.corpora["train"].unknown_share == 2 / 5
+
+
+def test_only_sentences_of_the_same_words_in_the_same_order_count_as_in_train():
+    rows = {
+        "train": [["a", "b"], ["c"], ["c"]],
+        "val": [["b", "a"], ["a", "b"], ["ab"], ["a", "b", "c"]],
+        "test": [["d", "e"], ["c"], ["c"]],
+    }
+    for most in (None, 0):  # of a vocabulary of no words at all, every sentence of two looks alike
+        assert splits(rows, CPU, {}, most=most).in_train == {"val": 1 / 4, "test": 2 / 3}
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not os.environ.get("CVAE_DATA"), reason="CVAE_DATA is not set")
+def test_unknown_words_and_overlap_of_the_real_corpora(configured):
+    small = data.build(configured("task=ptb_small").dataset, CPU)
+    assert small.corpora["train"].unknown_share == pytest.approx(0.187, abs=5e-4)
+    reviews = data.build(configured("experiment=yelp_quick", "schedule=cyclical").dataset, CPU)
+    assert reviews.in_train["test"] == pytest.approx(0.101, abs=5e-4)
+
+
 # ---- corpus and batch ----
 
 

@@ -316,6 +316,12 @@ def test_counts_are_of_the_data():
     assert counts["vocabulary"] == len(splits.vocabulary)
     assert (counts["train/sentences"], counts["train/batches"]) == (60, 8)
     assert counts["val/tokens"] == splits.corpora["val"].counted
+    for split, corpus in splits.corpora.items():
+        assert counts[f"{split}/unknown_share"] == corpus.unknown_share
+    assert {key: share for key, share in counts.items() if key.endswith("in_train_share")} == {
+        f"{split}/in_train_share": share for split, share in splits.in_train.items()
+    }
+    assert set(splits.in_train) == {"val", "test"}
 
 
 def test_the_toy_task_adds_how_well_z_tells_the_sequences_apart_and_keeps_their_posteriors():

@@ -167,6 +167,43 @@ def test_the_best_is_bold_where_better_is_defined_and_formats_agree(tmp_path, ca
     assert r"constant & 2 & \textbf{100.0 $\pm$ 1.4} & -4.00 $\pm$ 0.00 & 1.00 $\pm$ 0.00 \\" in said["latex"]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "prints", "why"),
+    [
+        ({"sampler": "bucketed"}, {"init_from": "c"}, ""),
+        ({"vocabulary": 3}, {}, "dataset.vocabulary"),
+        ({"min_count": 2, "longest": 20}, {}, "dataset.longest, dataset.min_count"),
+        ({}, {"test": "b"}, "the file of test"),
+        ({}, {"references": "b"}, "the file of references"),
+        ({}, {"train/0": "b", "val": "b"}, "the file of train/0, the file of val"),
+    ],
+)
+def test_nothing_is_bold_across_vocabularies_or_corpora(dataset, prints, why, tmp_path, capsys):
+    columns = ["--columns", "test/ppl", "test/elbo"]
+    for seed, (ppl, part, data) in enumerate(((9.0, {}, {}), (8.0, dataset, prints))):
+        reported(
+            tmp_path,
+            str(seed),
+            seed,
+            {"test/ppl": ppl, "test/elbo": -1.0},
+            name=("constant", "cyclical")[seed],
+        )
+        path = tmp_path / str(seed) / "run.json"
+        content = json.loads(path.read_text())
+        content["config"]["dataset"] = {"name": "text", "path": str(seed), "sampler": "equal_length"} | part
+        path.write_text(json.dumps(content | {"data": {"train": "a", "val": "a", "test": "a"} | data}))
+    assert script("table").main([str(tmp_path), *columns]) == 0
+    said = capsys.readouterr().out
+    assert ("**8.00**" in said) == (not why)
+    if why:
+        assert said.splitlines()[-1] == f"- nothing is in bold: the runs differ in {why}"
+    reported(
+        tmp_path, "2", 2, {}, name="monotonic"
+    )  # a run without these measures takes part in no comparison
+    script("table").main([str(tmp_path), *columns])
+    assert ("**8.00**" in capsys.readouterr().out) == (not why)
+
+
 def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured, monkeypatch, capsys):
     folder, config = RunFolder(tmp_path / "run"), configured(*SIZES, "train.stop_after=5")
     with monkeypatch.context() as patch:

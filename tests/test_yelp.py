@@ -15,6 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_scripts import script
 
 from cvae import checkpoint, data, figures
 from cvae.classification import Scaling, in_order, probe
@@ -329,11 +330,50 @@ def test_the_record_has_what_results_and_the_table_say(finished):
     assert results["labels/0.5"] == 40 and results["test/majority"] == 0.6
     assert {"test/accuracy_sample/probe/1", "test/accuracy_dropped/probe/1"} <= results.keys()
     table = accuracy_table(find_runs([finished]), ORDER)
-    assert table.head == ["classifier", "schedule", "10 % (8)", "50 % (40)", "100 % (80)"]
+    # labels to learn from, and those of validation that a classifier is chosen by
+    assert table.head == ["classifier", "schedule", "10 % (8 + 6)", "50 % (40 + 8)", "100 % (80 + 16)"]
     rows = {tuple(row[:2]): row[2:] for row in table.body}
     assert rows["finetune", "cyclical"][0].mean == pytest.approx(100 * np.mean(values))
     assert len(rows["probe on a sample of z", "cyclical"][0].values) == 2
     assert ("scratch", "–") in rows
+
+
+def test_a_mean_says_how_many_of_its_classifiers_are_still_the_probe(tmp_path, capsys):
+    folder, accuracy = tmp_path / "a", [0.5, 0.5, 0.9]
+    folder.mkdir()
+    config = {"seed": 0, "task": {"name": "yelp"}, "schedule": {"name": "cyclical"}}
+    (folder / "run.json").write_text(json.dumps({"config": config}))
+    records = [
+        {
+            "mode": mode,
+            "share": 0.1,
+            "seed": seed,
+            "labels": 8,
+            "val_labels": 4,
+            "test/accuracy": accuracy[seed],
+        }
+        | ({} if mode == "probe" else {"updates": updates})
+        for mode, counts in (("probe", (0, 0, 0)), ("finetune", (0, 0, 7)), ("scratch", (0, 5, 6)))
+        for seed, updates in enumerate(counts)
+    ]
+    (folder / "classifier.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    summary = reviews.summary(records)
+    assert [key for key in summary if "still" in key] == ["still_probe/0.1"]
+    assert summary["still_probe/0.1"] == 2
+    (folder / "results.json").write_text(json.dumps({"finished": True} | summary))
+    table = script("table").main
+    assert table([str(tmp_path), "--accuracy"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| probe | cyclical | 63.33 ± 23.09 |",
+        "| finetune | cyclical | 63.33 ± 23.09 †2 |",
+        "| scratch | – | 63.33 ± 23.09 |",
+        "",
+        "- (n + m): n labelled sentences to learn from, and m to choose the classifier by",
+        "- †k: the mean includes k classifiers that are still their probe (updates: 0)",
+    ]
+    for measure, said in (("finetune", True), ("probe", False)):
+        assert table([str(tmp_path), "--columns", f"test/accuracy/{measure}/0.1"]) == 0
+        assert ("2 fine-tuned classifiers are still their probe" in capsys.readouterr().out) == said
 
 
 def test_the_pictures_and_the_projector_are_there(finished):

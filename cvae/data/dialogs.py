@@ -7,6 +7,7 @@ dialogs and repeat the last utterance of short ones; these do not.
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from cvae.config import DialogData
 from cvae.data import switchboard
 from cvae.data.switchboard import STRANGER, Dialog
-from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed, order
+from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed, order, overlap
 
 START = "<d>"
 UNKNOWN = -1  # the number of a topic or act that the train split does not have
@@ -125,6 +126,12 @@ class Exchanges:
     def counted(self) -> int:
         """Predicted tokens: every word and `</s>`, not `<s>`."""
         return int(self.lengths.sum()) - len(self)
+
+    @property
+    def unknown_share(self) -> float:
+        """The share of the responses' words that are `<unk>`; `</s>` is not a word."""
+        unknown = np.add.reduceat(self._flat == UNK, self.text_starts, dtype=np.int64)
+        return int(unknown[self.texts[self.places]].sum()) / max(1, self.counted - len(self))
 
     def counts(self) -> dict[str, int]:
         """The sizes of the split and what is unknown in it."""
@@ -275,4 +282,9 @@ def build(config: DialogData, device: torch.device) -> DialogSplits:
         found["held"] = [train[number] for number in sorted(held)]
     labels = Labels(found["train"], config.vocabulary)
     corpora = {split: Exchanges(dialogs, labels, config, device) for split, dialogs in found.items()}
-    return DialogSplits(labels.vocabulary, corpora, prints, list(labels.topics), list(labels.acts))
+    hashes = {
+        split: array("q", (hash(tuple(said.words)) for dialog in dialogs for said in dialog.utterances))
+        for split, dialogs in found.items()
+    }
+    topics, acts = list(labels.topics), list(labels.acts)
+    return DialogSplits(labels.vocabulary, corpora, prints, overlap(hashes), topics, acts)

@@ -124,6 +124,11 @@ class Corpus:
         """Predicted tokens: every word and `</s>`, not `<s>`."""
         return int(self.lengths.sum()) - len(self)
 
+    @property
+    def unknown_share(self) -> float:
+        """The share of the words that are `<unk>`, the corpus's own included; `</s>` is not a word."""
+        return int((self.tokens == UNK).sum()) / max(1, self.counted - len(self))
+
     def batch(self, sentences: np.ndarray) -> Batch:
         """The sentences with these numbers, in this order; padded where their lengths differ."""
         lengths = self.lengths[sentences]
@@ -214,11 +219,28 @@ def further(batches: Batches, step: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were."""
+    """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were.
+
+    `in_train` is the share of each other split's sentences that occur in train word for word.
+    """
 
     vocabulary: Vocabulary
     corpora: dict[str, Corpus]
     fingerprints: dict[str, str]
+    in_train: dict[str, float]
+
+
+def hashed(sentences: Iterable[Sequence[str]], hashes: array) -> Iterator[Sequence[str]]:
+    """Yield the sentences unchanged and append the 64-bit hash of each to `hashes`."""
+    for words in sentences:
+        hashes.append(hash(tuple(words)))
+        yield words
+
+
+def overlap(hashes: dict[str, array]) -> dict[str, float]:
+    """Return the share of each split's sentences that train has too, from the hashes of their words."""
+    others = (split for split in hashes if split != "train")
+    return {split: float(np.isin(hashes[split], hashes["train"]).mean()) for split in others}
 
 
 def splits(
@@ -231,8 +253,14 @@ def splits(
 ) -> Splits:
     """Numbers the sentences of each split by the vocabulary of the train split; see `Vocabulary.of`."""
     vocabulary = Vocabulary.of(sentences["train"], least, most)
+    hashes = {split: array("q") for split in sentences}
     corpora = {
-        split: Corpus(map(vocabulary.encode, rows), len(vocabulary), device, labels and labels[split])
+        split: Corpus(
+            map(vocabulary.encode, hashed(rows, hashes[split])),
+            len(vocabulary),
+            device,
+            labels and labels[split],
+        )
         for split, rows in sentences.items()
     }
-    return Splits(vocabulary, corpora, fingerprints)
+    return Splits(vocabulary, corpora, fingerprints, overlap(hashes))

@@ -20,7 +20,7 @@ from cvae.figures.style import (
     note,
 )
 from cvae.runs import Run, RunsError, read_map
-from cvae.scores import Scores, majority, pretrained, scores
+from cvae.scores import Scores, majority, pretrained, scores, still_probes
 
 TITLES = {"probe": "frozen encoder: logistic layer on z's mean", "finetune": "encoder fine-tuned"}
 WITHOUT = look_of(("", ""), [""]) | {"linestyle": (0, (3, 1.5))}
@@ -45,7 +45,11 @@ def accuracy_figure(runs: Sequence[Run]) -> Figure:
                 _line(ax, score, names[score.group], look_of(score.group, rates))
             elif score.mode == "scratch":
                 _line(ax, score, "no pre-training", WITHOUT)
-        _axes(ax, TITLES.get(mode, "no pre-training"), found, majority(runs))
+        tuned = [record for run in runs for record in run.classifiers if record["mode"] == mode]
+        still = still_probes(tuned)
+        title = TITLES.get(mode, "no pre-training")
+        title += f" ({still} of {len(tuned)} still the probe)" if still else ""
+        _axes(ax, title, found, majority(runs))
     axes[0].set_ylabel("test accuracy, %", fontsize=11)
     figure.supxlabel("line: mean, band: ± one standard deviation", fontsize=9.5, c=GREY, x=0.99, ha="right")
     return figure
@@ -66,7 +70,7 @@ def _axes(ax: Axes, title: str, found: Sequence[Scores], most_frequent: float | 
     ax.set_xscale("log")
     ax.set_xticks(list(shares), [f"{count:,}\n{100 * share:g} %" for count, share in shares.items()])
     ax.xaxis.set_minor_locator(NullLocator())
-    ax.set_xlabel("labels", fontsize=11)
+    ax.set_xlabel("labels to learn from", fontsize=11)
     ax.set_title(title, loc="left", fontsize=12)
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set(linewidth=0.6, color=GREY)

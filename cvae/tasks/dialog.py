@@ -42,13 +42,13 @@ class Answering(LanguageModelling):
         consecutive = self.config.dataset.consecutive
         return Passages(corpus, consecutive, self.config.train.batch_size, self.config.seed)
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         """The sizes of the data and what is unknown in them, for results.json."""
         found = {"vocabulary": len(self.data.vocabulary)}
         found |= {"topics": len(self.data.topics), "acts": len(self.data.acts)}
         for split, corpus in self.data.corpora.items():
             found |= {f"{split}/{name}": count for name, count in corpus.counts().items()}
-        return found | {"train/batches": len(self.batches["train"])}
+        return found | {"train/batches": len(self.batches["train"])} | self.comparability()
 
     def words(self, batch: Exchange) -> list[str]:
         """The responses of a batch, for reading."""

@@ -54,14 +54,19 @@ class LanguageModelling:
         """The splits on which the best checkpoint is measured: all but train."""
         return [split for split in self.data.corpora if split != "train"]
 
-    def counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, float]:
         """The sizes of the data, for results.json."""
-        found: dict[str, int] = {"vocabulary": len(self.data.vocabulary)}
+        found: dict[str, float] = {"vocabulary": len(self.data.vocabulary)}
         for split, batches in self.batches.items():
             found[f"{split}/sentences"] = len(batches.corpus)
             found[f"{split}/batches"] = len(batches)
             found[f"{split}/tokens"] = batches.corpus.counted
-        return found
+        return found | self.comparability()
+
+    def comparability(self) -> dict[str, float]:
+        """By split: the share of unknown words, and of the sentences that occur in train word for word."""
+        unknown = {f"{split}/unknown_share": c.unknown_share for split, c in self.data.corpora.items()}
+        return unknown | {f"{split}/in_train_share": share for split, share in self.data.in_train.items()}
 
     def generator(self, seed: int | None = None) -> torch.Generator:
         """Evaluation's own noise, none taken from training: always that of the seed, by default the run's."""

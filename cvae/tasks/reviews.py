@@ -22,7 +22,7 @@ from cvae.data.labels import held_out, stratified, without_words
 from cvae.data.text import Splits, fixed
 from cvae.folder import Diverged, RunFolder, append_line, cut_unfinished, write_atomically
 from cvae.runs import read_classifiers, read_run
-from cvae.scores import accuracy_table
+from cvae.scores import accuracy_table, still_probes
 from cvae.tasks.language_model import LanguageModelling
 from cvae.transfer import take_from
 
@@ -218,11 +218,16 @@ class Reviews(LanguageModelling):
 
 
 def summary(records: list[dict[str, Any]]) -> dict[str, float]:
-    """test/accuracy*/<mode>/<share> and their sample standard deviations over seeds; labels/<share>."""
+    """test/accuracy*/<mode>/<share> and their sample standard deviations over seeds; labels/<share>.
+
+    still_probe/<share> counts the fine-tuned classifiers in a mean that never beat the probe they began with.
+    """
     found: dict[str, float] = {}
     for mode, share in dict.fromkeys((record["mode"], record["share"]) for record in records):
         members = [r for r in records if (r["mode"], r["share"]) == (mode, share)]
         found[f"labels/{share:g}"] = members[0]["labels"]
+        if mode == "finetune":
+            found[f"still_probe/{share:g}"] = still_probes(members)
         for key in (key for key in members[0] if key.startswith("test/")):
             values = [member[key] for member in members]
             found[f"{key}/{mode}/{share:g}"] = float(np.mean(values))
