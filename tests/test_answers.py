@@ -19,6 +19,7 @@ from cvae.config import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
 from cvae.folder import RunFolder
+from cvae.gaussian import Gaussian
 from cvae.reading import UserError
 from cvae.run import reopen, run
 
@@ -289,6 +290,24 @@ def test_references_replace_the_response_on_test_only(folders, tmp_path):
         test, val = task.scores("test"), task.scores("val")
     assert (test["contexts"], test["references"]) == (1, 2) and "act_hit" not in test
     assert (val["contexts"], val["references"]) == (9, 1)
+
+
+def test_answers_come_from_the_prior_and_the_context_they_answer(folders, monkeypatch):
+    folder = RunFolder(folders[0])
+    task = reopen(folder.configuration("cpu"), folder)
+    task.model.eval()
+    batch = task.model.shared(task.data.corpora["val"].batch(np.array([0, 3, 7])))
+    mean = torch.arange(9.0).view(3, 3)
+    monkeypatch.setattr(task.model, "prior", lambda some: Gaussian(mean, torch.full((3, 3), -60.0)))
+
+    def numbered(model, some, z, *how):
+        torch.testing.assert_close(z, mean[[0, 0, 0, 1, 1, 1, 2, 2, 2]])
+        assert torch.equal(some.condition, batch.condition[[0, 0, 0, 1, 1, 1, 2, 2, 2]])
+        return [[row] for row in range(len(z))]
+
+    monkeypatch.setattr("cvae.decode.generate", numbered)
+    assert len(batch.condition.unique(dim=0)) == 3
+    assert task.answer(batch, task.generator()) == [[[3 * row + n] for n in range(3)] for row in range(3)]
 
 
 def test_samples_and_draws_are_as_asked(folders):

@@ -73,7 +73,10 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
     assert Check("test/kl", CYCLICAL, "below", 1.25).judge(runs).score == 1.0
     assert Check("test/kl", CYCLICAL, "below", 1.15).judge(runs).score == 0.5
     assert Check("test/kl", CYCLICAL, "below", 1.05).judge(runs).score == 0.0
-    assert Check("test/kl", CYCLICAL, "same", MONOTONIC, margin=1.0, relative=True).judge(runs).score == 1.0
+    # 0.55 apart: a share of 0.55 and not of 1.10
+    for margin, score in ((1.01, 1.0), (0.9, 0.5), (0.51, 0.5), (0.49, 0.0)):
+        check = Check("test/kl", CYCLICAL, "same", MONOTONIC, margin=margin, relative=True)
+        assert check.judge(runs).score == score
     assert Check("test/kl", CYCLICAL, "same", {"schedule.name": "none"}, margin=1.0).judge(runs).score is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -26,8 +27,9 @@ from cvae.folder import FolderError, RunFolder
 from cvae.loop import Diverged, Loop
 from cvae.reading import UserError
 from cvae.record import Recorder
-from cvae.run import reopen, run
+from cvae.run import prepare, reopen, run
 from cvae.tasks.language_model import LanguageModelling
+from cvae.update import Update
 from scripts import kill
 
 ROOT = Path(__file__).parent.parent
@@ -303,8 +305,57 @@ def test_the_first_update_is_step_0_and_beta_is_the_schedules(whole, configured)
     assert [r["train/beta"] for r in records] == [config.schedule(r["step"], 40) for r in records]
 
 
+@pytest.mark.parametrize("update", ["plain", "aggressive"])
+@pytest.mark.parametrize("per", ["update", "epoch"])
+def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
+    per, update, tmp_path, monkeypatch, configured
+):
+    beta = ("schedule.cycles=1", "schedule.ratio=1.0")
+    rate = ("lr=cosine_restarts", "lr.cycles=2", "lr.warmup=3", f"lr.per={per}", "train.log_every=1")
+    config = configured(*(AGGRESSIVE if update == "aggressive" else SHORT), *beta, *rate)
+    task, made, updates = prepare(config), [], []
+    loop = Loop(config, task, RunFolder(tmp_path))
+    total, epoch = loop.total, len(task.batches["train"])
+    assert total == 24 and 1 < epoch < total
+    loss, descend, advance = Update.loss, Update.descend, Loop._advance
+
+    def watched_loss(self, found, beta):
+        made.append([beta])
+        return loss(self, found, beta)
+
+    def watched_descend(self, lr):
+        norm = descend(self, lr)
+        made[-1] += [self.optimizer.param_groups[0]["lr"], norm.item()]
+        return norm
+
+    def watched_advance(self):
+        made.clear()
+        advance(self)
+        updates.append(made.copy())
+
+    monkeypatch.setattr(Update, "loss", watched_loss)
+    monkeypatch.setattr(Update, "descend", watched_descend)
+    monkeypatch.setattr(Loop, "_advance", watched_advance)
+    with Recorder(RunFolder(tmp_path), config, 0, {}) as recorder:
+        loop.run(recorder)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    records = [record for record in lines if "train/lr" in record]
+    wanted = [(config.schedule(step, total), config.lr(step, total, epoch)) for step in range(total)]
+    assert len({beta for beta, _ in wanted}) == total
+    assert len({lr for _, lr in wanted[3:]}) == (-(-total // epoch) if per == "epoch" else total // 2)
+    assert [(record["train/beta"], record["train/lr"]) for record in records] == wanted
+    for step, (record, parts) in enumerate(zip(records, updates, strict=True)):
+        assert {(beta, lr) for beta, lr, _ in parts} == {wanted[step]}  # those of the encoder alone, too
+        assert record["train/grad_norm"] == pytest.approx(parts[-1][2])
+
+
 def test_recorded_numbers_fit_together(whole):
+    results = RunFolder(whole["tiny"]).results
+    tokens = results["data/train/tokens"] / results["data/train/sentences"]
     for record in outcome(whole["tiny"])["metrics"]:
+        if "epoch/ppl" in record:  # a validation follows a whole epoch
+            nats = record["epoch/rec"] + record["epoch/kl"]
+            assert record["epoch/ppl"] == pytest.approx(math.exp(nats / tokens))
         for split in ("train", "val", "test"):
             if f"{split}/elbo" in record:
                 parts = record[f"{split}/rec"] + record[f"{split}/kl"]

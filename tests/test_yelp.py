@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_scripts import script
 
 from cvae import checkpoint, data, figures
-from cvae.classification import Scaling, in_order, probe
+from cvae.classification import Classifier, Scaling, in_order, probe
 from cvae.config import LabelledData, Shares
 from cvae.data import files
 from cvae.data.labels import held_out, stratified, without_words
@@ -319,6 +319,25 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrai
             any(not torch.equal(tensor, start[name]) for name, tensor in encoder.state_dict().items())
         )
     assert any(moved)
+
+
+def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on_test(
+    finished, folder, configured, monkeypatch
+):
+    task = reopen(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
+    seen, judge = [], Classifier.judge
+
+    def watching(self, corpus, rows):
+        seen.append((corpus, rows.tolist()))
+        return judge(self, corpus, rows)
+
+    monkeypatch.setattr(Classifier, "judge", watching)
+    val, test = (task.data.corpora[split] for split in ("val", "test"))
+    for cell in [Cell("finetune", 0.1, 1), Cell("scratch", 0.1, 1)]:
+        seen.clear()
+        task.measure(cell)
+        assert seen[:-1] == [(val, task.sets(cell)[1].tolist())] * 3  # at the start and at two checks
+        assert seen[-1] == (test, list(range(len(test))))
 
 
 def test_the_record_has_what_results_and_the_table_say(finished):
