@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from cvae.config import Mode, identity
+from cvae.config import Mode, identity, reported
 from cvae.folder import RunFolder, not_numbers, read_json
 from cvae.reading import UserError, fits, listing, parse_json
 
@@ -55,6 +55,7 @@ class Run:
     latents: Mapping[int, Snapshot]
     results: Mapping[str, Any] = field(default_factory=dict)
     classifiers: Sequence[Mapping[str, Any]] = ()
+    note: str = ""  # what a table says beneath it of where the results come from
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""
@@ -196,14 +197,39 @@ def read_run(folder: str | Path) -> Run:
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
-    results = RunFolder(folder).results
-    run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"))
+    results, note = RunFolder(folder).results, ""
+    if results.get("checkpoint", "best") != reported(config):
+        metrics, results, note = _of_the_last(metrics, results)
+    classifiers = read_classifiers(folder / "classifier.jsonl")
+    run = Run(folder, config, metrics, latents, results, classifiers, note)
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
         raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")
     if not _whole(config.get("seed") or 0):
         raise RunsError(f"{path}: the config's seed must be a whole number, found {config['seed']!r}")
     return run
+
+
+def _of_the_last(
+    metrics: list[dict[str, Any]], results: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+    """Records and results of a toy run from before it reported its last checkpoint, and what to say of them.
+
+    Its results.json and last record have the best checkpoint's val/* and test/*. Those of its last validation
+    replace them: val and test are the same sequences (`generated.toy`).
+    """
+    validated = [record for record in metrics if record.get("val/rec") is not None]
+    if not validated:
+        return metrics, results, ""
+    replaced = ("val", "test", "objective")
+    kept = {key: value for key, value in results.items() if key.partition("/")[0] not in replaced}
+    for key, value in validated[-1].items():
+        split, _, name = key.partition("/")
+        if split == "val":
+            kept |= {f"val/{name}": value, f"test/{name}": value}
+    others = [r for r in metrics if "val/rec" in r or not {"test/rec", "best/test/rec"} & r.keys()]
+    where = f"of the last validation, at {validated[-1]['step']:,}"
+    return others, kept, f"val/* and test/* are {where}; results.json has those of the best one"
 
 
 def below(folders: Iterable[str | Path], name: str) -> list[Path]:

@@ -245,7 +245,8 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     drawn = [times(found) if key == RELATIVE else [final(m, key) for m in found.values()] for key in columns]
     cells = with_best(list(zip(*drawn, strict=True)), columns)
     body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
-    return Table([*naming(runs, fold), "n", *columns], body)
+    notes = list(dict.fromkeys(run.note for run in runs if run.note))
+    return Table([*naming(runs, fold), "n", *columns], body, notes)
 
 
 def steps_table(

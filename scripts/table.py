@@ -19,7 +19,7 @@ from cvae.runs import find_runs
 from cvae.sweeps import find_jobs
 
 EXAMPLES = """examples:
-  python scripts/table.py outputs/toy                                   the task's measures, best checkpoints
+  python scripts/table.py outputs/toy                                   the task's measures
   python scripts/table.py outputs/toy --columns all --format csv        every measure of val and test
   python scripts/table.py outputs/toy --at 10000 20000 30000 40000      loss, rec and KL along training
   python scripts/table.py outputs/toy --at 10000 11000 --columns val/mi val/accuracy
@@ -64,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             table = tables.steps_table(runs, ORDER, options.at, options.window, options.columns)
         else:
             table = tables.results_table(runs, ORDER, options.columns)
-        notes = [str(job) for job in find_jobs(options.folders) if job.state != "done"]
+        unfinished = [str(job) for job in find_jobs(options.folders) if job.state != "done"]
+        notes = [*table.notes, *unfinished]
         print(tables.FORMATS[options.format](replace(table, notes=notes)))
         if options.format == "csv":
             print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)

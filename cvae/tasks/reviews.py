@@ -50,7 +50,7 @@ class Reviews(LanguageModelling):
         if config.init_from is not None and not config.pretrains:
             source = RunFolder(config.init_from)
             take_from(source, self, encoder_only=True)
-            weights = (source / "checkpoint_best.pt").read_bytes()
+            weights = source.reported.read_bytes()
             prints = data.fingerprints | {"init_from": hashlib.sha256(weights).hexdigest()}
             self.data = dataclasses.replace(data, fingerprints=prints)
         self.settings = config.task.finetune
