@@ -18,7 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cvae import __version__
-from cvae.config import Config, completed, identity, load
+from cvae.config import Config, completed, identity, load, reported
 from cvae.reading import UserError, fits, parse_json
 
 FORMAT = 1
@@ -148,6 +148,11 @@ class RunFolder:
         return any((self / f"checkpoint_{name}.pt").exists() for name in ("last", "previous"))
 
     @property
+    def reported(self) -> Path:
+        """The checkpoint whose numbers and sentences the run's results are, as its task says."""
+        return self / f"checkpoint_{reported(self.record['config'])}.pt"
+
+    @property
     def results(self) -> dict[str, Any]:
         """What `results.json` holds so far; empty before the first result. FolderError where broken."""
         found = read_json(self / "results.json") or {}
@@ -206,8 +211,8 @@ class RunFolder:
         """
         if (record := self.record) is None or not self.results.get("finished"):
             raise FolderError(f"init_from={self} is not the folder of a finished run")
-        if not (self / "checkpoint_best.pt").exists():
-            raise FolderError(f"init_from={self} was not trained: it has no checkpoint_best.pt")
+        if not self.reported.exists():
+            raise FolderError(f"init_from={self} was not trained: it has no {self.reported.name}")
         for group in () if config.pretrains else ("task", "model", "schedule"):
             there, here = record["config"][group]["name"], config.container[group]["name"]
             if there != here:

@@ -102,6 +102,12 @@ class Loop:
         return self.step >= self.total or self.task.settled(self.scores)
 
     @property
+    def objective(self) -> float:
+        """The score of the checkpoint that the task reports; infinite before the first validation."""
+        last = self.config.task.reported == "last" and self.scores
+        return self.scores[-1] if last else self.best
+
+    @property
     def seconds(self) -> float:
         """Wall-clock time spent in `run`, in earlier starts too."""
         return self._seconds + (0.0 if self._since is None else time.perf_counter() - self._since)

@@ -38,7 +38,7 @@ LAYOUT = {
 # TensorBoard takes the table's columns from one run, whichever it reads first, and shows the first five of
 # each kind: they are the same for all runs, and those that sweeps vary are marked as differing
 SWEPT = {"schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed"}
-METRICS = [f"best/{split}/{name}" for split in ("test", "val") for name in ("elbo", "rec", "kl", "ppl")]
+BOUNDS = [f"{split}/{name}" for split in ("test", "val") for name in ("elbo", "rec", "kl", "ppl")]
 
 
 class Recorder:
@@ -132,7 +132,8 @@ class Recorder:
             if value is not None
         }
         kept["seed"] = str(self.config.seed)
-        experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | kept, dict.fromkeys(METRICS))
+        metrics = [f"{self.config.task.reported}/{name}" for name in BOUNDS]
+        experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | kept, dict.fromkeys(metrics))
         columns = experiment.value[0].metadata.plugin_data
         data = plugin_data_pb2.HParamsPluginData.FromString(columns.content)
         for info in data.experiment.hparam_infos:

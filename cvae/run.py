@@ -17,14 +17,14 @@ from cvae.config import Config
 from cvae.folder import ERROR, FolderError, RunFolder, write_atomically
 from cvae.loop import Loop
 from cvae.reading import UserError
-from cvae.record import METRICS, Recorder
+from cvae.record import BOUNDS, Recorder
 from cvae.tables import MEASURES
 from cvae.tasks.language_model import LanguageModelling
 from cvae.transfer import take_from
 
 log = logging.getLogger("cvae")
 
-SAID = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")  # on the console, of the best checkpoint
+SAID = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")  # on the console, of the reported checkpoint
 
 
 def run(
@@ -33,7 +33,8 @@ def run(
     """Trains, or goes on training, in a folder that has accepted the configuration.
 
     `command` repeats the run; `composition` is what Hydra would have written to .hydra/, by file name.
-    Returns the objective: the best validation's -ELBO (rec for an autoencoder) in nats per sequence.
+    Returns the objective: the reported checkpoint's -ELBO on validation (rec for an autoencoder) in nats per
+    sequence.
     """
     with suppress(OSError):
         (folder / ERROR).unlink()
@@ -71,14 +72,14 @@ def prepare(config: Config) -> LanguageModelling:
     return tasks.build(config, model, splits)
 
 
-def reopen(config: Config, folder: RunFolder, which: str = "best") -> LanguageModelling:
-    """The task with the weights of a run's best or last checkpoint.
+def reopen(config: Config, folder: RunFolder, which: str | None = None) -> LanguageModelling:
+    """The task with the weights of a run's best or last checkpoint, by default the one that it reports.
 
     Raises FolderError where the data are not those of the run, CheckpointError for an unusable file.
     """
     task = prepare(config)
     folder.refuse_other_data(task.data.fingerprints)
-    _take_weights(task, folder, which)
+    _take_weights(task, folder, which or config.task.reported)
     return task
 
 
@@ -115,11 +116,11 @@ def _train(config: Config, folder: RunFolder, task: LanguageModelling) -> float:
 
 
 def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
-    """Measures the best checkpoint, draws the pictures and, last of all, says that the run is finished."""
-    task, folder = loop.task, loop.folder
+    """Measures the reported checkpoint, draws pictures and, last of all, says that the run is finished."""
+    task, folder, which = loop.task, loop.folder, loop.config.task.reported
     measured: dict[str, float] = {}
-    if (folder / "checkpoint_best.pt").exists():
-        _take_weights(task, folder, "best")
+    if (folder / f"checkpoint_{which}.pt").exists():
+        _take_weights(task, folder, which)
         for split in task.judged:
             measured |= evaluate(task, split)
         # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them
@@ -127,28 +128,28 @@ def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
         for split in task.judged:
             names = [name for name in SAID if f"{split}/{name}" in shown]
             numbers = " ".join(f"{name} {shown[f'{split}/{name}']:.5g}" for name in names)
-            log.info(f"best checkpoint | {split} {numbers}")
+            log.info(f"{which} checkpoint | {split} {numbers}")
         if loop.finished:
-            recorder.write(loop.step, _final_scalars(shown, loop.config.train.validate_on))
+            recorder.write(loop.step, _final_scalars(shown, which, loop.config.train.validate_on))
             write_atomically(folder / "samples.md", task.page())
     if loop.finished:
         measured |= task.conclude(folder)
         recorder.end()
     for path in figures.run_pictures(folder.path):
         recorder.picture(path.stem, path, loop.step)
-    objective = loop.best if math.isfinite(loop.best) else None
-    head = {"finished": loop.finished, "step": loop.step, "objective": objective}
+    objective = loop.objective if math.isfinite(loop.objective) else None
+    head = {"finished": loop.finished, "step": loop.step, "checkpoint": which, "objective": objective}
     folder.finish(head | measured | results | {"time/training_seconds": loop.seconds})
     if not loop.finished:
         log.info(f"stopped after {loop.step:,} of {loop.total:,} updates; the same command goes on")
-    return loop.best
+    return loop.objective
 
 
-def _final_scalars(measured: dict[str, float], validated: list[str]) -> dict[str, float]:
-    """best/* for the hparams table, and test/* where training has not recorded another test/* already."""
-    best = {f"best/{key}": value for key, value in measured.items() if f"best/{key}" in METRICS}
+def _final_scalars(measured: dict[str, float], which: str, validated: list[str]) -> dict[str, float]:
+    """best/* or last/* for the hparams table, and test/* where training has not recorded another already."""
+    bounds = {f"{which}/{key}": value for key, value in measured.items() if key in BOUNDS}
     test = {key: value for key, value in measured.items() if key.startswith("test/")}
-    return best | ({} if "test" in validated else test)
+    return bounds | ({} if "test" in validated else test)
 
 
 def _device(wish: str) -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from cvae.config import Mode, identity
+from cvae.config import Mode, identity, reported
 from cvae.folder import RunFolder, not_numbers, read_json
 from cvae.reading import UserError, fits, listing, parse_json
 
@@ -56,6 +56,7 @@ class Run:
     results: Mapping[str, Any] = field(default_factory=dict)
     classifiers: Sequence[Mapping[str, Any]] = ()
     data: Mapping[str, str] = field(default_factory=dict)  # fingerprints, as run.json has them
+    note: str = ""  # what a table says beneath it of where the results come from
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""
@@ -197,17 +198,41 @@ def read_run(folder: str | Path) -> Run:
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
-    results = RunFolder(folder).results
+    results, note = RunFolder(folder).results, ""
+    if results.get("checkpoint", "best") != reported(config):
+        metrics, results, note = _of_the_last(metrics, results)
     classifiers, data = read_classifiers(folder / "classifier.jsonl"), content.get("data") or {}
     if not isinstance(data, dict):
         raise RunsError(f"{path}: 'data' must be an object of fingerprints")
-    run = Run(folder, config, metrics, latents, results, classifiers, data)
+    run = Run(folder, config, metrics, latents, results, classifiers, data, note)
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
         raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")
     if not _whole(config.get("seed") or 0):
         raise RunsError(f"{path}: the config's seed must be a whole number, found {config['seed']!r}")
     return run
+
+
+def _of_the_last(
+    metrics: list[dict[str, Any]], results: dict[str, Any]
+) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
+    """Records and results of a toy run from before it reported its last checkpoint, and what to say of them.
+
+    Its results.json and last record have the best checkpoint's val/* and test/*. Those of its last validation
+    replace them: val and test are the same sequences (`generated.toy`).
+    """
+    validated = [record for record in metrics if record.get("val/rec") is not None]
+    if not validated:
+        return metrics, results, ""
+    replaced = ("val", "test", "objective")
+    kept = {key: value for key, value in results.items() if key.partition("/")[0] not in replaced}
+    for key, value in validated[-1].items():
+        split, _, name = key.partition("/")
+        if split == "val":
+            kept |= {f"val/{name}": value, f"test/{name}": value}
+    others = [r for r in metrics if "val/rec" in r or not {"test/rec", "best/test/rec"} & r.keys()]
+    where = f"of the last validation, at {validated[-1]['step']:,}"
+    return others, kept, f"val/* and test/* are {where}; results.json has those of the best one"
 
 
 def below(folders: Iterable[str | Path], name: str) -> list[Path]:

@@ -10,7 +10,8 @@ from cvae.runs import Group, Run, RunsError, differing_keys, refuse_mixture
 from cvae.tables import Cell, Table
 
 MODES = ("probe", "finetune", "scratch")
-ACCURACIES = ("test/accuracy", "test/accuracy_sample", "test/accuracy_dropped")
+# older runs also have accuracy_sample, of a probe fitted on means: it says nothing about samples
+ACCURACIES = ("test/accuracy", "test/accuracy_sampled", "test/accuracy_dropped")
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,13 @@ def _refuse_different_scratch(runs: Sequence[Run]) -> None:
 def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
     """Test accuracy in percent: a row for each way of making classifiers, a column for each share of labels.
 
-    Of a probe also with a posterior sample in place of the mean, and with words dropped. Heads count
-    the labels to learn from and those to choose by.
+    Of a probe also where it is fitted and tested on posterior samples, and the means' with words dropped. Heads
+    count the labels to learn from and those to choose by.
     """
     rows = [(measure, score) for measure in ACCURACIES for score in scores(runs, order, measure)]
     labels = {share: count for _, score in rows for share, count in score.labels.items()}
     chosen_by = {share: count for _, score in rows for share, count in score.val_labels.items()}
-    features = dict(zip(ACCURACIES, ("", " on a sample of z", ", words dropped"), strict=True))
+    features = dict(zip(ACCURACIES, ("", " on samples of z", ", words dropped"), strict=True))
     varies = len({score.group[1] for _, score in rows if score.group}) > 1
     body = [
         [

@@ -269,8 +269,9 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     if not (differing := differing_text(measured)):
         cells = with_best(cells, columns)
     body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
-    says = differing and any(map(direction, columns))
-    notes = [f"nothing is in bold: the runs differ in {', '.join(differing)}"] if says else []
+    notes = list(dict.fromkeys(run.note for run in runs if run.note))
+    if differing and any(map(direction, columns)):
+        notes.append(f"nothing is in bold: the runs differ in {', '.join(differing)}")
     return Table([*naming(runs, fold), "n", *columns], body, notes)
 
 

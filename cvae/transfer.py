@@ -8,7 +8,7 @@ from cvae.tasks.language_model import LanguageModelling
 
 
 def take_from(source: RunFolder, task: LanguageModelling, encoder_only: bool) -> None:
-    """Gives a model the weights of a finished run's best checkpoint: all of them, or its encoder's.
+    """Gives a model the weights that a finished run reports: all of them, or its encoder's.
 
     Raises FolderError where there is no such run, where its data or words are others, and where weights are
     missing or differ in shape.
@@ -20,7 +20,7 @@ def take_from(source: RunFolder, task: LanguageModelling, encoder_only: bool) ->
     part = "encoder." if encoder_only else ""
     there, here = (
         {name: weight for name, weight in weights.items() if name.startswith(part)}
-        for weights in (checkpoint.load(source / "checkpoint_best.pt")["model"], task.model.state_dict())
+        for weights in (checkpoint.load(source.reported)["model"], task.model.state_dict())
     )
     shapes = [{name: tuple(weight.shape) for name, weight in side.items()} for side in (there, here)]
     if not here or shapes[0] != shapes[1]:

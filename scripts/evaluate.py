@@ -1,4 +1,4 @@
-"""Measures a run's best checkpoint again: prints what training recorded in results.json.
+"""Measures a run's checkpoint again: prints what training recorded in results.json.
 
 With --iw-samples, --iw-sentences or --chunk the importance-weighted NLL is another one, and says so. 500
 samples of all of Penn Treebank's test sentences take about half an hour on two cores.
@@ -33,6 +33,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("folder", type=Path, help="a run folder")
     parser.add_argument("split", nargs="?", default="test", choices=("train", "val", "test", "held"))
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="(default: the one the run reports)")
     parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     unset = argparse.SUPPRESS
@@ -57,13 +58,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = folder.configuration(options.device, options.data, **asked)
         from cvae import run
 
-        task = run.reopen(config, folder)
+        task = run.reopen(config, folder, options.checkpoint)
         if options.split not in task.data.corpora:
             raise UserError(f"{folder} has no split {options.split}: {', '.join(task.data.corpora)}")
         found = run.evaluate(task, options.split)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
+    measured, recorded = options.checkpoint or config.task.reported, folder.results.get("checkpoint", "best")
+    if measured != recorded:
+        print(f"of checkpoint_{measured}.pt; results.json is of checkpoint_{recorded}.pt", file=sys.stderr)
     print(json.dumps(found, indent=1))
     return 0
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from cvae.folder import write_atomically
 from cvae.reading import UserError, count
-from cvae.runs import Run, find_runs
+from cvae.runs import Run, find_runs, read_metrics
 
 AS_OF_THE_LAST = ("step", "train/beta", "train/lr")
 
@@ -69,10 +69,10 @@ def publish(run: Run, target: Path, thin: int) -> None:
     about.pop("command", None)  # may name places of this machine
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-    write_atomically(target / "results.json", json.dumps(run.results, indent=1) + "\n")
-    lines = [json.dumps(record) for record in thinned(run.metrics, thin)]
+    records = read_metrics(run.folder / "metrics.jsonl")  # all of them: `run.metrics` may lack some
+    lines = [json.dumps(record) for record in thinned(records, thin)]
     write_atomically(target / "metrics.jsonl", "\n".join(lines) + "\n")
-    for name in ("latents.jsonl", "classifier.jsonl", "map.jsonl", "samples.md"):
+    for name in ("results.json", "latents.jsonl", "classifier.jsonl", "map.jsonl", "samples.md"):
         if (run.folder / name).exists():
             shutil.copyfile(run.folder / name, target / name)
 

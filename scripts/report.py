@@ -19,11 +19,13 @@ import yaml
 from matplotlib.figure import Figure
 
 from cvae import figures, tables
+from cvae.config import reported
 from cvae.folder import read_json
 from cvae.reading import UserError, flatten
 from cvae.runs import Run, RunsError, differing_keys, find_runs
 from cvae.sweeps import Job, counted, find_jobs
 
+CHECKPOINTS = {"best": "the checkpoint with the best validation", "last": "the last checkpoint"}
 FIGURES = 8  # settings, other than schedule and learning rate, that are drawn
 EXAMPLES = """examples:
   python scripts/report.py outputs/toy                      outputs/toy/report.html
@@ -191,6 +193,7 @@ def page(folder: Path) -> str:
         differing=differing_keys(runs),
         now=f"{datetime.now():%d %B %Y, %H:%M}",
         results=results,
+        checkpoints=sorted({CHECKPOINTS[reported(dict(run.config))] for run in runs}),
         along=along_training(runs),
         figures=list(drawn(runs)),
         samples=said(runs),

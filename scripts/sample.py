@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-unk", action="store_true", help="never say <unk>")
     parser.add_argument("--longest", type=count, default=60, metavar="N", help="words at most (60)")
     parser.add_argument("--seed", type=seed, default=0)
-    parser.add_argument("--checkpoint", choices=("best", "last"), default="best")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="(default: the one the run reports)")
     parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--json", action="store_true", help="one object instead of text")

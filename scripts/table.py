@@ -20,7 +20,7 @@ from cvae.runs import Run, find_runs
 from cvae.sweeps import find_jobs
 
 EXAMPLES = """examples:
-  python scripts/table.py outputs/toy                                   the task's measures, best checkpoints
+  python scripts/table.py outputs/toy                                   the task's measures
   python scripts/table.py outputs/toy --columns all --format csv        every measure of val and test
   python scripts/table.py outputs/toy --at 10000 20000 30000 40000      loss, rec and KL along training
   python scripts/table.py outputs/toy --at 10000 11000 --columns val/mi val/accuracy

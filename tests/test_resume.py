@@ -445,9 +445,9 @@ def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, con
     run(configured(*TOY, "train.validate_on=[val,test]"), RunFolder(tmp_path))
     read = board(tmp_path)
     assert read["test/elbo"] == read["val/elbo"] == [10, 20, 30, 40]
-    assert read["best/test/elbo"] == [40]
+    assert read["last/test/elbo"] == [40]
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["best/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
+    assert last["last/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
 
 
 def test_an_infinite_perplexity_stops_the_run_in_a_sentence(tmp_path, monkeypatch, configured):
@@ -674,7 +674,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_previous_one_used(tmp_pa
     assert outcome(tmp_path) == outcome(whole["toy"])
     checkpoint.save(tmp_path / "checkpoint_best.pt", {"config": config.container, "model": {}})
     with pytest.raises(checkpoint.CheckpointError, match="another model"):
-        reopen(config, RunFolder(tmp_path))
+        reopen(config, RunFolder(tmp_path), "best")
 
 
 def test_seed_0_is_a_seed(tmp_path, configured, whole):

@@ -13,13 +13,14 @@ from types import ModuleType
 
 import pytest
 
-from cvae import figures
-from cvae.folder import RunFolder
+from cvae import checkpoint, figures
+from cvae.folder import RunFolder, read_json
 from cvae.reading import UserError
-from cvae.run import run
+from cvae.run import reopen, run
 from cvae.runs import RunsError, differing_keys, find_runs
 from cvae.sweeps import find_jobs, plan, seconds_left
 from cvae.tables import Cell, around, rows
+from cvae.tasks.language_model import LanguageModelling
 
 ROOT = Path(__file__).parent.parent
 SIZES = (
@@ -345,6 +346,81 @@ def test_the_reports_markdown_is_that_of_samples():
         "<h4>A <code>b</code></h4><ul><li>one &lt;unk&gt;</li><ul><li>two</li></ul><li>three</li>"
         "<li>four <b>five</b></li></ul><p>six</p>"
     )
+
+
+# ---- which checkpoint a task reports ----
+
+TINY = ("experiment=ptb_debug", "train.steps=20", "train.validate_every=10", "dataset.sentences=60")
+
+
+@pytest.fixture(params=[(SIZES, "last", 20), (TINY, "best", 10)])
+def worse(request, tmp_path, configured, monkeypatch) -> tuple[Path, str, int]:
+    """A run whose first validation is its best, the checkpoint that its task reports, and its step."""
+    overrides, which, step = request.param
+    monkeypatch.setattr(figures, "run_pictures", lambda path: [])
+    scores = iter((1.0, 2.0))
+    monkeypatch.setattr(LanguageModelling, "score", lambda self, found: next(scores))
+    assert run(configured(*overrides), RunFolder(tmp_path)) == {"best": 1.0, "last": 2.0}[which]
+    return tmp_path, which, step
+
+
+def test_results_and_sentences_are_of_the_checkpoint_that_the_task_reports(worse):
+    folder, which, step = worse
+    (found,) = find_runs([folder])
+    assert found.at("val/rec", 10) != found.at("val/rec", 20)
+    validated = next(r for r in found.metrics if r["step"] == step and "val/rec" in r)
+    names = [key for key in validated if key.startswith("val/")]
+    assert {key: found.results[key] for key in names} == {key: validated[key] for key in names}
+    assert found.results["checkpoint"] == which
+    assert found.results["objective"] == {"best": 1.0, "last": 2.0}[which]
+    shown = {key.split("/", 1)[1] for key in found.metrics[-1] if key.startswith(f"{which}/")}
+    assert shown == {f"{split}/{name}" for split in ("val", "test") for name in ("elbo", "rec", "kl", "ppl")}
+    assert found.metrics[-1][f"{which}/val/rec"] == found.results["val/rec"]
+    task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder), which)
+    assert (folder / "samples.md").read_text() == task.page()
+
+
+def test_scripts_open_the_checkpoint_that_the_task_reports(worse, monkeypatch, capsys):
+    folder, which, _ = worse
+    opened, load = [], checkpoint.load
+    monkeypatch.setattr(checkpoint, "load", lambda path, *more: opened.append(path.name) or load(path, *more))
+    capsys.readouterr()
+    assert script("evaluate").main([str(folder), "val"]) == 0
+    said, results = capsys.readouterr(), RunFolder(folder).results
+    assert json.loads(said.out) == {key: v for key, v in results.items() if key.startswith("val/")}
+    assert script("sample").main([str(folder), "prior", "--count", "2"]) == 0
+    assert (said.err, opened) == ("", [f"checkpoint_{which}.pt"] * 2)
+    other = {"best": "last", "last": "best"}[which]
+    assert script("evaluate").main([str(folder), "val", "--checkpoint", other]) == 0
+    assert f"of checkpoint_{other}.pt; results.json is of checkpoint_{which}.pt" in capsys.readouterr().err
+
+
+def test_a_toy_folder_that_holds_the_best_checkpoints_numbers_is_read_as_of_its_end(tmp_path, capsys):
+    results = {"val/rec": 2.2, "test/rec": 2.2, "test/iw_nll": 2.3, "objective": 2.3, "step": 9}
+    reported(tmp_path, "old", 0, results)
+    records = [{"step": 5, "val/rec": 2.2}, {"step": 9, "val/rec": 0.9}, {"step": 9, "test/rec": 2.2}]
+    (tmp_path / "old" / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    (old,) = find_runs([tmp_path])
+    assert old.results == {"finished": True, "step": 9, "val/rec": 0.9, "test/rec": 0.9}
+    assert old.at("test/rec", 9) is None and old.at("val/rec", 9) == 0.9
+    assert script("table").main([str(tmp_path)]) == 0
+    table, note = capsys.readouterr().out.split("\n\n")
+    assert "| 1 | 0.90 |" in table
+    assert (
+        note
+        == "- val/* and test/* are of the last validation, at 9; results.json has those of the best one\n"
+    )
+    assert script("publish").main([str(tmp_path / "old"), "--to", str(tmp_path / "copy")]) == 0
+    assert read_json(tmp_path / "copy" / "old" / "results.json") == {"finished": True} | results
+
+
+def test_the_published_toy_runs_are_those_of_the_end_of_training(capsys):
+    assert script("table").main([str(ROOT / "outputs" / "published" / "toy"), "--columns", "test/rec"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:5] == [
+        "| constant | 3 | 2.14 ± 0.14 |",
+        "| monotonic | 3 | 1.72 ± 0.13 |",
+        "| cyclical | 3 | **0.93 ± 0.05** |",
+    ]
 
 
 def test_scripts_name_what_is_missing(tmp_path, capsys):

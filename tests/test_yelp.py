@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_scripts import script
 
@@ -25,6 +27,7 @@ from cvae.data.labels import held_out, stratified, without_words
 from cvae.data.text import BOS, EOS, SPECIALS, Corpus, Splits
 from cvae.figures import ORDER
 from cvae.folder import Diverged, FolderError, RunFolder
+from cvae.gaussian import Gaussian
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.run import prepare, reopen, run
@@ -33,6 +36,7 @@ from cvae.scores import accuracy_table
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Cell
 
+ROOT = Path(__file__).parent.parent
 quick = settings(max_examples=50, deadline=None)
 CPU = torch.device("cpu")
 SUBJECTS = ["the food", "the service", "this place", "my waiter", "a room", "our table"]
@@ -347,13 +351,13 @@ def test_the_record_has_what_results_and_the_table_say(finished):
     assert results["test/accuracy/finetune/0.1"] == pytest.approx(np.mean(values))
     assert results["test/accuracy_std/finetune/0.1"] == pytest.approx(np.std(values, ddof=1))
     assert results["labels/0.5"] == 40 and results["test/majority"] == 0.6
-    assert {"test/accuracy_sample/probe/1", "test/accuracy_dropped/probe/1"} <= results.keys()
+    assert {"test/accuracy_sampled/probe/1", "test/accuracy_dropped/probe/1"} <= results.keys()
     table = accuracy_table(find_runs([finished]), ORDER)
     # labels to learn from, and those of validation that a classifier is chosen by
     assert table.head == ["classifier", "schedule", "10 % (8 + 6)", "50 % (40 + 8)", "100 % (80 + 16)"]
     rows = {tuple(row[:2]): row[2:] for row in table.body}
     assert rows["finetune", "cyclical"][0].mean == pytest.approx(100 * np.mean(values))
-    assert len(rows["probe on a sample of z", "cyclical"][0].values) == 2
+    assert len(rows["probe on samples of z", "cyclical"][0].values) == 2
     assert ("scratch", "–") in rows
 
 
@@ -393,6 +397,34 @@ def test_a_mean_says_how_many_of_its_classifiers_are_still_the_probe(tmp_path, c
     for measure, said in (("finetune", True), ("probe", False)):
         assert table([str(tmp_path), "--columns", f"test/accuracy/{measure}/0.1"]) == 0
         assert ("2 fine-tuned classifiers are still their probe" in capsys.readouterr().out) == said
+
+
+def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeypatch):
+    """Means tell the class in a dimension that samples drown, and less well in one that samples keep."""
+    for split in ("train", "dev", "test"):
+        for label in (0, 1):
+            lines = [sentence(label, n) for n in range(400)]
+            (tmp_path / f"sentiment.{split}.{label}").write_text("\n".join(lines) + "\n")
+    own = ("task.finetune.penalties=[1.0e+4]", f"dataset.path={tmp_path}")
+    task, rng = prepare(configured(*SMALL, *own)), np.random.default_rng(0)
+
+    def posteriors(encoder: torch.nn.Module, corpus: Corpus) -> Gaussian:
+        side = 2.0 * corpus.labels - 1
+        mean = np.stack([2 * side + rng.normal(0, 1.5, len(side)), 0.05 * side], 1)
+        return Gaussian(torch.tensor(mean), torch.zeros(len(side), 2))
+
+    monkeypatch.setattr(reviews, "posteriors", posteriors)
+    found = task.measure(Cell("probe", 1.0, 0))
+    assert found["test/accuracy"] == 1.0
+    assert found["test/accuracy_sampled"] == pytest.approx(norm.cdf(2 / math.hypot(1.5, 1)), abs=0.03)
+    again = task.measure(Cell("probe", 1.0, 1))
+    assert again["test/accuracy"] == 1.0 and again["test/accuracy_sampled"] != found["test/accuracy_sampled"]
+
+
+def test_an_older_runs_probe_on_means_is_not_read_as_one_on_samples():
+    """It was fitted on means and tested on samples: no row of the table shows it."""
+    table = accuracy_table(find_runs([ROOT / "outputs" / "published" / "yelp_quick"]), ORDER)
+    assert {row[0] for row in table.body} == {"probe", "finetune", "probe, words dropped"}
 
 
 def test_the_pictures_and_the_projector_are_there(finished):

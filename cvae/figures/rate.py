@@ -21,7 +21,7 @@ KL, REC = "test/kl", "test/rec"
 
 
 def rate_figure(runs: Sequence[Run]) -> Figure:
-    """KL against rec of the best checkpoints on test, one point per run; lines of equal ELBO.
+    """KL against rec of the reported checkpoints on test, one point per run; lines of equal ELBO.
 
     The marker is the schedule, hollow for all learning rates but the first; the colour is what else sets a
     run apart. Raises RunsError where no finished run has both numbers: an autoencoder has no KL.

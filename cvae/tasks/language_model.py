@@ -51,7 +51,7 @@ class LanguageModelling:
 
     @property
     def judged(self) -> list[str]:
-        """The splits on which the best checkpoint is measured: all but train."""
+        """The splits on which the reported checkpoint is measured: all but train."""
         return [split for split in self.data.corpora if split != "train"]
 
     def counts(self) -> dict[str, float]:
@@ -130,7 +130,7 @@ class LanguageModelling:
         return len(fixed(self.config.task.mi_examples, len(self.data.corpora[split])))
 
     def final(self, split: str, found: Terms) -> dict[str, float]:
-        """Once, on the best weights: what is costly, KL by dimension, and how much each measure saw."""
+        """Once, on the reported weights: what is costly, KL by dimension, and how much each measure saw."""
         values: dict[str, float] = {}
         if not self.config.autoencoder:
             values |= self.weighted(split, self.model)
@@ -184,7 +184,7 @@ class LanguageModelling:
             return torch.cat([self.model.posterior(batch).mean for batch in batches])
 
     def conclude(self, folder: RunFolder) -> dict[str, float]:
-        """What follows training, on the best weights: what it leaves in the folder, and its numbers.
+        """What follows training, on the reported weights: what it leaves in the folder, and its numbers.
 
         Here the posterior means of validation sentences, for TensorBoard's projector; a plane needs none.
         """

@@ -50,7 +50,7 @@ class Reviews(LanguageModelling):
         if config.init_from is not None and not config.pretrains:
             source = RunFolder(config.init_from)
             take_from(source, self, encoder_only=True)
-            weights = (source / "checkpoint_best.pt").read_bytes()
+            weights = source.reported.read_bytes()
             prints = data.fingerprints | {"init_from": hashlib.sha256(weights).hexdigest()}
             self.data = dataclasses.replace(data, fingerprints=prints)
         self.settings = config.task.finetune
@@ -124,16 +124,21 @@ class Reviews(LanguageModelling):
         return rows, held_out(labels["val"], wanted, self.settings.val_least, cell.seed)
 
     def _probed(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
-        """The probe on the posterior mean; and on a posterior sample, and on sentences with dropped words."""
+        """The probe on posterior means, tested with words dropped too; and a probe on posterior samples.
+
+        Each is tested on what it is fitted on: what means tell is small beside the noise of a sample.
+        """
         fitted, labels = self._probe(rows, val), self.data.corpora["test"].labels
-        tested = {"accuracy": self._test.mean, "accuracy_dropped": self._dropped}
+        found = {"penalty": fitted.penalty, "val/accuracy": fitted.score.accuracy}
+        for name, z in (("accuracy", self._posteriors["test"].mean), ("accuracy_dropped", self._dropped)):
+            found[f"test/{name}"] = judge(fitted.logits(self._scaling(z)), labels).accuracy
         if not self.config.autoencoder:
             noise = torch.Generator().manual_seed(cell.seed)
-            tested["accuracy_sample"] = gaussian.sample(self._test, noise)
-        return {"penalty": fitted.penalty, "val/accuracy": fitted.score.accuracy} | {
-            f"test/{name}": judge(fitted.logits(self._scaling(z)), labels).accuracy
-            for name, z in tested.items()
-        }
+            z = {split: gaussian.sample(q, noise) for split, q in self._posteriors.items()}
+            scaling = Scaling.of(z["train"])
+            sampled = self._fit(z, scaling, rows, val)
+            found["test/accuracy_sampled"] = judge(sampled.logits(scaling(z["test"])), labels).accuracy
+        return found
 
     def _trained(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
         """A classifier whose encoder is trained: the pre-trained one from its probe, or a new one."""
@@ -158,19 +163,19 @@ class Reviews(LanguageModelling):
         return {"updates": updates, "val/accuracy": score.accuracy, "test/accuracy": test.accuracy}
 
     def _probe(self, rows: np.ndarray, val: np.ndarray) -> Probe:
-        """The logistic layer of a label set; the same sets are fitted once."""
+        """The logistic layer of a label set on means; the same sets are fitted once."""
         key = rows.tobytes(), val.tobytes()
         if key not in self._fits:
-            labelled = [
-                part
-                for split, chosen in (("train", rows), ("val", val))
-                for part in (
-                    self._scaling(self._means[split][chosen]),
-                    self.data.corpora[split].labels[chosen],
-                )
-            ]
-            self._fits[key] = probe(*labelled, self.settings.penalties)
+            means = {split: q.mean for split, q in self._posteriors.items()}
+            self._fits[key] = self._fit(means, self._scaling, rows, val)
         return self._fits[key]
+
+    def _fit(self, z: dict[str, Tensor], scaling: Scaling, rows: np.ndarray, val: np.ndarray) -> Probe:
+        """A logistic layer on z [N, Z] of the training sentences `rows`, chosen on validation's `val`."""
+        parts = []
+        for split, chosen in (("train", rows), ("val", val)):
+            parts += [scaling(z[split][chosen]), self.data.corpora[split].labels[chosen]]
+        return probe(*parts, self.settings.penalties)
 
     def _new_encoder(self, seed: int) -> nn.Module:
         """Freshly initialised, without touching the global noise."""
@@ -184,21 +189,15 @@ class Reviews(LanguageModelling):
         return self.config.model.latent
 
     @cached_property
-    def _means(self) -> dict[str, Tensor]:
-        """Posterior means [N, Z] of the sentences that classifiers learn and choose from."""
-        return {
-            split: posteriors(self.model.encoder, self.data.corpora[split]).mean for split in ("train", "val")
-        }
+    def _posteriors(self) -> dict[str, gaussian.Gaussian]:
+        """q(z | x) of the sentences that classifiers learn, choose and are tested from."""
+        corpora = self.data.corpora
+        return {split: posteriors(self.model.encoder, corpora[split]) for split in ("train", "val", "test")}
 
     @cached_property
     def _scaling(self) -> Scaling:
-        """From all training sentences: it needs no label."""
-        return Scaling.of(self._means["train"])
-
-    @cached_property
-    def _test(self) -> gaussian.Gaussian:
-        """Posteriors of the test sentences."""
-        return posteriors(self.model.encoder, self.data.corpora["test"])
+        """Of means, from all training sentences: it needs no label."""
+        return Scaling.of(self._posteriors["train"].mean)
 
     @cached_property
     def _dropped(self) -> Tensor:
@@ -212,7 +211,7 @@ class Reviews(LanguageModelling):
         corpus = self.data.corpora["test"]
         rows = fixed(self.settings.map_sentences, len(corpus))
         texts = self.words(corpus.batch(rows))
-        means, labels = self._test.mean[torch.from_numpy(rows)].numpy(), corpus.labels[rows]
+        means, labels = self._posteriors["test"].mean[torch.from_numpy(rows)].numpy(), corpus.labels[rows]
         projector.write(folder.path, means, texts, ["positive" if label else "negative" for label in labels])
         projector.write_map(folder.path, means, labels)
 
@@ -228,7 +227,7 @@ def summary(records: list[dict[str, Any]]) -> dict[str, float]:
         found[f"labels/{share:g}"] = members[0]["labels"]
         if mode == "finetune":
             found[f"still_probe/{share:g}"] = still_probes(members)
-        for key in (key for key in members[0] if key.startswith("test/")):
+        for key in (k for k in members[0] if k.startswith("test/") and all(k in m for m in members)):
             values = [member[key] for member in members]
             found[f"{key}/{mode}/{share:g}"] = float(np.mean(values))
             if len(values) > 1:
