@@ -34,6 +34,15 @@ class Choice:
     options: dict[str, type]
 
 
+# the byte order mark: how a text is encoded, wherever it stands, and no part of a word
+MARK = "\ufeff"
+
+
+def words_of(line: str) -> list[str]:
+    """Return the words of a line: what stands between white space, without byte order marks."""
+    return line.replace(MARK, "").split()
+
+
 def parse_json(text: str | bytes) -> Any:
     """What a JSON text says. Raises ValueError, with what is wrong with it, for everything that is none."""
     try:
