@@ -21,7 +21,7 @@ from cvae.data.dialogs import UNKNOWN, DialogSplits
 from cvae.data.text import SPECIALS, UNK, Vocabulary
 from cvae.folder import RunFolder
 from cvae.reading import UserError
-from cvae.run import reopen, run
+from cvae.run import prepare, reopen, run
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests/dialogs"
@@ -125,6 +125,18 @@ def test_distinct_counts_within_a_context_and_over_the_set():
     assert found["distinct1"] == 3 / 6 and found["distinct2"] == 1 / 2
     assert found["distinct1_context"] == pytest.approx((3 / 5 + 1) / 2)
     assert found["distinct2_context"] == pytest.approx(1 / 2)  # the second context has no pairs
+
+
+def test_all_vectors_lie_beside_the_data_unless_a_whole_path_is_given(tmp_path, configured):
+    for path in HERE.glob("*.jsonl"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "vectors.txt").write_text("yeah 1 2 3 4 5\n")
+    for given in ("vectors.txt", tmp_path / "vectors.txt"):
+        named = [f"{group}.vectors={given}" for group in ("model", "task")]
+        task = prepare(configured(*SMALL, f"dataset.path={tmp_path}", *named))
+        yeah = task.data.vocabulary.index["yeah"]
+        assert task.model.embedding.weight[yeah].tolist() == [1, 2, 3, 4, 5]
+        assert task.vectors[0][yeah].tolist() == [1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("head", ["", "3 2\n", "3 2 \r\n", "\ufeff", "\ufeff3 2\n"])
