@@ -12,6 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -101,11 +104,44 @@ def _start(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
         raise
 
 
+# keys whose values are paths: there brackets, quotes and equal signs are parts of a name, too
+PATHS = {"dataset.path", "init_from", "model.vectors", "task.vectors", "task.references"}
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+
+
 def quoted(argument: str) -> str:
-    """`key=Räume/1` as `key="Räume/1"`: Hydra takes letters beyond ASCII in quotes only."""
-    key, _, value = argument.partition("=")
-    plain = value.isascii() or any(mark in value for mark in "'\"\\,[]{}()=$")
-    return argument if plain else f'{key}="{value}"'
+    """Return `key=~/Räume` as `key="~/Räume"`: much of what a shell passes on, Hydra takes in quotes only.
+
+    What Hydra can read stays as it is. Else the parts of the value between commas and brackets that it cannot
+    read are quoted, of a path the parts between commas. What nothing helps stays, to be refused as typed.
+    """
+    key, sign, value = argument.partition("=")
+    if not sign or argument.startswith("-") or _readable(argument):
+        return argument
+    for marks in (r"[,\[\]{}()]", ",") if key.lstrip("+") in PATHS else (r"[,\[\]{}()]",):
+        parts = re.split(f"({QUOTED}|{marks})", value)
+        parts[::2] = [_part(key.lstrip("+"), part) for part in parts[::2]]
+        if _readable(found := f"{key}={''.join(parts)}"):
+            return found
+    return argument
+
+
+def _part(key: str, part: str) -> str:
+    """A part of a value, in quotes where Hydra needs them. Hydra's own keys have no `~`: it is replaced."""
+    text = part.strip()
+    if not text or _readable(f"key={text}") or (key not in PATHS and re.search(r"""['"\\=$]""", text)):
+        return part
+    text = str(Path(text).expanduser()) if key.startswith("hydra.") else text
+    return QuotedString(text, Quote.double).with_quotes()
+
+
+def _readable(argument: str) -> bool:
+    """Whether Hydra's grammar has such an override."""
+    try:
+        OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return False
+    return True
 
 
 def start(main: Callable[[], Any], arguments: Sequence[str], conf: Path) -> None:

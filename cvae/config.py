@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from cvae import schedules
 from cvae.ranges import Checked, Count, Range, hints
-from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten
+from cvae.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten, located
 
 Natural = Annotated[int, Range(least=0)]
 Positive = Annotated[float, Range(above=0)]
@@ -98,7 +98,7 @@ class TextData(Files):
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
-        return {split: Path(self.path).expanduser() / name for split, name in names.items()}
+        return {split: located(self.path) / name for split, name in names.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +116,7 @@ class OwnText(Files):
     sampler: Sampler
 
     def files(self) -> dict[str, Path]:
-        path = Path(self.path).expanduser()
+        path = located(self.path)
         if not path.is_dir():
             return {"train": path}
         others = {"val": path / "valid.txt", "test": path / "test.txt"}
@@ -146,7 +146,7 @@ class DialogData(Files):
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
-        return {split: Path(self.path).expanduser() / name for split, name in names.items()}
+        return {split: located(self.path) / name for split, name in names.items()}
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class LabelledData(Files):
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train", "val": "dev", "test": "test"}
-        folder = Path(self.path).expanduser()
+        folder = located(self.path)
         return {
             f"{split}/{label}": folder / f"sentiment.{name}.{label}"
             for split, name in names.items()
@@ -403,6 +403,15 @@ class Config(Checked):
     def autoencoder(self) -> bool:
         """`schedule=none`: z is the posterior mean, and there is no ELBO."""
         return isinstance(self.schedule, schedules.Off)
+
+    @property
+    def source(self) -> Path:
+        """The folder of the run that `init_from` names."""
+        return located(self.init_from)
+
+    def beside_data(self, name: str) -> Path:
+        """A file in the data set's folder, or anywhere by its whole path."""
+        return located(self.dataset.path) / Path(name).expanduser()
 
     @property
     def pretrains(self) -> bool:

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from cvae import __version__
 from cvae.config import Config, completed, identity, load, reported
-from cvae.reading import UserError, fits, parse_json
+from cvae.reading import UserError, fits, located, parse_json
 
 FORMAT = 1
 ERROR = "error.txt"
@@ -121,7 +121,7 @@ class RunFolder:
 
     def __str__(self) -> str:
         with contextlib.suppress(ValueError):
-            return str(self.path.resolve().relative_to(Path.cwd()))
+            return str(self.path.resolve().relative_to(located(".").resolve()))
         return str(self.path)
 
     def __truediv__(self, name: str) -> Path:

@@ -291,7 +291,7 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
     if config.init_from is not None:
-        RunFolder(config.init_from).refuse_as_source(config)
+        RunFolder(config.source).refuse_as_source(config)
 
 
 def sentence(error: Exception) -> str:

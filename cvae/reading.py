@@ -10,9 +10,11 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.errors import CompactHydraException
+from hydra.utils import to_absolute_path
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -32,6 +34,25 @@ class Choice:
     """Marks a field that holds one of several classes, told apart by the key `name`."""
 
     options: dict[str, type]
+
+
+def located(path: str) -> Path:
+    """Return a typed path: `~` is the home folder, and a relative one starts where the command was given.
+
+    With hydra.job.chdir=true that is not the current folder.
+    """
+    found = Path(path).expanduser()
+    there = Path(to_absolute_path(str(found)))
+    return found if there == found.absolute() else there
+
+
+# the byte order mark: how a text is encoded, wherever it stands, and no part of a word
+MARK = "\ufeff"
+
+
+def words_of(line: str) -> list[str]:
+    """Return the words of a line: what stands between white space, without byte order marks."""
+    return line.replace(MARK, "").split()
 
 
 def parse_json(text: str | bytes) -> Any:

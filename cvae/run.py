@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import threading
@@ -44,7 +45,7 @@ def run(
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
         if config.init_from is not None and config.pretrains and starts:
-            take_from(RunFolder(config.init_from), task, encoder_only=config.reset_decoder)
+            take_from(RunFolder(config.source), task, encoder_only=config.reset_decoder)
     except BaseException:
         folder.discard_if_empty()
         raise
@@ -68,8 +69,15 @@ def prepare(config: Config) -> LanguageModelling:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
-    model = models.build(config.model, len(splits.vocabulary), splits).to(device)
+    model = models.build(_located(config), len(splits.vocabulary), splits).to(device)
     return tasks.build(config, model, splits)
+
+
+def _located(config: Config) -> Any:
+    """The model's configuration, with the place of the word vectors that it starts from."""
+    if (name := getattr(config.model, "vectors", None)) is None:
+        return config.model
+    return dataclasses.replace(config.model, vectors=str(config.beside_data(name)))
 
 
 def reopen(config: Config, folder: RunFolder, which: str | None = None) -> LanguageModelling:

@@ -16,7 +16,7 @@ from cvae import gaussian
 from cvae.data import files
 from cvae.data.text import UNK, Corpus, fixed
 from cvae.decode import How, generate
-from cvae.reading import UserError, listing
+from cvae.reading import UserError, listing, words_of
 
 if TYPE_CHECKING:
     from cvae.tasks.language_model import LanguageModelling
@@ -93,8 +93,7 @@ class Sampler:
         train, size = self.task.data.corpora["train"], self.task.config.train.batch_size
         if Path(what).is_file():
             files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))
-            lines = Path(what).read_text(encoding="utf-8-sig").splitlines()
-            corpus = self._corpus([words for line in lines if (words := line.split())])
+            corpus = self._corpus([words for line in files.lines(Path(what)) if (words := words_of(line))])
             return self.task.means(corpus.batches(np.arange(len(corpus)), size)).mean(0)
         labels = [] if train.labels is None else sorted(map(str, np.unique(train.labels)))
         if what not in labels:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.folder import RunFolder
-from cvae.reading import UserError, count
+from cvae.reading import UserError, count, words_of
 
 if TYPE_CHECKING:
     from cvae.samples import Found, Sampler
@@ -114,7 +114,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--top-p is for drawn words: give --temperature too")
     if options.mode == "interpolate" and options.count < 2:
         parser.error("--count must be at least 2 places, the two ends")
-    if any(not sentence.split() for sentence in options.sentences):
+    if not all(map(words_of, options.sentences)):
         parser.error("a sentence has no words")
     return options
 
@@ -123,7 +123,7 @@ def found(sampler: Sampler, options: argparse.Namespace) -> Found:
     """What was asked for. Raises UserError where the model has no prior."""
     if options.mode == "prior" and sampler.task.config.autoencoder:
         raise UserError(f"{options.folder}: schedule=none has no prior to draw from")
-    typed = [sentence.split() for sentence in options.sentences]
+    typed = [words_of(sentence) for sentence in options.sentences]
     if unknown := {w for words in typed for w in words} - set(sampler.task.data.vocabulary.index):
         print(f"read as <unk>: {' '.join(sorted(unknown))}", file=sys.stderr)
     if options.mode == "interpolate":

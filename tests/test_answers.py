@@ -18,10 +18,11 @@ from cvae.acts import ActClassifier
 from cvae.config import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
+from cvae.data.text import SPECIALS, UNK, Vocabulary
 from cvae.folder import RunFolder
 from cvae.gaussian import Gaussian
 from cvae.reading import UserError
-from cvae.run import reopen, run
+from cvae.run import prepare, reopen, run
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests/dialogs"
@@ -127,6 +128,44 @@ def test_distinct_counts_within_a_context_and_over_the_set():
     assert found["distinct2_context"] == pytest.approx(1 / 2)  # the second context has no pairs
 
 
+def test_all_vectors_lie_beside_the_data_unless_a_whole_path_is_given(tmp_path, configured):
+    for path in HERE.glob("*.jsonl"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "vectors.txt").write_text("yeah 1 2 3 4 5\n")
+    for given in ("vectors.txt", tmp_path / "vectors.txt"):
+        named = [f"{group}.vectors={given}" for group in ("model", "task")]
+        task = prepare(configured(*SMALL, f"dataset.path={tmp_path}", *named))
+        yeah = task.data.vocabulary.index["yeah"]
+        assert task.model.embedding.weight[yeah].tolist() == [1, 2, 3, 4, 5]
+        assert task.vectors[0][yeah].tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("head", ["", "3 2\n", "3 2 \r\n", "\ufeff", "\ufeff3 2\n"])
+def test_vectors_may_begin_with_their_number_and_size(tmp_path, head):
+    path = tmp_path / "vectors.vec"
+    path.write_text(f"{head}dog 1 2.5\ncat -1e-1 0 \nunheard 3 4\n", encoding="utf-8", newline="")
+    found, known = vectors.read(path, Vocabulary([*SPECIALS, "cat", "dog", "3"]))
+    assert found[4:].tolist() == [[pytest.approx(-0.1), 0.0], [1.0, 2.5], [0.0, 0.0]]
+    assert known.tolist() == [False] * 4 + [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("2 2\ndog 1 2\n", "has 1 words, and its first line says 2: is it whole?"),
+        ("1 2\ndog 1 2\ncat 1 2\n", "has 2 words, and its first line says 1: is it whole?"),
+        ("1 3\ndog 1 2\n", "line 2: a word and 3 numbers expected"),
+        ("dog 1 2\n3 2\n", "line 2: a word and 2 numbers expected"),
+        ("1 1\ndog 1\n", "line 2: a word and 2 numbers expected"),
+    ],
+)
+def test_vectors_that_are_not_as_their_first_line_says_are_refused(tmp_path, text, said):
+    path = tmp_path / "vectors.vec"
+    path.write_text(text)
+    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+        vectors.read(path, Vocabulary([*SPECIALS, "dog"]))
+
+
 def test_words_in_the_same_company_get_similar_vectors_the_same_each_time():
     rng = np.random.default_rng(0)
     sentences = [[rng.integers(4, 6), 8, 9, 8] for _ in range(200)]
@@ -196,6 +235,13 @@ def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):
     words = splits.vocabulary.words
     said = {number: words[some.responses[0][0]] for number, some in found.items()}
     assert said == {0: "yeah", len(first): "oh"}
+
+
+def test_references_may_begin_with_a_byte_order_mark(tmp_path, splits):
+    entries = [{"responses": ["\ufeffyes"]}] * len(splits.corpora["test"])
+    path = written(tmp_path, "\ufeff" + json.dumps(entries, ensure_ascii=False))
+    yes = splits.vocabulary.index.get("yes", UNK)
+    assert references.read(path, splits.corpora["test"])[0].responses == [[yes]]
 
 
 def test_references_without_contexts_are_matched_by_place_if_they_are_as_many(tmp_path, splits):

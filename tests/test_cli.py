@@ -58,6 +58,41 @@ def test_a_wrong_command_ends_in_one_sentence(command, said, train, tmp_path):
     assert list((tmp_path / "here").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        *("~/a.txt", "~/Räume und 1/ä (1)'s [x] #&;=!.txt", '"~/a.txt"', '"~/Räume und 1/e\u0301.txt"'),
+        *("../home/a::b.txt", "../home/Räume und 1/日本.txt", "${oc.env:HOME}/Räume und 1/日本.txt"),
+    ],
+)
+def test_a_path_is_taken_as_typed(typed, train, tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "Räume und 1").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(home))
+    text = ["task=ptb", "dataset=text", f"dataset.path={typed}"]
+    place = typed.strip('"').replace("${oc.env:HOME}", "~").replace("~", str(home))
+    assert train(*text).stderr.startswith(f"no text at {place}: ")
+    (tmp_path / "here" / place).write_text("a b c\n")
+    assert "torch was imported" in train(*text).stderr
+
+
+def test_the_paths_of_a_sweep_are_taken_as_typed(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "ä.txt").write_text("a b c\n")
+    sweep = ["-m", "task=ptb", "dataset=text", "hydra.sweep.subdir=${hydra.job.num}"]
+    assert train(*sweep, "dataset.path=~/ä.txt,~/b.txt").stderr.startswith(f"no text at {tmp_path}/b.txt: ")
+    assert train(*sweep, "dataset.path=~/b.txt, ä.txt").stderr.startswith(f"no text at {tmp_path}/b.txt: ")
+
+
+def test_hydras_own_folders_may_be_below_the_home_folder(train, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "Läufe").mkdir()
+    (tmp_path / "Läufe" / "run.json").write_text('{"format": 1, "config": {"seed": 4}}')
+    done = train("hydra.run.dir=~/Läufe")
+    assert done.stderr.startswith(f"{tmp_path}/Läufe holds a different run: ")
+    assert list((tmp_path / "here").iterdir()) == []
+
+
 def test_a_folder_with_another_run_stays_as_it_is(train, tmp_path):
     folder = tmp_path / "here" / "mine"
     folder.mkdir()

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae import cli, help, precheck
 from cvae.config import CAME_LATER, NOT_IDENTITY, Config, identity, load
+from cvae.folder import RunFolder
 from cvae.ranges import Range, hints, limits
 from cvae.reading import Choice, ConfigError, describe, fits, flatten
 
@@ -130,6 +132,72 @@ def problems(container: Any) -> list[str]:
         load(container)
     assert not JARGON.search(str(refusal.value)), refusal.value
     return str(refusal.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *(
+            "seed=1",
+            "-m",
+            "job",
+            "--config-dir=Räume",
+            "~experiment",
+            "remedy=[free_bits,skip]",
+        ),
+        *("dataset.path='~/a.txt'", 'dataset.path="Räume, 1"', "dataset.path=a b.txt", "dataset.path=a,b"),
+        *(
+            "schedule.ratio=[",
+            "remedy=[skip",
+            "name=a=b",
+            "name='a",
+            "dataset.path=$HOME",
+            "seed=",
+            "seed=range(0,3)",
+        ),
+    ],
+)
+def test_what_hydra_reads_or_nobody_is_handed_on_as_typed(argument):
+    assert cli.quoted(argument) == argument
+
+
+@pytest.mark.parametrize(
+    ("typed", "quoted"),
+    [
+        ("dataset.path=~", 'dataset.path="~"'),
+        ("+init_from=~/a", '+init_from="~/a"'),
+        ("name=Räume, Häuser,c", 'name="Räume","Häuser",c'),
+        ("dataset.path='é',~/a,b", "dataset.path='é',\"~/a\",b"),
+        ("train.validate_on=[é,val]", 'train.validate_on=["é",val]'),
+        ("name=choice(ä,b)", 'name=choice("ä",b)'),
+        ("dataset.path=a'b,c", 'dataset.path="a\'b",c'),
+        ("dataset.path=~\\", 'dataset.path="~\\\\"'),
+    ],
+)
+def test_what_hydra_takes_in_quotes_only_is_quoted(typed, quoted):
+    assert cli.quoted(typed) == quoted
+
+
+def test_relative_paths_start_where_the_command_was_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    given = ["task=switchboard", "hydra.job.chdir=true", "dataset.path=dialogs", "init_from=outputs/a"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", given, return_hydra_config=True)
+    config = load(cfg)
+    before = [*config.dataset.files().values(), config.source, config.beside_data("~/vectors.txt")]
+    assert before[3:] == [Path("outputs/a"), tmp_path / "vectors.txt"]
+    cfg.hydra.runtime.cwd = str(tmp_path)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        (tmp_path / "run").mkdir()
+        monkeypatch.chdir(tmp_path / "run")
+        after = [*config.dataset.files().values(), config.source, config.beside_data("~/vectors.txt")]
+        assert after == [tmp_path / path for path in before]
+        assert config.beside_data("refs.json") == tmp_path / "dialogs" / "refs.json"
+        assert str(RunFolder(tmp_path / "run")) == "run"
+    finally:
+        HydraConfig.instance().cfg = None
 
 
 class TestCommitted:

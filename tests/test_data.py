@@ -297,6 +297,41 @@ def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_pat
 
 
 @pytest.mark.usefixtures("cache")
+def test_byte_order_marks_are_no_part_of_a_word_wherever_they_stand(tmp_path):
+    marked = "\ufeffthe dog\n\ufeff\n\ufeffthe end\ufeff\nthe \ufeff d\ufeffog \ufeff\n".encode()
+    config = write(tmp_path, train=marked)
+    digest, count = files.check(tmp_path / "train.txt", max_words=2)
+    assert (digest, count) == (hashlib.sha256(marked).hexdigest(), 3)
+    found, _ = files.read(config)
+    assert list(found["train"]) == [["the", "dog"], ["the", "end"], ["the", "dog"]]
+    assert data.build(config, CPU).vocabulary.words == [*SPECIALS, "the", "dog", "end"]
+
+
+@pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("name", ["a::b.txt", "zip::http:b.txt", "a[1]*?.txt", "a b.txt", "ä~#.txt"])
+def test_a_file_is_read_whatever_its_name(tmp_path, name):
+    (tmp_path / name).write_text("\n".join(f"word{n} said" for n in range(30)))
+    found, _ = files.read(own(tmp_path / name))
+    assert sorted(words for rows in found.values() for words in rows) == sorted(
+        [f"word{n}", "said"] for n in range(30)
+    )
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_text_that_begins_like_an_archive_is_a_text(tmp_path):
+    config = write(tmp_path, train=b"BZh91AY is a word\nBZh\n")
+    assert list(files.read(config)[0]["train"]) == [["BZh91AY", "is", "a", "word"], ["BZh"]]
+
+
+@pytest.mark.usefixtures("cache")
+def test_a_sentence_is_a_line_and_nothing_else_ends_it(tmp_path):
+    unusual = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g\xa0h\u3000i\ng\u200bh\n"
+    config = write(tmp_path, train=unusual.encode())
+    assert list(files.read(config)[0]["train"]) == [list("abcdefghi"), ["g\u200bh"]]
+    assert files.check(tmp_path / "train.txt", max_words=9)[1] == 2
+
+
+@pytest.mark.usefixtures("cache")
 def test_long_sentences_are_left_out_before_the_most_frequent_words_are_chosen(tmp_path):
     config = write(tmp_path, train=b"the\nthe dog\nlong long long long\nthe dog sat\n", test=b"the cat sat\n")
     built = data.build(dataclasses.replace(config, longest=3, vocabulary=2), CPU)
@@ -325,8 +360,10 @@ def test_a_file_replaced_by_another_of_the_same_time_is_read_anew(tmp_path):
         (b"a\r\nb\r" + b"w " * 6, "{path}, line 3: 6 words, dataset.max_words allows 5"),
         (b"a <s> b\n", "{path}, line 1: <s> is reserved; of <pad>, <unk>, <s>, </s> only <unk> may stand"),
         (b"a\nb </s> <pad>\n", "{path}, line 2: </s>, <pad> is reserved; "),
+        ("the cat\nsat\n".encode("utf-16-le"), "{path}, line 1: a NUL character; text is UTF-8, and this"),
+        (b"\xef\xbb\xbf\n\n\xef\xbb\xbf", "{path} has no sentence in it"),
     ],
-    ids=["bytes", "empty", "blank", "long", "line-ends", "reserved", "two-reserved"],
+    ids=["bytes", "empty", "blank", "long", "line-ends", "reserved", "two-reserved", "utf-16", "marks"],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_line(tmp_path, content, sentence):
     path = tmp_path / "train.txt"
@@ -342,7 +379,7 @@ def test_a_cache_that_is_full_is_told_in_a_sentence(tmp_path, monkeypatch):
     path = tmp_path / "a.txt"
     path.write_text("the cat sat\n")
     full = OSError(28, "No space left on device")
-    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: (_ for _ in ()).throw(full))
+    monkeypatch.setattr(datasets.Dataset, "from_generator", lambda *_, **__: (_ for _ in ()).throw(full))
     with pytest.raises(UserError, match=r"a\.txt cannot be kept in the cache .*No space left on device; HF_"):
         list(files.Sentences(path, "0" * 64))
 

@@ -455,6 +455,17 @@ def test_word_dropout_keeps_the_first_word_and_is_off_in_evaluation(splits):
     assert (model.eval().decode_nll(batch, z) != blind).any()
 
 
+def test_a_byte_order_mark_is_no_part_of_a_dialog(tmp_path):
+    plain = HERE / "valid.jsonl"
+    first, *others = plain.read_text(encoding="utf-8").splitlines()
+    utterance = json.loads(first)["utts"][0][1]
+    marked = first.replace(utterance, f"\ufeff{utterance}\ufeff").replace('"topic": "', '"topic": "\ufeff')
+    assert marked.count("\ufeff") > 2
+    path = tmp_path / "marked.jsonl"
+    path.write_text("\n\ufeff\n\ufeff".join([marked, *others]), encoding="utf-8-sig")
+    assert list(switchboard._dialogs(path)) == list(switchboard._dialogs(plain))
+
+
 def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
     known = splits.vocabulary.words[5:8]
     path = tmp_path / "vectors.txt"

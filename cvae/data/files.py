@@ -1,9 +1,9 @@
-"""Plain text corpora through Hugging Face `datasets`: one sentence a line, words split at spaces."""
+"""Plain text corpora, cached by Hugging Face `datasets`: one sentence a line, words split at spaces."""
 
 from __future__ import annotations
 
-import glob
 import hashlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ import numpy as np
 
 from cvae.config import LabelledData, OwnText, TextData
 from cvae.data.text import SPECIALS, order
-from cvae.reading import UserError
+from cvae.reading import UserError, words_of
 
-ENCODING = "utf-8-sig"  # UTF-8, with or without a byte order mark
+ROW = 1000  # lines in a row of the cache: a row for each line takes twice the time
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,44 @@ class Sentences:
                 number = next(wanted, None)
 
     def _all(self) -> Iterator[list[str]]:
-        """Every sentence; the fingerprint keeps the cache from serving an older file."""
+        """Every sentence; the fingerprint keeps the cache from serving an older file.
+
+        The text builder of `datasets` would take a path with `::` for a URL, and a text that begins with BZh
+        for an archive.
+        """
         import datasets
 
         datasets.disable_progress_bars()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # nothing is asked of the network, not even that
-        name, path = self.fingerprint[:16], glob.escape(str(self.path))
         try:
-            rows = datasets.load_dataset("text", name, data_files=path, split="train", encoding=ENCODING)
+            rows = datasets.Dataset.from_generator(
+                _rows,
+                datasets.Features({"lines": datasets.List(datasets.Value("string"))}),
+                str(datasets.config.HF_DATASETS_CACHE),
+                gen_kwargs={"path": self.path},
+                fingerprint=f"lines-{self.fingerprint}",
+            )
         except (OSError, datasets.exceptions.DatasetGenerationError) as error:
             raise UserError(
                 f"{self.path} cannot be kept in the cache {datasets.config.HF_DATASETS_CACHE}:"
                 f" {error.__cause__ or error}; HF_DATASETS_CACHE names another place"
             ) from None
-        for part in rows.iter(batch_size=10_000):
-            lines = (line.split() for line in part["text"])
-            yield from (words for words in lines if 0 < len(words) <= self.longest)
+        for row in rows:
+            sentences = map(words_of, row["lines"])
+            yield from (words for words in sentences if 0 < len(words) <= self.longest)
+
+
+def _rows(path: Path) -> Iterator[dict[str, list[str]]]:
+    """The lines of a file as they are cached."""
+    every = lines(path)
+    while row := list(itertools.islice(every, ROW)):
+        yield {"lines": row}
+
+
+def lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, which end in LF, CRLF or a lone CR."""
+    with path.open(encoding="utf-8") as file:
+        yield from (line.removesuffix("\n") for line in file)
 
 
 def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
@@ -121,18 +143,19 @@ def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[s
 def check(path: Path, max_words: int, longest: float = math.inf) -> tuple[str, int]:
     """The file's sha256 and its number of sentences, after making sure that it is text with some in it.
 
-    Sentences of more than `longest` words do not count, those of more than `max_words` are refused.
-
-    The `datasets` text builder reports bad bytes and empty files only as an error while generating.
+    Sentences of more than `longest` words do not count, those of more than `max_words` are refused, and so is
+    a NUL character, which UTF-16 has at every other place and a text nowhere.
     """
     digest, sentences = hashlib.sha256(), 0
     for number, raw in enumerate(_lines(path, digest), start=1):
         try:
-            words = raw.decode(ENCODING if number == 1 else "utf-8").split()
+            words = words_of(raw.decode())
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{path}, line {number}: not UTF-8 (byte {raw[error.start]:#04x} at place {error.start})"
             ) from None
+        if b"\0" in raw:
+            raise UserError(f"{path}, line {number}: a NUL character; text is UTF-8, and this may be UTF-16")
         if len(words) > max_words:
             raise UserError(
                 f"{path}, line {number}: {len(words)} words, dataset.max_words allows {max_words}"

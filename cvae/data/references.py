@@ -28,7 +28,7 @@ def read(path: Path, corpus: Exchanges) -> dict[int, References]:
     Raises UserError naming the file, and the entry, for what cannot be used.
     """
     try:
-        entries = parse_json(path.read_text(encoding="utf-8"))
+        entries = parse_json(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"task.references: {path} cannot be read: {error.strerror}") from None
     except ValueError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvae.config import DialogData
-from cvae.reading import UserError, parse_json
+from cvae.reading import MARK, UserError, parse_json
 
 # NLTK's WordPunctTokenizer: runs of letters and digits, and runs of anything else but space
 TOKEN = re.compile(r"\w+|[^\w\s]+")
@@ -56,13 +56,13 @@ def read(config: DialogData) -> tuple[dict[str, list[Dialog]], dict[str, str]]:
 
 def tokenise(text: str) -> list[str]:
     """Lower-case words as NLTK's WordPunctTokenizer cuts them: "don't" is three."""
-    return TOKEN.findall(text.lower())
+    return TOKEN.findall(text.replace(MARK, "").lower())
 
 
 def _dialogs(path: Path) -> Any:
     with path.open("rb") as file:
         for number, raw in enumerate(file, start=1):
-            if not raw.strip():
+            if not raw.replace(MARK.encode(), b"").strip():
                 continue
             try:
                 yield _dialog(parse_json(raw))
@@ -120,7 +120,7 @@ def _utterance(place: int, found: Any) -> Utterance:
 
 def _clean(text: str) -> str:
     """Without the quotes and spaces that the files have around many values."""
-    return text.strip(' "')
+    return text.replace(MARK, "").strip(' "')
 
 
 def _short(found: Any) -> str:

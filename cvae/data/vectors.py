@@ -1,4 +1,4 @@
-"""Word vectors in GloVe's text format: a word and its numbers a line."""
+"""Word vectors in the text format of GloVe, word2vec and fastText: a word and its numbers a line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from cvae.data.text import Vocabulary
-from cvae.reading import UserError
+from cvae.reading import MARK, UserError
 
 Vectors = tuple[np.ndarray, np.ndarray]  # of words [V, D], and which words [V] have one
 
@@ -16,21 +16,29 @@ Vectors = tuple[np.ndarray, np.ndarray]  # of words [V, D], and which words [V] 
 def read(path: Path, vocabulary: Vocabulary) -> Vectors:
     """The vectors [V, D] of a vocabulary, and which words [V] the file has; the others are 0.
 
-    Raises UserError naming the file, and the line, for what cannot be used.
+    The first line may be word2vec's, two whole numbers: how many words there are, and D. Raises UserError
+    naming the file, and the line, for what cannot be used.
     """
     if not path.is_file():
-        raise UserError(f"no word vectors at {path}: it must be a file in GloVe's text format")
+        raise UserError(f"no word vectors at {path}: it must be a file in GloVe's or word2vec's text format")
     rows: dict[int, np.ndarray] = {}
-    width = 0
+    width, promised, number = 0, None, 0
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            word, *values = line.rstrip("\n ").split(" ")
+            word, *values = line.replace(MARK, "").rstrip("\n ").split(" ")
+            if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
+                promised, width = int(word), int(values[0])
+                continue
             width = width or len(values)
             row = _numbers(values) if word in vocabulary.index else None
             if not len(values) == width > 1 or (row is not None and not np.isfinite(row).all()):
                 raise UserError(f"{path}, line {number}: a word and {max(width, 2)} numbers expected")
             if row is not None:
                 rows[vocabulary.index[word]] = row
+    if promised is not None and promised != number - 1:
+        raise UserError(
+            f"{path} has {number - 1:,} words, and its first line says {promised:,}: is it whole?"
+        )
     if not rows:
         raise UserError(f"{path} has none of the {len(vocabulary):,} words")
     found = np.zeros((len(vocabulary), width), np.float32)

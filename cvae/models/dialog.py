@@ -81,7 +81,7 @@ class DialogVAE(nn.Module):
 
         The authors read GloVe, too, but their initialiser then overwrites it (protocol B5.1).
         """
-        path = Path(self.config.vectors).expanduser()
+        path = Path(self.config.vectors)
         found, known = vectors.read(path, vocabulary)
         if found.shape[1] != self.config.embed:
             raise UserError(

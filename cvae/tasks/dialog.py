@@ -192,4 +192,4 @@ class Answering(LanguageModelling):
 
     def _beside_data(self, name: str) -> Path:
         """A file in the data set's folder, or anywhere by its whole path."""
-        return Path(self.config.dataset.path).expanduser() / Path(name).expanduser()
+        return self.config.beside_data(name)

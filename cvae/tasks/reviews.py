@@ -48,7 +48,7 @@ class Reviews(LanguageModelling):
     def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
         super().__init__(config, model, data)
         if config.init_from is not None and not config.pretrains:
-            source = RunFolder(config.init_from)
+            source = RunFolder(config.source)
             take_from(source, self, encoder_only=True)
             weights = source.reported.read_bytes()
             prints = data.fingerprints | {"init_from": hashlib.sha256(weights).hexdigest()}
