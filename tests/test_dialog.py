@@ -20,6 +20,7 @@ from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Passages
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
+from cvae.folder import FolderError, RunFolder
 from cvae.models import recurrent
 from cvae.models.dialog import DialogVAE
 from cvae.models.recurrent import GRU
@@ -121,23 +122,51 @@ def copied(tmp_path: Path, split: str, change) -> DialogData:
 
 @pytest.mark.parametrize("consecutive", [1, 3, 50])
 @pytest.mark.parametrize("size", [1, 7])
-def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, size):
+@pytest.mark.parametrize("whole", [False, True])
+def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, size, whole):
     lines = [json.loads(line) for line in (HERE / "train.jsonl").read_text().splitlines()]
     corpora = splits.corpora
     assert len(corpora["train"]) + len(corpora["held"]) == sum(len(line["utts"]) for line in lines)
     corpus = corpora["train"]
-    passages = Passages(corpus, consecutive, size, seed=0)
+    passages = Passages(corpus, consecutive, size, 0, whole)
     epochs = []
     for epoch in range(2):
         steps = range(epoch * len(passages), (epoch + 1) * len(passages))
-        drawn = [np.concatenate([passages.passages[n] for n in passages.drawn(step)]) for step in steps]
-        assert all(len(numbers) <= size for numbers in drawn)
+        drawn = [passages.drawn(step) for step in steps]
+        assert all(0 < len(numbers) <= size for numbers in drawn)
         assert sorted(np.concatenate(drawn).tolist()) == list(range(len(corpus)))
         epochs.append([numbers.tolist() for numbers in drawn])
-        for passage in passages.passages:
-            assert len(set(corpus.dialogs[corpus.places[passage]])) == 1
+        assert len(passages.at(steps[-1]).lengths) == len(drawn[-1])
     assert epochs[0] != epochs[1]
+    for passage in passages.passages:
+        assert len(set(corpus.dialogs[corpus.places[passage]])) == 1
+        if whole or consecutive == 1:
+            assert sum(set(passage) <= set(numbers) for numbers in epochs[0]) == 1
     assert np.concatenate(passages.members).tolist() == list(range(len(corpus)))
+
+
+@pytest.mark.parametrize("consecutive", [1, 3, 8])
+def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
+    config = configured(
+        "task=switchboard", f"dataset.path={HERE}", f"dataset.consecutive={consecutive}", "train.batch_size=5"
+    )
+    corpus = data.build(config.dataset, CPU).corpora["train"]
+    passages = Answering.cut(types.SimpleNamespace(config=config), corpus)
+    sizes = [len(passages.at(step).lengths) for step in range(len(passages))]
+    assert set(sizes[:-1]) == {5} and sizes[-1] == len(corpus) - 5 * (len(sizes) - 1) > 0
+
+
+def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
+    overrides = "task=switchboard", f"dataset.path={HERE}"
+    config, folder = configured(*overrides), RunFolder(tmp_path)
+    folder.describe(config, "", {})
+    record = folder.record
+    assert record["config"]["dataset"].pop("whole_passages") is False
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert folder.configuration("cpu").dataset.whole_passages
+    with pytest.raises(FolderError, match=r"dataset\.whole_passages is 'absent' there and False here"):
+        folder.refuse_other(config)
+    folder.refuse_other(configured(*overrides, "dataset.whole_passages=true"))
 
 
 def test_a_context_is_the_utterances_before_the_response(splits):

@@ -201,23 +201,29 @@ def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], st
 class Passages:
     """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
 
-    A training batch is about `size` responses in whole passages, drawn together anew in each epoch. With
-    passages of 8 it holds a fifth of the utterances that as many single windows of ten would.
+    An epoch is all passages in a new order, cut into training batches of exactly `size` responses but for
+    its last: a passage that a batch cannot hold goes on in the next. Where `whole`, no passage is cut and a
+    batch is as many as fit, so fewer responses. With passages of 8 it holds a fifth of the utterances that as
+    many single windows of ten would.
     """
 
-    def __init__(self, corpus: Exchanges, consecutive: int, size: int, seed: int) -> None:
-        self.corpus, self.seed = corpus, seed
+    def __init__(
+        self, corpus: Exchanges, consecutive: int, size: int, seed: int, whole: bool = False
+    ) -> None:
+        self.corpus, self.size, self.seed = corpus, size, seed
         every = np.arange(len(corpus))
         self.members = [every[i : i + size] for i in range(0, len(every), size)]
         dialogs = corpus.dialogs[corpus.places]
         turn = every - np.searchsorted(dialogs, dialogs)
         length = min(consecutive, size)
         self.passages = np.split(every, np.flatnonzero(turn % length == 0)[1:])
-        self._together = size // length
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._together = size // length if whole else None
+        self._epoch, self._batches = -1, [every]
 
     def __len__(self) -> int:
         """Training batches in an epoch."""
+        if self._together is None:
+            return len(self.members)
         return -(-len(self.passages) // self._together)
 
     def __iter__(self) -> Iterator[Exchange]:
@@ -226,14 +232,18 @@ class Passages:
 
     def at(self, step: int) -> Exchange:
         """The batch of optimiser step `step`, a pure function of (seed, step)."""
-        return self.corpus.batch(np.concatenate([self.passages[number] for number in self.drawn(step)]))
+        return self.corpus.batch(self.drawn(step))
 
     def drawn(self, step: int) -> np.ndarray:
-        """The numbers of its passages."""
+        """The numbers of its responses."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(len(self.passages), self.seed, epoch)
-        return self._order[place * self._together : (place + 1) * self._together]
+            passages = [self.passages[number] for number in order(len(self.passages), self.seed, epoch)]
+            cuts = self.size * np.arange(1, len(self))
+            if self._together is not None:
+                cuts = np.cumsum([len(passage) for passage in passages])[self._together - 1 :: self._together]
+            self._epoch, self._batches = epoch, np.split(np.concatenate(passages), cuts)
+        return self._batches[place]
 
 
 class Labels:

@@ -39,8 +39,8 @@ class Answering(LanguageModelling):
 
     def cut(self, corpus: Exchanges) -> Passages:
         """A split in batches whose contexts overlap."""
-        consecutive = self.config.dataset.consecutive
-        return Passages(corpus, consecutive, self.config.train.batch_size, self.config.seed)
+        dataset, size = self.config.dataset, self.config.train.batch_size
+        return Passages(corpus, dataset.consecutive, size, self.config.seed, dataset.whole_passages)
 
     def counts(self) -> dict[str, int]:
         """The sizes of the data and what is unknown in them, for results.json."""
