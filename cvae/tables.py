@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvae.runs import APART, Run, RunsError, changes, differing_keys, refuse_mixture
@@ -50,6 +50,9 @@ COLUMNS = {
 BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1} | dict.fromkeys(
     ("bleu", "sacrebleu", "corpus_bleu", "a_bow", "e_bow", "act_hit", "accuracy/"), 1
 )
+
+# what results.json has beside the model's own, as test/random/act_hit, and how tables call it
+BESIDE = {"random": "random", "constant": "constant", "authors": "authors' unit"}
 
 LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
@@ -233,19 +236,50 @@ def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
     return found
 
 
+Line = tuple[Sequence[str], str, str, Sequence[Cell]]  # names, whose it is, n, cells
+
+
+def beside(found: Mapping[tuple[str, ...], Sequence[Run]], columns: Sequence[str], whose: str) -> list[Line]:
+    """What results have of somebody else than the model, as test/random/act_hit for test/act_hit.
+
+    A line for each row of `found`, but one for all rows with the same values, "–" where their names differ.
+    """
+    same: dict[tuple[Cell, ...], list[tuple[str, ...]]] = {}
+    for names, members in found.items():
+        cells = tuple(final(members, key.replace("/", f"/{whose}/", 1)) for key in columns)
+        if any(cell.values for cell in cells):
+            same.setdefault(cells, []).append(names)
+    lines = []
+    for cells, names in same.items():
+        shared = [part[0] if len(set(part)) == 1 else "–" for part in zip(*names, strict=True)]
+        lines.append((shared, BESIDE[whose], str(max(len(cell.values) for cell in cells)), cells))
+    return lines
+
+
 def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[str] = ()) -> Table:
     """Rows by what differs, columns of results.json; none are those of the task, ["all"] every measure.
 
-    time/relative is the training time over that of the plain run.
+    time/relative is the training time over that of the plain run. Rows of BESIDE follow where there are any;
+    another unit has a best of its own.
     """
     if not columns or columns == ["all"]:
         columns = default_columns(runs, bool(columns))
     fold = RELATIVE in columns
     found = rows(runs, order, fold)
     drawn = [times(found) if key == RELATIVE else [final(m, key) for m in found.values()] for key in columns]
-    cells = with_best(list(zip(*drawn, strict=True)), columns)
-    body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
-    return Table([*naming(runs, fold), "n", *columns], body)
+    lines = [
+        (names, "model", _count(found[names]), cells)
+        for names, cells in zip(found, zip(*drawn, strict=True), strict=True)
+    ]
+    same_unit = [*lines, *beside(found, columns, "random"), *beside(found, columns, "constant")]
+    other_unit = beside(found, columns, "authors")
+    labelled = len(same_unit) + len(other_unit) > len(lines)
+    body = []
+    for part in filter(None, (same_unit, other_unit)):
+        marked = with_best([cells for *_, cells in part], columns)
+        for (names, label, n, _), cells in zip(part, marked, strict=True):
+            body.append([*names, *([label] if labelled else []), n, *cells])
+    return Table([*naming(runs, fold), *(["of"] if labelled else []), "n", *columns], body)
 
 
 def steps_table(

@@ -17,7 +17,7 @@ from torch.nn import functional
 from cvae import data, gaussian, measures, objective
 from cvae.config import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
-from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Passages
+from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
 from cvae.folder import FolderError, RunFolder
@@ -25,6 +25,7 @@ from cvae.models import recurrent
 from cvae.models.dialog import DialogVAE
 from cvae.models.recurrent import GRU
 from cvae.reading import UserError
+from cvae.tasks import dialog
 from cvae.tasks.dialog import Answering
 from cvae.update.semi_amortized import SemiAmortizedUpdate
 
@@ -185,6 +186,60 @@ def test_a_context_is_the_utterances_before_the_response(splits):
     assert batch.floors.tolist() == [same[0], 0.0, same[1], first, same[2]]
 
 
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_the_authors_windows_are_theirs(splits, size):
+    """By slices of lists, as protocol B1 describes their loader."""
+    corpus = splits.corpora["val"]  # dialogs of 9, 6 and 12 utterances
+    lines = [json.loads(line)["utts"] for line in (HERE / "valid.jsonl").read_text().splitlines()]
+    firsts = np.cumsum([0, *map(len, lines)])  # the number of a dialog's first response
+    dialogs = sorted(
+        ([None, *range(first, first + len(line))] for first, line in zip(firsts, lines, strict=False)),
+        key=len,
+    )
+    wanted = []
+    for i in range(0, len(dialogs) // size * size, size):
+        group = dialogs[i : i + size]
+        ends = range(2, len(group[-1]))
+        windows = [(max(0, end - 10), end) for end in ends if max(0, end - 10) < len(group[0]) - 1]
+        wanted += [[dialog[start:end] for dialog in group] for start, end in windows]
+    found = list(authors_windows(corpus, size))
+    assert len(found) == len(wanted) == {2: 8, 3: 11, 9: 0}[size]
+    for (responses, starts), window in zip(found, wanted, strict=True):
+        assert responses.tolist() == [cut[-1] for cut in window]
+        assert (corpus.places[responses] - starts).tolist() == [len(cut) - 1 for cut in window]
+        batch = corpus.batch(responses, starts)
+        assert batch.contexts.batch_sizes.sum() == sum(len(cut) - 1 for cut in window)
+        assert batch.lengths.tolist() == corpus.lengths[responses].tolist()
+
+
+def test_the_authors_unit_is_the_mean_over_batches(splits, model):
+    corpus = splits.corpora["val"]
+    task = types.SimpleNamespace(
+        config=types.SimpleNamespace(autoencoder=False),
+        data=types.SimpleNamespace(corpora={"val": corpus}),
+        model=model,
+        generator=lambda: torch.Generator().manual_seed(0),
+    )
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(dialog, "AUTHORS_BATCH", 2)
+        patch.setattr(corpus, "batch", lambda *a: double(Exchanges.batch(corpus, *a)))
+        found = Answering.authors_unit(task, "val")
+        patch.setattr(dialog, "AUTHORS_BATCH", 60)
+        assert Answering.authors_unit(task, "val") == {}
+        noise = torch.Generator().manual_seed(0)
+        batches = [corpus.batch(*window) for window in authors_windows(corpus, 2)]
+        terms = [objective.terms(model, batch, generator=noise) for batch in batches]
+    for name, values in (
+        ("rec", [part.nll.mean() for part in terms]),
+        ("kl", [part.kl.sum(1).mean() for part in terms]),
+        ("bow", [part.bow.mean() for part in terms]),
+        ("rec_ppl", [(part.nll.sum() / part.tokens.sum()).exp() for part in terms]),
+    ):
+        assert found[f"authors/{name}"] == pytest.approx(sum(map(float, values)) / 8)
+    assert found["authors/elbo"] == pytest.approx(-found["authors/rec"] - found["authors/kl"])
+    assert (found["authors/batches"], found["authors/responses"]) == (8, 16)
+
+
 def test_no_utterance_is_in_a_batch_twice(splits):
     corpus = splits.corpora["train"]
     batch = corpus.batch(np.arange(9))
@@ -303,6 +358,9 @@ def test_switchboard_has_the_sizes_of_protocol_b(configured):
     assert [counts[split]["sentences"] for split in ("val", "test")] == [5_225, 5_543]
     assert [counts[split]["dialogs"] for split in ("train", "held", "val", "test")] == [1_045, 54, 60, 62]
     assert len(found.vocabulary) == 10_002
+    for split, batches in (("val", 41), ("test", 21)):  # protocol B4
+        windows = list(authors_windows(found.corpora[split], 60))
+        assert len(windows) == batches and {len(responses) for responses, _ in windows} == {60}
     model = DialogVAE(config.model, found.vocabulary, len(found.topics))
     assert sum(p.numel() for p in model.parameters()) == 15_393_204 + 30 * 66 + GRU_BIASES
 
@@ -514,6 +572,10 @@ def test_the_presets_are_the_authors_schedules(configured):
     cyclical = configured("experiment=original/switchboard_cyclical")
     total = monotonic.train.steps
     assert total == cyclical.train.steps == 102_960 and monotonic.train.validate_every == 1_716
+    for config in (monotonic, cyclical):
+        # protocol B1 and B3
+        assert (config.dataset.held_out, config.task.patience, config.train.batch_size) == (0, 10, 30)
+        assert config.train.validate_every == 6_864 // 4
     for step in [*range(0, total, 97), 3_430, 3_431, 5_147, 5_148, 9_998, 9_999, total - 1]:
         # protocol B3, with t counted from 1
         assert monotonic.schedule(step, total) == pytest.approx(min(1, (step + 1) / 10_000), abs=1e-12)

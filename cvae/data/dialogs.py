@@ -2,7 +2,7 @@
 
 Every utterance is a response exactly once, to the at most `window` - 1 utterances before it; each dialog
 begins with the pseudo-utterance `<d>`. The authors' windows (protocol B1) drop late windows and the longest
-dialogs and repeat the last utterance of short ones; these do not.
+dialogs and repeat the last utterance of short ones; these do not. `authors_windows` has theirs.
 """
 
 from __future__ import annotations
@@ -156,10 +156,15 @@ class Exchanges:
         places = range(self.starts[response], self.places[response])
         return [self.utterance(place) for place in places if self.speakers[place] >= 0]
 
-    def batch(self, responses: np.ndarray) -> Exchange:
-        """The responses with these numbers, in this order, and their contexts."""
+    def batch(self, responses: np.ndarray, starts: np.ndarray | None = None) -> Exchange:
+        """The responses with these numbers, in this order, and their contexts.
+
+        `starts` [B] are the places where the contexts begin; None: `window` - 1 utterances before, as far as
+        there are any.
+        """
         places = self.places[responses]
-        before = spans(self.starts[responses], places - self.starts[responses])
+        starts = self.starts[responses] if starts is None else starts
+        before = spans(starts, places - starts)
         used = np.concatenate([self.texts[before.places], self.texts[places]])
         different, rows = np.unique(used, return_inverse=True)
         read = spans(self.text_starts[different], self.text_lengths[different])
@@ -196,6 +201,26 @@ def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], st
     yield number, UNKNOWN, [START], ""
     for utterance in dialog.utterances:
         yield number, *utterance
+
+
+def authors_windows(corpus: Exchanges, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The authors' batches of `size` responses: their numbers and the places where their contexts begin, [B].
+
+    Protocol B1 and B4: dialogs sorted by length are taken `size` at a time, and the longest, too few for a
+    group, left out. Each window [start, end) of a group is a batch, in which every dialog's last utterance is
+    the response to those before; where a dialog is shorter it is the dialog's last, again and again, with
+    less context each time. Windows that begin after the shortest dialog has ended are left out.
+    """
+    firsts = np.flatnonzero(corpus.speakers == UNKNOWN)
+    lengths = np.diff([*firsts, len(corpus.speakers)])
+    ranked = np.argsort(lengths, kind="stable")
+    for group in np.split(ranked, range(size, len(ranked) + 1, size))[:-1]:
+        shortest, longest = lengths[group[[0, -1]]]
+        for end in range(2, longest):
+            start = max(0, end - corpus.config.window)
+            if start < shortest - 1:
+                last = firsts[group] + np.minimum(end, lengths[group]) - 1
+                yield np.searchsorted(corpus.places, last), firsts[group] + start
 
 
 class Passages:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from cvae import answers, decode, gaussian, metrics, objective, talk
+from cvae import answers, decode, gaussian, measures, metrics, objective, talk
 from cvae.acts import ActClassifier
 from cvae.config import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages
+from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages, authors_windows
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
@@ -23,7 +23,14 @@ from cvae.objective import Terms
 from cvae.tasks.language_model import LanguageModelling
 
 NO_PRIOR = "schedule=none has no prior to answer from.\n"
+AUTHORS_BATCH = 60  # responses of a batch in the authors' validation and test
 GAIN = 0.996  # the authors' early stopping: a validation counts as better below this share of the last such
+
+
+def rec_ppl(found: Terms) -> float:
+    """exp(total NLL / tokens): without the KL, over all tokens alike."""
+    nats, tokens = (part.double().sum().item() for part in (found.nll, found.tokens))
+    return metrics.perplexity(nats, tokens)
 
 
 class Answering(LanguageModelling):
@@ -78,14 +85,30 @@ class Answering(LanguageModelling):
         return len(scores) >= patience
 
     def final(self, split: str, found: Terms) -> dict[str, float]:
-        """Once, on the best weights: what is costly, and the answers.
+        """Once, on the best weights: what is costly, the bound in the authors' unit, and the answers."""
+        values = super().final(split, found) | {"rec_ppl": rec_ppl(found)}
+        return values | self.authors_unit(split) | self.scores(split)
 
-        rec_ppl = exp(total NLL / tokens), without the KL and over all tokens alike; the authors average
-        exp(NLL / tokens) over batches (protocol B4).
+    def authors_unit(self, split: str) -> dict[str, float]:
+        """authors/*: the bound as the authors print it, the unweighted mean over their batches (protocol B4).
+
+        rec_ppl is the mean of the batches' exp(NLL / tokens); responses counts those that are scored twice
+        twice. Empty for a split of fewer dialogs than a batch has.
         """
-        nats, tokens = (part.double().sum().item() for part in (found.nll, found.tokens))
-        values = super().final(split, found) | {"rec_ppl": metrics.perplexity(nats, tokens)}
-        return values | self.scores(split)
+        corpus, noise = self.data.corpora[split], self.generator()
+        rows = []
+        for responses, starts in authors_windows(corpus, AUTHORS_BATCH):
+            batch = corpus.batch(responses, starts)
+            found = objective.terms(self.model, batch, self.config.autoencoder, noise)
+            values = measures.bound(found)
+            values = {"rec": values["rec"]} if self.config.autoencoder else values
+            rows.append(
+                {name: values[name] for name in values if name != "ppl"} | {"rec_ppl": rec_ppl(found)}
+            )
+        if not rows:
+            return {}
+        means = {f"authors/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return means | {"authors/batches": len(rows), "authors/responses": AUTHORS_BATCH * len(rows)}
 
     def scores(self, split: str) -> dict[str, float]:
         """How good and how diverse `samples` answers are to each of `contexts` contexts of a split.
