@@ -14,6 +14,9 @@ from cvae.folder import RunFolder, not_numbers, read_json
 from cvae.reading import UserError, fits, listing, parse_json
 
 Group = tuple[str, str]
+# measures of dialogs that older runs, which have no greedy_f1, took otherwise: against references cut and
+# mapped to <unk>, and over n-grams instead of words
+REDEFINED = ("sacrebleu_", "corpus_bleu", "distinct2")
 APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
 
 
@@ -196,7 +199,7 @@ def read_run(folder: str | Path) -> Run:
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
-    results = RunFolder(folder).results
+    results = _comparable(RunFolder(folder).results)
     run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"))
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
@@ -204,6 +207,17 @@ def read_run(folder: str | Path) -> Run:
     if not _whole(config.get("seed") or 0):
         raise RunsError(f"{path}: the config's seed must be a whole number, found {config['seed']!r}")
     return run
+
+
+def _comparable(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without the REDEFINED measures of a split that was scored by their older definitions."""
+    parts = ((key, *key.split("/", 1)) for key in results if "/" in key)
+    older = {
+        key
+        for key, split, name in parts
+        if name.startswith(REDEFINED) and f"{split}/greedy_f1" not in results
+    }
+    return {key: value for key, value in results.items() if key not in older}
 
 
 def below(folders: Iterable[str | Path], name: str) -> list[Path]:

@@ -102,6 +102,7 @@ class Exchanges:
         known: dict[tuple[int, ...], int] = {}
         rows = [row for number, dialog in enumerate(dialogs) for row in _rows(number, dialog)]
         ids = [[BOS, *self.numbers(words), EOS] for _, _, words, _ in rows]
+        self._words = [" ".join(words) for _, _, words, _ in rows]
         self.texts = np.array([known.setdefault(tuple(text), len(known)) for text in ids])
         self.dialogs = np.array([number for number, *_ in rows])
         self.speakers = np.array([speaker for _, speaker, *_ in rows])
@@ -150,6 +151,10 @@ class Exchanges:
     def sentences(self, responses: np.ndarray) -> list[list[int]]:
         """The words of the responses with these numbers."""
         return [self.utterance(place) for place in self.places[responses]]
+
+    def words(self, responses: np.ndarray) -> list[list[str]]:
+        """The words of the responses with these numbers as the file has them: none unknown, none cut off."""
+        return [self._words[place].split() for place in self.places[responses]]
 
     def context(self, response: int) -> list[list[int]]:
         """The words of the utterances that a response answers, oldest first, without `<d>`."""

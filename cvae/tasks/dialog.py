@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from cvae import answers, decode, gaussian, measures, metrics, objective, talk
+from cvae import decode, gaussian, measures, metrics, objective, talk
 from cvae.acts import ActClassifier
 from cvae.config import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages, authors_windows
+from cvae.data.dialogs import DialogSplits, Exchange, Exchanges, Passages, authors_windows
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
+from cvae.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
 from cvae.gaussian import Gaussian
 from cvae.objective import Terms
 from cvae.tasks.language_model import LanguageModelling
@@ -113,50 +114,36 @@ class Answering(LanguageModelling):
     def scores(self, split: str) -> dict[str, float]:
         """How good and how diverse `samples` answers are to each of `contexts` contexts of a split.
 
-        See `cvae.answers`. acts: the different dialog acts among the answers to a context; act_hit: the share
-        of its references' acts that are among them; both by `cvae.acts`, and averaged over contexts. Empty
+        See `cvae.dialog_scores`; random/* and constant/* are the same of answers that know no context. Empty
         for an autoencoder, which has no prior to answer from.
         """
         if self.config.autoencoder:
             return {}
-        corpus, wanted = self.data.corpora[split], self.references(split)
+        corpus, train, wanted = self.data.corpora[split], self.data.corpora["train"], self.references(split)
         rows = np.array(sorted(wanted))
         rows = np.sort(rows[fixed(self.config.task.contexts, len(rows))])
-        said = self.answers(split, rows)
-        right = [wanted[row].responses for row in rows]
-        words, targets = (
-            [[[self.data.vocabulary.words[n] for n in one] for one in some] for some in side]
-            for side in (said, right)
-        )
-        acts = self.classifier([one for some in said for one in some]).reshape(len(said), -1)
-        hits = [
-            np.isin(known, done).mean()
-            for row, done in zip(rows, acts, strict=True)
-            if len(known := [act for act in wanted[row].acts if act != UNKNOWN])
-        ]
-        return (
-            answers.bleu(said, right)
-            | answers.sacrebleu(words, targets)
-            | answers.bag_similarity(said, right, *self.vectors)
-            | answers.distinct(said)
-            | {"acts": float(np.mean([len(set(done)) for done in acts.tolist()]))}
-            | ({"act_hit": float(np.mean(hits))} if hits else {})
-            | self.classifier.accuracy(corpus)
-            | {
-                "answer_words": float(np.mean([len(one) for some in said for one in some])),
-                "references": float(np.mean([len(some) for some in right])),
-                "contexts": len(rows),
-            }
-        )
+        right = [wanted[row] for row in rows]
+        partners = another_dialog(corpus.dialogs[corpus.places[rows]])
+        score = Scorer(self.data.vocabulary.words, self.classifier, self.vectors, right, partners)
+        count = len(rows), self.config.task.samples
+        found = score(self.answers(split, rows))
+        for name, said in (
+            ("random", random_answers(train, *count, self.config.seed)),
+            ("constant", constant_answers(train, *count)),
+        ):
+            found |= {f"{name}/{key}": value for key, value in score(said).items()}
+        references = float(np.mean([len(some.responses) for some in right]))
+        return found | self.classifier.accuracy(corpus) | {"references": references, "contexts": len(rows)}
 
     def references(self, split: str) -> dict[int, References]:
         """What counts as right, by response; the response itself unless there is a file for test."""
         corpus, name = self.data.corpora[split], self.config.task.references
         if split == "test" and name is not None:
             return references.read(self._beside_data(name), corpus)
+        every = np.arange(len(corpus))
         acts = corpus.acts[corpus.places].tolist()
-        own = corpus.sentences(np.arange(len(corpus)))
-        return {n: References([said], [act]) for n, (said, act) in enumerate(zip(own, acts, strict=True))}
+        rows = zip(corpus.sentences(every), acts, corpus.words(every), strict=True)
+        return {n: References([said], [act], [words]) for n, (said, act, words) in enumerate(rows)}
 
     def answers(self, split: str, responses: np.ndarray, seed: int | None = None) -> list[list[list[int]]]:
         """`samples` answers, each as numbers, in place of each of these responses, in ascending order."""
@@ -187,9 +174,10 @@ class Answering(LanguageModelling):
 
     @cached_property
     def vectors(self) -> Vectors:
-        """Word vectors [V, D] for a_bow and e_bow, and which words [V] have one."""
+        """Word vectors [V, D] for a_bow, e_bow and greedy, and which words [V] have one; `<unk>` has none."""
         if (name := self.config.task.vectors) is not None:
-            return vectors.read(self._beside_data(name), self.data.vocabulary)
+            found, known = vectors.read(self._beside_data(name), self.data.vocabulary)
+            return found, known & (np.arange(len(known)) >= len(SPECIALS))
         train = self.data.corpora["train"]
         sentences = train.sentences(np.arange(len(train)))
         return vectors.cooccurrence(sentences, len(self.data.vocabulary), len(SPECIALS))
