@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +90,9 @@ def sacrebleu(
 ) -> dict[str, float]:
     """BLEU-4 by the library of that name, which others can compare with: all values in [0, 1].
 
+    `references` are in their own words, not mapped to `<unk>` and not cut: so the score of an answer does not
+    depend on the vocabulary, and an `<unk>` in it matches nothing.
+
     sacrebleu_*: its sentence BLEU (exponential smoothing, effective order), as precision, recall and F1.
     corpus_bleu: its corpus BLEU of all answers together, each against its context's references.
     """
@@ -113,19 +116,33 @@ def bag_similarity(
     vectors: np.ndarray,
     known: np.ndarray,
 ) -> dict[str, float]:
-    """a_bow and e_bow, each as precision, recall and F1, from (cosine + 1) / 2 of sentence vectors.
+    """a_bow, e_bow and greedy, each as precision, recall and F1, from word vectors [V, D].
 
-    a_bow: the average of the word vectors [V, D]; e_bow: in each dimension the extreme one. Words that are
-    not `known` [V] are skipped, sentences without a known word are left out.
+    a_bow and e_bow: (cosine + 1) / 2, as the authors (protocol B4), so 0.5 where sentences are unrelated; of
+    the average of the word vectors, and of the extreme value in each dimension. greedy: `greedy`, a cosine.
+    Words that are not `known` [V] are skipped, sentences without a known word are left out.
     """
-    found = {}
-    for name, pool in {"a_bow": average, "e_bow": extrema}.items():
-        agreement = Agreement()
-        for said, wanted in zip(answers, references, strict=True):
-            sides = [_pooled(side, pool, vectors, known) for side in (said, wanted)]
-            agreement.add((sides[0] @ sides[1].T + 1) / 2)
-        found |= agreement.values(name)
-    return found
+    found = {name: Agreement() for name in ("a_bow", "e_bow", "greedy")}
+    for sides in zip(answers, references, strict=True):
+        said, wanted = ([vectors[row] for row in _known(side, known)] for side in sides)
+        for name, pool in {"a_bow": average, "e_bow": extrema}.items():
+            pooled = ([pool(words) for words in side] for side in (said, wanted))
+            first, second = (_units(np.array(side).reshape(-1, vectors.shape[1])) for side in pooled)
+            found[name].add((first @ second.T + 1) / 2)
+        units = ([_units(words) for words in side] for side in (said, wanted))
+        said, wanted = ([words for words in side if len(words)] for side in units)
+        found["greedy"].add(np.array([[greedy(a, r) for r in wanted] for a in said]))
+    return {key: value for name, agreement in found.items() for key, value in agreement.values(name).items()}
+
+
+def greedy(answer: np.ndarray, reference: np.ndarray) -> float:
+    """Greedy matching (Rus and Lintean 2012) of unit word vectors [S, D] and [T, D], as Liu et al. (2016).
+
+    The highest cosine of each word with a word of the other sentence, averaged over the words of a sentence,
+    then over the two sentences.
+    """
+    cosines = answer @ reference.T
+    return float(cosines.max(1).mean() + cosines.max(0).mean()) / 2
 
 
 def average(words: np.ndarray) -> np.ndarray:
@@ -139,30 +156,29 @@ def extrema(words: np.ndarray) -> np.ndarray:
     return np.where(np.abs(lowest) <= highest, highest, lowest)
 
 
-def _pooled(
-    sentences: Iterable[Sequence[int]],
-    pool: Callable[[np.ndarray], np.ndarray],
-    vectors: np.ndarray,
-    known: np.ndarray,
-) -> np.ndarray:
-    """A vector of length 1 for each sentence that has one: [S, D]."""
-    rows = [np.array(sentence, dtype=np.int64) for sentence in sentences]
-    rows = [pool(vectors[row[known[row]]]) for row in rows if known[row].any()]
-    rows = [row / norm for row in rows if (norm := np.linalg.norm(row))]
-    return np.array(rows).reshape(len(rows), vectors.shape[1])
+def _known(sentences: Iterable[Sequence[int]], known: np.ndarray) -> list[np.ndarray]:
+    """The numbers of the known words of each sentence that has one."""
+    rows = (np.array(sentence, dtype=np.int64) for sentence in sentences)
+    return [row[known[row]] for row in rows if known[row].any()]
+
+
+def _units(vectors: np.ndarray) -> np.ndarray:
+    """Those of some vectors [N, D] that are not 0, at length 1."""
+    norms = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (vectors / np.where(norms, norms, 1))[norms.ravel() > 0]
 
 
 def distinct(answers: Sequence[Sequence[Sentence]]) -> dict[str, float]:
-    """distinct1 and distinct2: different n-grams among all there are in the answers (Li et al. 2016).
+    """distinct1 and distinct2: different n-grams over the number of words generated (Li et al. 2016).
 
-    Over all answers of the set, and, as distinct1_context and distinct2_context, over the answers to one
-    context, averaged over contexts that have such n-grams. different: different answers to a context.
+    Of all answers of the set, and, as distinct1_context and distinct2_context, of the answers to one context,
+    averaged over contexts with a word in them. different: different answers to a context.
     """
     found = {"different": float(np.mean([len({tuple(a) for a in said}) for said in answers]))}
+    words = [sum(map(len, said)) for said in answers]
     for n in (1, 2):
-        grams = [[gram for answer in said for gram in ngrams(answer, n)] for said in answers]
-        every = [gram for said in grams for gram in said]
-        shares = [len(set(said)) / len(said) for said in grams if said]
-        found[f"distinct{n}"] = len(set(every)) / max(1, len(every))
+        grams = [{gram for answer in said for gram in ngrams(answer, n)} for said in answers]
+        shares = [len(own) / count for own, count in zip(grams, words, strict=True) if count]
+        found[f"distinct{n}"] = len(set().union(*grams)) / max(1, sum(words))
         found[f"distinct{n}_context"] = float(np.mean(shares)) if shares else 0.0
     return found

@@ -143,6 +143,7 @@ class DialogData(Files):
     window: Annotated[int, Range(least=2)]
     held_out: Annotated[float, Range(least=0, below=1)]
     consecutive: Count
+    whole_passages: bool = True
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
@@ -442,6 +443,7 @@ CAME_LATER: dict[str, Any] = {
     "precision": "float32",
     "dataset.longest": None,
     "dataset.vocabulary": None,
+    "dataset.whole_passages": True,
     "model.batch_norm": 0.0,
     "model.skip": False,
     "objective.free_bits_total": 0.0,

@@ -14,6 +14,9 @@ from cvae.folder import RunFolder, not_numbers, read_json
 from cvae.reading import UserError, fits, listing, parse_json
 
 Group = tuple[str, str]
+# measures of dialogs that older runs, which have no greedy_f1, took otherwise: against references cut and
+# mapped to <unk>, and over n-grams instead of words
+REDEFINED = ("sacrebleu_", "corpus_bleu", "distinct2")
 APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
 
 
@@ -198,7 +201,7 @@ def read_run(folder: str | Path) -> Run:
         raise RunsError(f"{path}: has no object 'config'")
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
-    results, note = RunFolder(folder).results, ""
+    results, note = _comparable(RunFolder(folder).results), ""
     if results.get("checkpoint", "best") != reported(config):
         metrics, results, note = _of_the_last(metrics, results)
     classifiers, data = read_classifiers(folder / "classifier.jsonl"), content.get("data") or {}
@@ -233,6 +236,17 @@ def _of_the_last(
     others = [r for r in metrics if "val/rec" in r or not {"test/rec", "best/test/rec"} & r.keys()]
     where = f"of the last validation, at {validated[-1]['step']:,}"
     return others, kept, f"val/* and test/* are {where}; results.json has those of the best one"
+
+
+def _comparable(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Results without the REDEFINED measures of a split that was scored by their older definitions."""
+    parts = ((key, *key.split("/", 1)) for key in results if "/" in key)
+    older = {
+        key
+        for key, split, name in parts
+        if name.startswith(REDEFINED) and f"{split}/greedy_f1" not in results
+    }
+    return {key: value for key, value in results.items() if key not in older}
 
 
 def below(folders: Iterable[str | Path], name: str) -> list[Path]:

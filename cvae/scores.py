@@ -100,7 +100,7 @@ def _refuse_different_scratch(runs: Sequence[Run]) -> None:
 def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
     """Test accuracy in percent: a row for each way of making classifiers, a column for each share of labels.
 
-    Of a probe also where it is fitted and tested on posterior samples, and the means' with words dropped. Heads
+    Of a probe also where it is fitted and tested on samples, and the means' with words dropped. Heads
     count the labels to learn from and those to choose by.
     """
     rows = [(measure, score) for measure in ACCURACIES for score in scores(runs, order, measure)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cvae.runs import APART, Run, RunsError, changes, differing_keys, refuse_mixture
@@ -26,16 +26,12 @@ COLUMNS = {
         *("test/mi", "test/au", "test/path_a"),
     ),
     "switchboard": (
+        *("test/elbo", "test/rec", "test/kl", "test/rec_ppl", "test/path_a"),
         *(
-            "test/elbo",
-            "test/rec",
-            "test/kl",
-            "test/rec_ppl",
-            "test/path_a",
-            "test/bleu4_f1",
-            "test/a_bow_f1",
+            f"test/{name}_minus_permuted"
+            for name in ("act_hit", "bleu4_f1", "sacrebleu_f1", "a_bow_f1", "e_bow_f1", "greedy_f1")
         ),
-        *("test/e_bow_f1", "test/distinct2", "test/distinct2_context", "test/acts", "test/act_hit"),
+        *("test/act_hit", "test/acts", "test/distinct2", "test/distinct2_context"),
     ),
     "yelp": (
         *("test/elbo", "test/rec", "test/kl", "test/mi"),
@@ -48,10 +44,13 @@ COLUMNS = {
 }
 # which way is better, by how a measure's name begins. The others have none: more KL, I(x; z), active units or
 # path A is more use of z, more distinct words or acts more diversity, and whether that is good only the bound
-# and the likelihood beside it can say
-BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1} | dict.fromkeys(
-    ("bleu", "sacrebleu", "corpus_bleu", "a_bow", "e_bow", "act_hit", "accuracy/"), 1
-)
+# and the likelihood beside it can say. Scores of answers are better by JUDGED, what they have of their own
+# context: answers that know no context win some of the bare ones
+BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1, "accuracy/": 1}
+JUDGED = "_minus_permuted"
+
+# what results.json has beside the model's own, as test/random/act_hit, and how tables call it
+BESIDE = {"random": "random", "constant": "constant", "authors": "authors' unit"}
 
 LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
@@ -156,6 +155,8 @@ def _latex(text: str) -> str:
 def direction(key: str) -> int:
     """1 where more of a measure is better, -1 where less is, 0 where neither is by itself: see BETTER."""
     name = (key.partition("/")[2] or key).removeprefix("refined_")
+    if name.endswith(JUDGED):
+        return 1
     return next((sign for start, sign in BETTER.items() if name.startswith(start)), 0)
 
 
@@ -253,26 +254,57 @@ def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
     return found
 
 
+Line = tuple[Sequence[str], str, str, Sequence[Cell]]  # names, whose it is, n, cells
+
+
+def beside(found: Mapping[tuple[str, ...], Sequence[Run]], columns: Sequence[str], whose: str) -> list[Line]:
+    """What results have of somebody else than the model, as test/random/act_hit for test/act_hit.
+
+    A line for each row of `found`, but one for all rows with the same values, "–" where their names differ.
+    """
+    same: dict[tuple[Cell, ...], list[tuple[str, ...]]] = {}
+    for names, members in found.items():
+        cells = tuple(final(members, key.replace("/", f"/{whose}/", 1)) for key in columns)
+        if any(cell.values for cell in cells):
+            same.setdefault(cells, []).append(names)
+    lines = []
+    for cells, names in same.items():
+        shared = [part[0] if len(set(part)) == 1 else "–" for part in zip(*names, strict=True)]
+        lines.append((shared, BESIDE[whose], str(max(len(cell.values) for cell in cells)), cells))
+    return lines
+
+
 def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[str] = ()) -> Table:
     """Rows by what differs, columns of results.json; none are those of the task, ["all"] every measure.
 
-    time/relative is the training time over that of the plain run. Nothing is in bold, and a note says why,
-    where the runs were measured on different vocabularies or corpora.
+    time/relative is the training time over that of the plain run. Rows of BESIDE follow where there are any;
+    another unit has a best of its own. Nothing is in bold, and a note says why, where the runs were measured
+    on different vocabularies or corpora.
     """
     if not columns or columns == ["all"]:
         columns = default_columns(runs, bool(columns))
     fold = RELATIVE in columns
     found = rows(runs, order, fold)
     drawn = [times(found) if key == RELATIVE else [final(m, key) for m in found.values()] for key in columns]
-    cells = list(zip(*drawn, strict=True))
+    lines = [
+        (names, "model", _count(found[names]), cells)
+        for names, cells in zip(found, zip(*drawn, strict=True), strict=True)
+    ]
+    same_unit = [*lines, *beside(found, columns, "random"), *beside(found, columns, "constant")]
+    other_unit = beside(found, columns, "authors")
+    labelled = len(same_unit) + len(other_unit) > len(lines)
     measured = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
-    if not (differing := differing_text(measured)):
-        cells = with_best(cells, columns)
-    body = [[*names, _count(found[names]), *row] for names, row in zip(found, cells, strict=True)]
+    differing = differing_text(measured)
+    body = []
+    for part in filter(None, (same_unit, other_unit)):
+        rated = [cells for *_, cells in part]
+        marked = rated if differing else with_best(rated, columns)
+        for (names, label, n, _), cells in zip(part, marked, strict=True):
+            body.append([*names, *([label] if labelled else []), n, *cells])
     notes = list(dict.fromkeys(run.note for run in runs if run.note))
     if differing and any(map(direction, columns)):
         notes.append(f"nothing is in bold: the runs differ in {', '.join(differing)}")
-    return Table([*naming(runs, fold), "n", *columns], body, notes)
+    return Table([*naming(runs, fold), *(["of"] if labelled else []), "n", *columns], body, notes)
 
 
 def steps_table(

@@ -183,7 +183,7 @@ def shown(side: Side, cell: Cell | None = None) -> str:
         if key != "at"
     ]
     time = [f"at {100 * side['at']:g} %"] if "at" in side else []
-    numbers = [f"{cell} (n {len(cell.values)})" if cell.values else "(no run)"] if cell else []
+    numbers = [f"{cell} (n {len(cell.values)})" if cell.values else "(not measured)"] if cell else []
     return " ".join([", ".join(names), *time, *numbers])
 
 

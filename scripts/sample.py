@@ -177,7 +177,8 @@ def answers(options: argparse.Namespace) -> str:
     found, first = {}, None
     for path in (options.folder, *options.beside):
         task = dialog_task(RunFolder(path), options)
-        data = dataclasses.replace(task.config.dataset, path="", consecutive=1), task.data.fingerprints
+        corpus = dataclasses.replace(task.config.dataset, path="", consecutive=1, whole_passages=True)
+        data = corpus, task.data.fingerprints
         if data != (first := first or data):
             raise UserError(
                 f"{path} and {options.folder} differ in their data: their contexts are not the same"

@@ -6,23 +6,31 @@ import dataclasses
 import importlib.util
 import io
 import json
+import runpy
+import shutil
 import sys
+import types
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from cvae import answers, data, figures
+from cvae import answers, data, figures, tables
 from cvae.acts import ActClassifier
 from cvae.config import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
-from cvae.data.text import SPECIALS, UNK, Vocabulary
+from cvae.data.switchboard import tokenise
+from cvae.data.text import SPECIALS, UNK, Vocabulary, fixed
+from cvae.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
 from cvae.folder import RunFolder
 from cvae.gaussian import Gaussian
 from cvae.reading import UserError
 from cvae.run import prepare, reopen, run
+from cvae.runs import read_run
+from cvae.tasks.dialog import Answering
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests/dialogs"
@@ -120,12 +128,133 @@ def test_sentences_are_compared_by_average_and_extrema():
     assert answers.bag_similarity([[[1]]], [[[3]]], table, known)["e_bow_f1"] == 0  # opposite
 
 
-def test_distinct_counts_within_a_context_and_over_the_set():
+def test_greedy_matching_is_that_of_its_paper():
+    rng = np.random.default_rng(0)
+    table, known = rng.normal(size=(9, 4)), np.arange(9) > 1
+    said, right = [[2, 3, 0, 4], [5]], [[6, 3], [7, 8, 8, 2], [1]]  # 0 and 1 are unknown, and so is [1]
+
+    def closest(words: list[int], others: list[int]) -> float:
+        cosines = [
+            [
+                table[w] @ table[o] / np.linalg.norm(table[w]) / np.linalg.norm(table[o])
+                for o in others
+                if o > 1
+            ]
+            for w in words
+            if w > 1
+        ]
+        return np.mean([max(row) for row in cosines])
+
+    both = np.array([[(closest(a, r) + closest(r, a)) / 2 for r in right[:2]] for a in said])
+    found = answers.bag_similarity([said], [right], table, known)
+    assert found["greedy_precision"] == pytest.approx(both.max(1).mean())
+    assert found["greedy_recall"] == pytest.approx(both.max(0).mean())
+    same = answers.bag_similarity([[[2, 3]]], [[[3, 2]]], table, known)
+    assert same["greedy_f1"] == pytest.approx(1) == same["a_bow_f1"]
+    opposite = np.array([[1.0, 0], [-1.0, 0]])
+    apart = answers.bag_similarity([[[0]]], [[[1]]], opposite, np.array([True, True]))
+    assert (apart["greedy_precision"], apart["a_bow_precision"]) == (-1, 0)  # a cosine, and (cosine + 1) / 2
+
+
+def test_distinct_counts_ngrams_over_words_within_a_context_and_over_the_set():
     found = answers.distinct([[[1, 2], [1, 2], [3]], [[1], []]])
     assert found["different"] == 2
-    assert found["distinct1"] == 3 / 6 and found["distinct2"] == 1 / 2
+    assert found["distinct1"] == 3 / 6 and found["distinct2"] == 1 / 6
     assert found["distinct1_context"] == pytest.approx((3 / 5 + 1) / 2)
-    assert found["distinct2_context"] == pytest.approx(1 / 2)  # the second context has no pairs
+    assert found["distinct2_context"] == pytest.approx((1 / 5 + 0) / 2)
+
+
+# ---- beside what knows no context ----
+
+
+def scorer(splits: DialogSplits, split: str = "test") -> Scorer:
+    """Of a split's own responses, and the reference of each its own."""
+    task = types.SimpleNamespace(data=splits, config=types.SimpleNamespace(task=types.SimpleNamespace()))
+    task.config.task.references = None
+    corpus, train = splits.corpora[split], splits.corpora["train"]
+    right = list(Answering.references(task, split).values())
+    sentences = train.sentences(np.arange(len(train)))
+    table = vectors.cooccurrence(sentences, len(splits.vocabulary), 4)
+    classifier = ActClassifier(train, len(splits.vocabulary), len(splits.acts))
+    partners = another_dialog(corpus.dialogs[corpus.places])
+    return Scorer(splits.vocabulary.words, classifier, table, right, partners)
+
+
+def test_an_answer_scores_the_same_whatever_the_vocabulary():
+    found, words = [], ["what", "about", "the", "<unk>"]
+    for size in (12, 60):
+        splits = data.build(dataclasses.replace(DATA, vocabulary=size), torch.device("cpu"))
+        score = scorer(splits, "val")
+        said = [[[splits.vocabulary.index[word] for word in words]]] * len(score.references)
+        unknown = score([[[UNK] * 3]] * len(said))
+        assert unknown["sacrebleu_recall"] == unknown["corpus_bleu"] == unknown["a_bow_f1"] == 0
+        assert unknown["bleu1_f1"] > 0  # the authors' BLEU takes <unk> for a word
+        found.append(score(said))
+    names = [name for name in found[0] if name.startswith(("sacrebleu", "corpus_bleu"))]
+    assert len(names) == 8 and found[0]["sacrebleu_f1"] > 0.05
+    for name in names:
+        assert found[0][name] == found[1][name]
+    assert found[0]["bleu4_f1"] != found[1]["bleu4_f1"]
+
+
+def test_references_are_kept_in_their_own_words(splits):
+    score = scorer(splits)
+    longest = max(score.references, key=lambda reference: len(reference.words[0]))
+    assert longest.words[0] == ["very"] * 50 and longest.responses[0] == [UNK] * 38
+    text = [[" ".join(words) for words in reference.words] for reference in score.references]
+    assert text == [[" ".join(tokenise(said))] for dialog in utterances("test") for _, said in dialog]
+
+
+def test_another_dialogs_references_are_a_permutation_of_all():
+    rng = np.random.default_rng(0)
+    for size in (2, 7, 300):
+        for _ in range(20):
+            dialogs = np.sort(rng.integers(0, rng.integers(2, 12), size))
+            partners = another_dialog(dialogs)
+            if 2 * np.bincount(dialogs).max() > size:
+                assert partners is None
+                continue
+            assert sorted(partners) == list(range(size))
+            assert (dialogs[partners] != dialogs).all()
+            assert np.array_equal(another_dialog(dialogs), partners)
+    assert another_dialog(np.array([0, 0, 1, 1])) is not None and another_dialog(np.array([0, 0, 1])) is None
+
+
+def test_what_is_judged_is_what_an_answer_has_of_its_own_context(splits):
+    score = scorer(splits, "val")
+    train, corpus = splits.corpora["train"], splits.corpora["val"]
+    constant = score(constant_answers(train, len(corpus), 3))
+    judged = [name for name in constant if name.endswith("_minus_permuted")]
+    bare = {name.removesuffix("_minus_permuted") for name in judged}
+    assert bare >= {"bleu4_f1", "sacrebleu_f1", "corpus_bleu", "a_bow_f1", "e_bow_f1", "greedy_f1", "act_hit"}
+    assert not bare & {"acts", "different", "distinct1", "distinct2", "answer_words"}
+    assert all(tables.direction(f"val/{name}") == 1 for name in judged)
+    assert all(tables.direction(f"val/{name}") == 0 for name in constant if name not in judged)
+    for name in judged:
+        assert constant[name] == pytest.approx(0, abs=1e-12)
+    knowing = score([[said] * 3 for said in corpus.sentences(np.arange(len(corpus)))])
+    for name in ("bleu1_f1", "sacrebleu_f1", "a_bow_f1", "greedy_f1"):
+        assert knowing[f"{name}_minus_permuted"] > 0.1
+        against = dataclasses.replace(score, references=[score.references[n] for n in score.partners])
+        permuted = against([[said] * 3 for said in corpus.sentences(np.arange(len(corpus)))])
+        assert knowing[f"{name}_minus_permuted"] == pytest.approx(knowing[name] - permuted[name])
+    alone = dataclasses.replace(score, partners=None)(constant_answers(train, len(corpus), 3))
+    assert alone == {name: value for name, value in constant.items() if name not in judged}
+
+
+def test_answers_without_a_context_come_from_the_train_split(splits):
+    train = splits.corpora["train"]
+    every = train.sentences(np.arange(len(train)))
+    some = random_answers(train, 40, 5, seed=1)
+    assert {len(one) for one in some} == {5} and len(some) == 40
+    assert all(said in every for one in some for said in one)
+    assert some == random_answers(train, 40, 5, seed=1) != random_answers(train, 40, 5, seed=2)
+    lines = [line for number, line in enumerate(utterances("train")) if number not in held_dialogs(splits)]
+    counts = Counter(tuple(tokenise(text)) for line in lines for _, text in line)
+    commonest = next(said for said in counts if counts[said] == max(counts.values()))
+    (first, *others), *more = constant_answers(train, 2, 3)
+    assert [splits.vocabulary.words[number] for number in first] == list(commonest)
+    assert others == [first, first] and more == [[first, *others]]
 
 
 def test_all_vectors_lie_beside_the_data_unless_a_whole_path_is_given(tmp_path, configured):
@@ -201,6 +330,12 @@ def written(tmp_path: Path, entries: object) -> Path:
     path = tmp_path / "references.json"
     path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
     return path
+
+
+def held_dialogs(splits: DialogSplits) -> list[int]:
+    """The numbers of the train dialogs that are held out."""
+    count = len(splits.corpora["train"].topics) + len(splits.corpora["held"].topics)
+    return fixed(len(splits.corpora["held"].topics), count).tolist()
 
 
 def utterances(split: str) -> list[list[list[str]]]:
@@ -316,14 +451,51 @@ def test_a_finished_run_has_every_score_and_the_same_checkpoint_the_same(folders
             "distinct1",
             "distinct2_context",
         }
-        assert names >= {"acts", "act_hit", "act_accuracy", "different", "answer_words"}
+        assert names >= {"acts", "act_hit", "act_accuracy", "different", "answer_words", "greedy_f1"}
         assert results[f"{split}/contexts"] == 9 and 1 <= results[f"{split}/acts"] <= 3
+        for whose in ("random", "constant"):
+            assert names >= {f"{whose}/{name}" for name in ("bleu4_f1", "act_hit", "acts", "distinct2")}
+        # a dialog has more than half of the 9 contexts of test and held
+        for whose in ("", "random/", "constant/"):
+            assert (f"{whose}act_hit_minus_permuted" in names) == (split == "val")
+        assert results[f"{split}/constant/acts"] == results[f"{split}/constant/different"] == 1
+    assert results["val/constant/act_hit_minus_permuted"] == 0
     task = reopen(folder.configuration("cpu"), folder)
     again = {f"held/{name}": value for name, value in task.evaluate("held", thorough=True).items()}
     assert again == {key: value for key, value in results.items() if key.startswith("held/")}
     assert results["data/val/unknown_topics"] == 1
     tokens = results["data/val/tokens"] / results["data/val/sentences"]
     assert results["val/rec_ppl"] == pytest.approx(np.exp(results["val/rec"] / tokens))
+
+
+def test_answerers_that_know_no_context_are_the_same_for_every_run(folders, capsys):
+    table = runpy.run_path(str(ROOT / "scripts/table.py"))["main"]
+    columns = ["val/act_hit_minus_permuted", "val/acts", "test/act_hit"]
+    assert table([*map(str, folders), "--columns", *columns]) == 0
+    body = [line.split(" | ") for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[:2] for row in body] == [
+        ["| monotonic", "model"],
+        ["| cyclical", "model"],
+        ["| –", "random"],
+        ["| –", "constant"],
+    ]
+    assert [part.strip("*") for part in body[-1][3:5]] == ["0.00", "1.00"]
+
+
+def test_measures_by_older_definitions_are_not_those_of_today(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "run")
+    path = tmp_path / "run" / "results.json"
+    results = json.loads(path.read_text())
+    now = read_run(tmp_path / "run").results
+    assert now == results and "val/distinct2" in now
+    path.write_text(json.dumps({key: value for key, value in results.items() if key != "val/greedy_f1"}))
+    older = read_run(tmp_path / "run").results
+    gone = {key for key in now.keys() - older.keys() if "permuted" not in key} - {"val/greedy_f1"}
+    names = ("precision", "recall", "f1")
+    assert gone == {
+        *(f"val/sacrebleu_{name}" for name in names),
+        *("val/corpus_bleu", "val/distinct2", "val/distinct2_context"),
+    }
 
 
 def test_references_replace_the_response_on_test_only(folders, tmp_path):
@@ -431,7 +603,7 @@ def test_an_autoencoder_has_no_prior_to_answer_from(folders, tmp_path, configure
 def test_vectors_may_be_a_file_beside_the_data(folders, tmp_path):
     folder = RunFolder(folders[0])
     path = tmp_path / "glove.txt"
-    path.write_text("yeah 1 0\nthe 0 1\n")
+    path.write_text("yeah 1 0\nthe 0 1\n<unk> 1 1\n")  # an unknown word is like no other
     task = reopen(folder.configuration("cpu", vectors=str(path)), folder)
     table, known = task.vectors
     assert known.sum() == 2 and table[task.data.vocabulary.index["yeah"]].tolist() == [1, 0]

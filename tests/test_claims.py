@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scripts import ROOT, script
 
+from cvae import tables
 from cvae.reading import UserError
 from cvae.runs import find_runs
 
@@ -200,6 +201,19 @@ def test_the_committed_claims_can_be_read_and_name_experiments_that_exist():
     runs = claims.gathered(["toy", "nowhere"], [ROOT / "outputs" / "published"])
     assert list(runs) == ["toy"]
     assert all(symbol in claims.RULES for symbol in claims.SYMBOLS.values())
+
+
+def test_no_claim_rests_on_what_answers_that_know_no_context_win():
+    dialogs = [claim for claim in claims.read() if any("switchboard" in name for name in claim.experiments)]
+    measures = {check.measure for claim in dialogs for check in claim.checks}
+    assert any(measure.endswith("_minus_permuted") for measure in measures)
+    assert all(tables.direction(measure) or measure == "test/kl" for measure in measures)
+    published = claims.gathered(["switchboard_quick"], [ROOT / "outputs" / "published"])
+    table = claims.claims_table(dialogs, published)
+    by_measure = {row[2].removesuffix(" (main)"): row for row in table.body}
+    assert by_measure["test/kl"][-1] == "✓"  # older runs can be read, and have not what came later
+    row = by_measure["test/act_hit_minus_permuted"]
+    assert row[1] == row[-1] == "missing" and row[3].count("(not measured)") == 2
 
 
 def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, monkeypatch, capsys):

@@ -17,13 +17,15 @@ from torch.nn import functional
 from cvae import data, gaussian, measures, objective
 from cvae.config import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
-from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Passages
+from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
+from cvae.folder import FolderError, RunFolder
 from cvae.models import recurrent
 from cvae.models.dialog import DialogVAE
 from cvae.models.recurrent import GRU
 from cvae.reading import UserError
+from cvae.tasks import dialog
 from cvae.tasks.dialog import Answering
 from cvae.update.semi_amortized import SemiAmortizedUpdate
 
@@ -121,23 +123,51 @@ def copied(tmp_path: Path, split: str, change) -> DialogData:
 
 @pytest.mark.parametrize("consecutive", [1, 3, 50])
 @pytest.mark.parametrize("size", [1, 7])
-def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, size):
+@pytest.mark.parametrize("whole", [False, True])
+def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, size, whole):
     lines = [json.loads(line) for line in (HERE / "train.jsonl").read_text().splitlines()]
     corpora = splits.corpora
     assert len(corpora["train"]) + len(corpora["held"]) == sum(len(line["utts"]) for line in lines)
     corpus = corpora["train"]
-    passages = Passages(corpus, consecutive, size, seed=0)
+    passages = Passages(corpus, consecutive, size, 0, whole)
     epochs = []
     for epoch in range(2):
         steps = range(epoch * len(passages), (epoch + 1) * len(passages))
-        drawn = [np.concatenate([passages.passages[n] for n in passages.drawn(step)]) for step in steps]
-        assert all(len(numbers) <= size for numbers in drawn)
+        drawn = [passages.drawn(step) for step in steps]
+        assert all(0 < len(numbers) <= size for numbers in drawn)
         assert sorted(np.concatenate(drawn).tolist()) == list(range(len(corpus)))
         epochs.append([numbers.tolist() for numbers in drawn])
-        for passage in passages.passages:
-            assert len(set(corpus.dialogs[corpus.places[passage]])) == 1
+        assert len(passages.at(steps[-1]).lengths) == len(drawn[-1])
     assert epochs[0] != epochs[1]
+    for passage in passages.passages:
+        assert len(set(corpus.dialogs[corpus.places[passage]])) == 1
+        if whole or consecutive == 1:
+            assert sum(set(passage) <= set(numbers) for numbers in epochs[0]) == 1
     assert np.concatenate(passages.members).tolist() == list(range(len(corpus)))
+
+
+@pytest.mark.parametrize("consecutive", [1, 3, 8])
+def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
+    config = configured(
+        "task=switchboard", f"dataset.path={HERE}", f"dataset.consecutive={consecutive}", "train.batch_size=5"
+    )
+    corpus = data.build(config.dataset, CPU).corpora["train"]
+    passages = Answering.cut(types.SimpleNamespace(config=config), corpus)
+    sizes = [len(passages.at(step).lengths) for step in range(len(passages))]
+    assert set(sizes[:-1]) == {5} and sizes[-1] == len(corpus) - 5 * (len(sizes) - 1) > 0
+
+
+def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
+    overrides = "task=switchboard", f"dataset.path={HERE}"
+    config, folder = configured(*overrides), RunFolder(tmp_path)
+    folder.describe(config, "", {})
+    record = folder.record
+    assert record["config"]["dataset"].pop("whole_passages") is False
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert folder.configuration("cpu").dataset.whole_passages
+    with pytest.raises(FolderError, match=r"dataset\.whole_passages is 'absent' there and False here"):
+        folder.refuse_other(config)
+    folder.refuse_other(configured(*overrides, "dataset.whole_passages=true"))
 
 
 def test_a_context_is_the_utterances_before_the_response(splits):
@@ -154,6 +184,60 @@ def test_a_context_is_the_utterances_before_the_response(splits):
     same = [float(dialog[place][0] == dialog[6][0]) for place in (3, 4, 5)]
     first = float(dialog[0][0] == dialog[1][0])
     assert batch.floors.tolist() == [same[0], 0.0, same[1], first, same[2]]
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_the_authors_windows_are_theirs(splits, size):
+    """By slices of lists, as protocol B1 describes their loader."""
+    corpus = splits.corpora["val"]  # dialogs of 9, 6 and 12 utterances
+    lines = [json.loads(line)["utts"] for line in (HERE / "valid.jsonl").read_text().splitlines()]
+    firsts = np.cumsum([0, *map(len, lines)])  # the number of a dialog's first response
+    dialogs = sorted(
+        ([None, *range(first, first + len(line))] for first, line in zip(firsts, lines, strict=False)),
+        key=len,
+    )
+    wanted = []
+    for i in range(0, len(dialogs) // size * size, size):
+        group = dialogs[i : i + size]
+        ends = range(2, len(group[-1]))
+        windows = [(max(0, end - 10), end) for end in ends if max(0, end - 10) < len(group[0]) - 1]
+        wanted += [[dialog[start:end] for dialog in group] for start, end in windows]
+    found = list(authors_windows(corpus, size))
+    assert len(found) == len(wanted) == {2: 8, 3: 11, 9: 0}[size]
+    for (responses, starts), window in zip(found, wanted, strict=True):
+        assert responses.tolist() == [cut[-1] for cut in window]
+        assert (corpus.places[responses] - starts).tolist() == [len(cut) - 1 for cut in window]
+        batch = corpus.batch(responses, starts)
+        assert batch.contexts.batch_sizes.sum() == sum(len(cut) - 1 for cut in window)
+        assert batch.lengths.tolist() == corpus.lengths[responses].tolist()
+
+
+def test_the_authors_unit_is_the_mean_over_batches(splits, model):
+    corpus = splits.corpora["val"]
+    task = types.SimpleNamespace(
+        config=types.SimpleNamespace(autoencoder=False),
+        data=types.SimpleNamespace(corpora={"val": corpus}),
+        model=model,
+        generator=lambda: torch.Generator().manual_seed(0),
+    )
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(dialog, "AUTHORS_BATCH", 2)
+        patch.setattr(corpus, "batch", lambda *a: double(Exchanges.batch(corpus, *a)))
+        found = Answering.authors_unit(task, "val")
+        patch.setattr(dialog, "AUTHORS_BATCH", 60)
+        assert Answering.authors_unit(task, "val") == {}
+        noise = torch.Generator().manual_seed(0)
+        batches = [corpus.batch(*window) for window in authors_windows(corpus, 2)]
+        terms = [objective.terms(model, batch, generator=noise) for batch in batches]
+    for name, values in (
+        ("rec", [part.nll.mean() for part in terms]),
+        ("kl", [part.kl.sum(1).mean() for part in terms]),
+        ("bow", [part.bow.mean() for part in terms]),
+        ("rec_ppl", [(part.nll.sum() / part.tokens.sum()).exp() for part in terms]),
+    ):
+        assert found[f"authors/{name}"] == pytest.approx(sum(map(float, values)) / 8)
+    assert found["authors/elbo"] == pytest.approx(-found["authors/rec"] - found["authors/kl"])
+    assert (found["authors/batches"], found["authors/responses"]) == (8, 16)
 
 
 def test_no_utterance_is_in_a_batch_twice(splits):
@@ -292,6 +376,9 @@ def test_switchboard_has_the_sizes_of_protocol_b(configured):
     assert [counts[split]["sentences"] for split in ("val", "test")] == [5_225, 5_543]
     assert [counts[split]["dialogs"] for split in ("train", "held", "val", "test")] == [1_045, 54, 60, 62]
     assert len(found.vocabulary) == 10_002
+    for split, batches in (("val", 41), ("test", 21)):  # protocol B4
+        windows = list(authors_windows(found.corpora[split], 60))
+        assert len(windows) == batches and {len(responses) for responses, _ in windows} == {60}
     model = DialogVAE(config.model, found.vocabulary, len(found.topics))
     assert sum(p.numel() for p in model.parameters()) == 15_393_204 + 30 * 66 + GRU_BIASES
 
@@ -514,6 +601,10 @@ def test_the_presets_are_the_authors_schedules(configured):
     cyclical = configured("experiment=original/switchboard_cyclical")
     total = monotonic.train.steps
     assert total == cyclical.train.steps == 102_960 and monotonic.train.validate_every == 1_716
+    for config in (monotonic, cyclical):
+        # protocol B1 and B3
+        assert (config.dataset.held_out, config.task.patience, config.train.batch_size) == (0, 10, 30)
+        assert config.train.validate_every == 6_864 // 4
     for step in [*range(0, total, 97), 3_430, 3_431, 5_147, 5_148, 9_998, 9_999, total - 1]:
         # protocol B3, with t counted from 1
         assert monotonic.schedule(step, total) == pytest.approx(min(1, (step + 1) / 10_000), abs=1e-12)

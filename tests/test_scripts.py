@@ -205,6 +205,31 @@ def test_nothing_is_bold_across_vocabularies_or_corpora(dataset, prints, why, tm
     assert ("**8.00**" in capsys.readouterr().out) == (not why)
 
 
+def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
+    for schedule, rec in (("constant", 5.0), ("cyclical", 4.0)):
+        for seed in (0, 1):
+            results = {"test/rec": rec, "test/authors/rec": rec + 0.5 + seed, "test/random/acts": 3.0 + seed}
+            reported(tmp_path, f"{schedule}{seed}", seed, results | {"test/acts": rec}, name=schedule)
+    table = script("table").main
+    assert table([str(tmp_path), "--columns", "test/rec", "test/acts"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "| schedule.name | of | n | test/rec | test/acts |",
+        "| --- | --- | --- | --- | --- |",
+        "| constant | model | 2 | 5.00 ± 0.00 | 5.00 ± 0.00 |",
+        "| cyclical | model | 2 | **4.00 ± 0.00** | 4.00 ± 0.00 |",
+        "| – | random | 2 | – | 3.50 ± 0.71 |",
+        "| constant | authors' unit | 2 | 6.00 ± 0.71 | – |",
+        "| cyclical | authors' unit | 2 | **5.00 ± 0.71** | – |",
+    ]
+    assert table([str(tmp_path), "--columns", "test/rec", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[::4] == [
+        "schedule.name,of,n,test/rec,test/rec std",
+        "cyclical,authors' unit,2,5.0,0.7071067811865476",
+    ]
+    assert table([str(tmp_path / "constant0"), "--columns", "test/acts"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == ["| model | 1 | 5.00 |", "| random | 1 | 3.00 |"]
+
+
 def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured, monkeypatch, capsys):
     folder, config = RunFolder(tmp_path / "run"), configured(*SIZES, "train.stop_after=5")
     with monkeypatch.context() as patch:

@@ -2,7 +2,7 @@
 
 Every utterance is a response exactly once, to the at most `window` - 1 utterances before it; each dialog
 begins with the pseudo-utterance `<d>`. The authors' windows (protocol B1) drop late windows and the longest
-dialogs and repeat the last utterance of short ones; these do not.
+dialogs and repeat the last utterance of short ones; these do not. `authors_windows` has theirs.
 """
 
 from __future__ import annotations
@@ -103,6 +103,7 @@ class Exchanges:
         known: dict[tuple[int, ...], int] = {}
         rows = [row for number, dialog in enumerate(dialogs) for row in _rows(number, dialog)]
         ids = [[BOS, *self.numbers(words), EOS] for _, _, words, _ in rows]
+        self._words = [" ".join(words) for _, _, words, _ in rows]
         self.texts = np.array([known.setdefault(tuple(text), len(known)) for text in ids])
         self.dialogs = np.array([number for number, *_ in rows])
         self.speakers = np.array([speaker for _, speaker, *_ in rows])
@@ -158,15 +159,24 @@ class Exchanges:
         """The words of the responses with these numbers."""
         return [self.utterance(place) for place in self.places[responses]]
 
+    def words(self, responses: np.ndarray) -> list[list[str]]:
+        """The words of the responses with these numbers as the file has them: none unknown, none cut off."""
+        return [self._words[place].split() for place in self.places[responses]]
+
     def context(self, response: int) -> list[list[int]]:
         """The words of the utterances that a response answers, oldest first, without `<d>`."""
         places = range(self.starts[response], self.places[response])
         return [self.utterance(place) for place in places if self.speakers[place] >= 0]
 
-    def batch(self, responses: np.ndarray) -> Exchange:
-        """The responses with these numbers, in this order, and their contexts."""
+    def batch(self, responses: np.ndarray, starts: np.ndarray | None = None) -> Exchange:
+        """The responses with these numbers, in this order, and their contexts.
+
+        `starts` [B] are the places where the contexts begin; None: `window` - 1 utterances before, as far as
+        there are any.
+        """
         places = self.places[responses]
-        before = spans(self.starts[responses], places - self.starts[responses])
+        starts = self.starts[responses] if starts is None else starts
+        before = spans(starts, places - starts)
         used = np.concatenate([self.texts[before.places], self.texts[places]])
         different, rows = np.unique(used, return_inverse=True)
         read = spans(self.text_starts[different], self.text_lengths[different])
@@ -205,26 +215,52 @@ def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], st
         yield number, *utterance
 
 
+def authors_windows(corpus: Exchanges, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The authors' batches of `size` responses: their numbers and the places where their contexts begin, [B].
+
+    Protocol B1 and B4: dialogs sorted by length are taken `size` at a time, and the longest, too few for a
+    group, left out. Each window [start, end) of a group is a batch, in which every dialog's last utterance is
+    the response to those before; where a dialog is shorter it is the dialog's last, again and again, with
+    less context each time. Windows that begin after the shortest dialog has ended are left out.
+    """
+    firsts = np.flatnonzero(corpus.speakers == UNKNOWN)
+    lengths = np.diff([*firsts, len(corpus.speakers)])
+    ranked = np.argsort(lengths, kind="stable")
+    for group in np.split(ranked, range(size, len(ranked) + 1, size))[:-1]:
+        shortest, longest = lengths[group[[0, -1]]]
+        for end in range(2, longest):
+            start = max(0, end - corpus.config.window)
+            if start < shortest - 1:
+                last = firsts[group] + np.minimum(end, lengths[group]) - 1
+                yield np.searchsorted(corpus.places, last), firsts[group] + start
+
+
 class Passages:
     """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
 
-    A training batch is about `size` responses in whole passages, drawn together anew in each epoch. With
-    passages of 8 it holds a fifth of the utterances that as many single windows of ten would.
+    An epoch is all passages in a new order, cut into training batches of exactly `size` responses but for
+    its last: a passage that a batch cannot hold goes on in the next. Where `whole`, no passage is cut and a
+    batch is as many as fit, so fewer responses. With passages of 8 it holds a fifth of the utterances that as
+    many single windows of ten would.
     """
 
-    def __init__(self, corpus: Exchanges, consecutive: int, size: int, seed: int) -> None:
-        self.corpus, self.seed = corpus, seed
+    def __init__(
+        self, corpus: Exchanges, consecutive: int, size: int, seed: int, whole: bool = False
+    ) -> None:
+        self.corpus, self.size, self.seed = corpus, size, seed
         every = np.arange(len(corpus))
         self.members = [every[i : i + size] for i in range(0, len(every), size)]
         dialogs = corpus.dialogs[corpus.places]
         turn = every - np.searchsorted(dialogs, dialogs)
         length = min(consecutive, size)
         self.passages = np.split(every, np.flatnonzero(turn % length == 0)[1:])
-        self._together = size // length
-        self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
+        self._together = size // length if whole else None
+        self._epoch, self._batches = -1, [every]
 
     def __len__(self) -> int:
         """Training batches in an epoch."""
+        if self._together is None:
+            return len(self.members)
         return -(-len(self.passages) // self._together)
 
     def __iter__(self) -> Iterator[Exchange]:
@@ -233,14 +269,18 @@ class Passages:
 
     def at(self, step: int) -> Exchange:
         """The batch of optimiser step `step`, a pure function of (seed, step)."""
-        return self.corpus.batch(np.concatenate([self.passages[number] for number in self.drawn(step)]))
+        return self.corpus.batch(self.drawn(step))
 
     def drawn(self, step: int) -> np.ndarray:
-        """The numbers of its passages."""
+        """The numbers of its responses."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
-            self._epoch, self._order = epoch, order(len(self.passages), self.seed, epoch)
-        return self._order[place * self._together : (place + 1) * self._together]
+            passages = [self.passages[number] for number in order(len(self.passages), self.seed, epoch)]
+            cuts = self.size * np.arange(1, len(self))
+            if self._together is not None:
+                cuts = np.cumsum([len(passage) for passage in passages])[self._together - 1 :: self._together]
+            self._epoch, self._batches = epoch, np.split(np.concatenate(passages), cuts)
+        return self._batches[place]
 
 
 class Labels:

@@ -12,10 +12,11 @@ from cvae.reading import UserError, parse_json
 
 
 class References(NamedTuple):
-    """What may be said: numbers of words, and of the dialog acts where the file has them."""
+    """What may be said: numbers of words, of dialog acts where the file has them, and all the words."""
 
     responses: list[list[int]]
     acts: list[int]
+    words: list[list[str]]
 
 
 def read(path: Path, corpus: Exchanges) -> dict[int, References]:
@@ -56,7 +57,8 @@ def _references(path: Path, number: int, entry: Any, corpus: Exchanges) -> Refer
             if acts and (not isinstance(acts, list) or len(acts) != len(responses)):
                 raise UserError(f"{path}, entry {number}: resp_dialog_acts must be one for each response")
             numbers = [corpus.labels.acts.get(str(act), UNKNOWN) for act in acts]
-            return References([corpus.numbers(tokenise(text)) for text in responses], numbers)
+            words = [tokenise(text) for text in responses]
+            return References([corpus.numbers(said) for said in words], numbers, words)
     raise UserError(f"{path}, entry {number}: responses must be a list of texts")
 
 

@@ -10,20 +10,28 @@ import numpy as np
 import torch
 from torch import nn
 
-from cvae import answers, decode, gaussian, metrics, objective, talk
+from cvae import decode, gaussian, measures, metrics, objective, talk
 from cvae.acts import ActClassifier
 from cvae.config import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages
+from cvae.data.dialogs import DialogSplits, Exchange, Exchanges, Passages, authors_windows
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
+from cvae.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
 from cvae.gaussian import Gaussian
 from cvae.objective import Terms
 from cvae.tasks.language_model import LanguageModelling
 
 NO_PRIOR = "schedule=none has no prior to answer from.\n"
+AUTHORS_BATCH = 60  # responses of a batch in the authors' validation and test
 GAIN = 0.996  # the authors' early stopping: a validation counts as better below this share of the last such
+
+
+def rec_ppl(found: Terms) -> float:
+    """exp(total NLL / tokens): without the KL, over all tokens alike."""
+    nats, tokens = (part.double().sum().item() for part in (found.nll, found.tokens))
+    return metrics.perplexity(nats, tokens)
 
 
 class Answering(LanguageModelling):
@@ -39,8 +47,8 @@ class Answering(LanguageModelling):
 
     def cut(self, corpus: Exchanges) -> Passages:
         """A split in batches whose contexts overlap."""
-        consecutive = self.config.dataset.consecutive
-        return Passages(corpus, consecutive, self.config.train.batch_size, self.config.seed)
+        dataset, size = self.config.dataset, self.config.train.batch_size
+        return Passages(corpus, dataset.consecutive, size, self.config.seed, dataset.whole_passages)
 
     def counts(self) -> dict[str, float]:
         """The sizes of the data and what is unknown in them, for results.json."""
@@ -78,62 +86,64 @@ class Answering(LanguageModelling):
         return len(scores) >= patience
 
     def final(self, split: str, found: Terms) -> dict[str, float]:
-        """Once, on the best weights: what is costly, and the answers.
+        """Once, on the best weights: what is costly, the bound in the authors' unit, and the answers."""
+        values = super().final(split, found) | {"rec_ppl": rec_ppl(found)}
+        return values | self.authors_unit(split) | self.scores(split)
 
-        rec_ppl = exp(total NLL / tokens), without the KL and over all tokens alike; the authors average
-        exp(NLL / tokens) over batches (protocol B4).
+    def authors_unit(self, split: str) -> dict[str, float]:
+        """authors/*: the bound as the authors print it, the unweighted mean over their batches (protocol B4).
+
+        rec_ppl is the mean of the batches' exp(NLL / tokens); responses counts those that are scored twice
+        twice. Empty for a split of fewer dialogs than a batch has.
         """
-        nats, tokens = (part.double().sum().item() for part in (found.nll, found.tokens))
-        values = super().final(split, found) | {"rec_ppl": metrics.perplexity(nats, tokens)}
-        return values | self.scores(split)
+        corpus, noise = self.data.corpora[split], self.generator()
+        rows = []
+        for responses, starts in authors_windows(corpus, AUTHORS_BATCH):
+            batch = corpus.batch(responses, starts)
+            found = objective.terms(self.model, batch, self.config.autoencoder, noise)
+            values = measures.bound(found)
+            values = {"rec": values["rec"]} if self.config.autoencoder else values
+            rows.append(
+                {name: values[name] for name in values if name != "ppl"} | {"rec_ppl": rec_ppl(found)}
+            )
+        if not rows:
+            return {}
+        means = {f"authors/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return means | {"authors/batches": len(rows), "authors/responses": AUTHORS_BATCH * len(rows)}
 
     def scores(self, split: str) -> dict[str, float]:
         """How good and how diverse `samples` answers are to each of `contexts` contexts of a split.
 
-        See `cvae.answers`. acts: the different dialog acts among the answers to a context; act_hit: the share
-        of its references' acts that are among them; both by `cvae.acts`, and averaged over contexts. Empty
+        See `cvae.dialog_scores`; random/* and constant/* are the same of answers that know no context. Empty
         for an autoencoder, which has no prior to answer from.
         """
         if self.config.autoencoder:
             return {}
-        corpus, wanted = self.data.corpora[split], self.references(split)
+        corpus, train, wanted = self.data.corpora[split], self.data.corpora["train"], self.references(split)
         rows = np.array(sorted(wanted))
         rows = np.sort(rows[fixed(self.config.task.contexts, len(rows))])
-        said = self.answers(split, rows)
-        right = [wanted[row].responses for row in rows]
-        words, targets = (
-            [[[self.data.vocabulary.words[n] for n in one] for one in some] for some in side]
-            for side in (said, right)
-        )
-        acts = self.classifier([one for some in said for one in some]).reshape(len(said), -1)
-        hits = [
-            np.isin(known, done).mean()
-            for row, done in zip(rows, acts, strict=True)
-            if len(known := [act for act in wanted[row].acts if act != UNKNOWN])
-        ]
-        return (
-            answers.bleu(said, right)
-            | answers.sacrebleu(words, targets)
-            | answers.bag_similarity(said, right, *self.vectors)
-            | answers.distinct(said)
-            | {"acts": float(np.mean([len(set(done)) for done in acts.tolist()]))}
-            | ({"act_hit": float(np.mean(hits))} if hits else {})
-            | self.classifier.accuracy(corpus)
-            | {
-                "answer_words": float(np.mean([len(one) for some in said for one in some])),
-                "references": float(np.mean([len(some) for some in right])),
-                "contexts": len(rows),
-            }
-        )
+        right = [wanted[row] for row in rows]
+        partners = another_dialog(corpus.dialogs[corpus.places[rows]])
+        score = Scorer(self.data.vocabulary.words, self.classifier, self.vectors, right, partners)
+        count = len(rows), self.config.task.samples
+        found = score(self.answers(split, rows))
+        for name, said in (
+            ("random", random_answers(train, *count, self.config.seed)),
+            ("constant", constant_answers(train, *count)),
+        ):
+            found |= {f"{name}/{key}": value for key, value in score(said).items()}
+        references = float(np.mean([len(some.responses) for some in right]))
+        return found | self.classifier.accuracy(corpus) | {"references": references, "contexts": len(rows)}
 
     def references(self, split: str) -> dict[int, References]:
         """What counts as right, by response; the response itself unless there is a file for test."""
         corpus, name = self.data.corpora[split], self.config.task.references
         if split == "test" and name is not None:
             return references.read(self._beside_data(name), corpus)
+        every = np.arange(len(corpus))
         acts = corpus.acts[corpus.places].tolist()
-        own = corpus.sentences(np.arange(len(corpus)))
-        return {n: References([said], [act]) for n, (said, act) in enumerate(zip(own, acts, strict=True))}
+        rows = zip(corpus.sentences(every), acts, corpus.words(every), strict=True)
+        return {n: References([said], [act], [words]) for n, (said, act, words) in enumerate(rows)}
 
     def answers(self, split: str, responses: np.ndarray, seed: int | None = None) -> list[list[list[int]]]:
         """`samples` answers, each as numbers, in place of each of these responses, in ascending order."""
@@ -164,9 +174,10 @@ class Answering(LanguageModelling):
 
     @cached_property
     def vectors(self) -> Vectors:
-        """Word vectors [V, D] for a_bow and e_bow, and which words [V] have one."""
+        """Word vectors [V, D] for a_bow, e_bow and greedy, and which words [V] have one; `<unk>` has none."""
         if (name := self.config.task.vectors) is not None:
-            return vectors.read(self._beside_data(name), self.data.vocabulary)
+            found, known = vectors.read(self._beside_data(name), self.data.vocabulary)
+            return found, known & (np.arange(len(known)) >= len(SPECIALS))
         train = self.data.corpora["train"]
         sentences = train.sentences(np.arange(len(train)))
         return vectors.cooccurrence(sentences, len(self.data.vocabulary), len(SPECIALS))
