@@ -234,7 +234,7 @@ class Loop:
         self.folder.keep_batch(about)
         raise Diverged(
             f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}): the last good"
-            " checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip may help"
+            f" checkpoint is kept, diverged.json has the batch; {self.task.advice}"
         )
 
     def _report(self, recorder: Recorder, bar: tqdm) -> None:
