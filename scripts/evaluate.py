@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.folder import RunFolder
+from cvae.folder import RunFolder, finite
 from cvae.reading import UserError, count
 
 EXAMPLES = """examples:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    print(json.dumps(found, indent=1))
+    print(json.dumps(finite(found), indent=1))
     return 0
 
 

@@ -822,3 +822,6 @@ class TestReports:
         assert words == {*changes(runs), "Constant", "Cyclical"}
         with pytest.raises(UserError, match="none of these runs is finished"):
             figures.rate_figure([dataclasses.replace(run, results={}) for run in runs])
+        null = [dataclasses.replace(run, results=run.results | {"test/rec": None}) for run in runs]
+        with pytest.raises(UserError, match="none of these runs is finished"):
+            figures.rate_figure(null)
