@@ -15,6 +15,7 @@ from torch import nn
 from cvae import __version__
 from cvae.config import Config, identity
 from cvae.folder import write_atomically
+from cvae.models.normalisation import without_running_values
 from cvae.reading import UserError
 
 log = logging.getLogger("cvae")
@@ -107,4 +108,9 @@ def load(path: Path, config: Config | None = None) -> dict[str, Any]:
         )
     if config is not None and identity(found.get("config", {})) != identity(config.container):
         raise CheckpointError(f"{path} is of another run: its configuration is not the folder's")
+    if isinstance(found.get("model"), dict) and without_running_values(found["model"]):
+        log.warning(
+            f"warning: {path} holds running statistics of model.batch_norm, which lag the encoder: those of"
+            " the training sentences under its weights take their place"
+        )
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -71,6 +72,14 @@ def write_atomically(path: Path, content: str | memoryview, previous: Path | Non
     if previous is not None and path.exists():
         path.replace(previous)
     draft.replace(path)
+
+
+def finite(record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record with null for numbers that are not finite, such as exp of a large KL."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in record.items()
+    }
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:
@@ -317,7 +326,7 @@ class RunFolder:
     def finish(self, results: dict[str, Any]) -> None:
         """Writes `results.json`. Raises FolderError where the folder is not there any more."""
         self.refuse_lost()
-        write_atomically(self / "results.json", json.dumps(results, indent=1, allow_nan=False) + "\n")
+        write_atomically(self / "results.json", json.dumps(finite(results), indent=1, allow_nan=False) + "\n")
 
     def fail(self, error: Exception) -> None:
         """Leaves what ended this start in train.log and, until the next one, in error.txt.

@@ -31,6 +31,17 @@ log = logging.getLogger("cvae")
 # what a cluster sends before a time limit; Windows has neither
 WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # of an update, over its sentences
+EVIDENCE = (
+    "elbo",
+    "rec",
+    "kl",
+    "bow",
+)  # of divergence, at a validation; exp of them may overflow in a sound run
+
+
+def _shows_divergence(key: str, value: float) -> bool:
+    """Whether a measure that is not finite says so of the model."""
+    return key.rpartition("/")[2].removeprefix("refined_") in EVIDENCE and not math.isfinite(value)
 
 
 class Window:
@@ -240,7 +251,7 @@ class Loop:
         self.folder.keep_batch(about)
         raise Diverged(
             f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {rate:.4g}): the last good"
-            " checkpoint is kept, diverged.json has the batch; a smaller lr.value or train.clip may help"
+            f" checkpoint is kept, diverged.json has the batch; {self.task.advice}"
         )
 
     def _report(self, recorder: Recorder, bar: tqdm) -> None:
@@ -273,7 +284,7 @@ class Loop:
         measured = {split: self.task.evaluate(split) for split in self.config.train.validate_on}
         for split, found in measured.items():
             values |= {f"{split}/{name}": value for name, value in found.items()}
-        if bad := [key for key, value in values.items() if not math.isfinite(value)]:
+        if bad := [key for key, value in values.items() if _shows_divergence(key, value)]:
             raise Diverged(f"{bad[0]} is {values[bad[0]]} after {self.step} updates in {self.folder}")
         recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:

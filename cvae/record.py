@@ -13,7 +13,7 @@ from torch.utils.tensorboard.summary import hparams
 
 from cvae.config import Config, identity
 from cvae.figures import plane_picture
-from cvae.folder import FolderError, RunFolder
+from cvae.folder import FolderError, RunFolder, finite
 from cvae.runs import Snapshot, numbered
 
 log = logging.getLogger("cvae")
@@ -84,7 +84,7 @@ class Recorder:
 
     def _scalars(self, record: dict[str, Any]) -> None:
         for tag, value in record.items():
-            if tag != "step":
+            if tag != "step" and value is not None:
                 self.board.add_scalar(tag, value, record["step"])
 
     def _plane(self, record: dict[str, Any]) -> None:
@@ -100,9 +100,9 @@ class Recorder:
         """One record of scalars at an optimiser step; the console gets those named in `spoken`.
 
         `spoken` is a line with keys in braces, as in "val rec {val/rec:.4g}". Wall-clock values live below
-        time/ only.
+        time/ only. What is not finite is null in the record and absent from TensorBoard.
         """
-        self.append("metrics.jsonl", {"step": step, **values})
+        self.append("metrics.jsonl", {"step": step, **finite(values)})
         if spoken:
             log.info(spoken.format_map(values))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,8 +96,8 @@ class Run:
         return {key: value for key, value in identity(dict(self.config)).items() if key != "seed"}
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of one scalar; of two records with one step, the later counts."""
-        found = {r["step"]: r[key] for r in self.metrics if r.get(key) is not None}
+        """Steps and values of one scalar, see `measured`; of two records with one step, the later counts."""
+        found = {r["step"]: value for r in self.metrics if (value := measured(r, key)) is not None}
         steps = sorted(found)
         return np.array(steps, dtype=int), np.array([found[s] for s in steps], dtype=float)
 
@@ -104,6 +105,12 @@ class Run:
         """The value of one scalar at one step, None where it was not recorded."""
         steps, values = self.series(key)
         return float(values[steps == step][0]) if step in steps else None
+
+
+def measured(record: Mapping[str, Any], key: str) -> float | None:
+    """A number of a record, None where there is none; inf for a perplexity of null, which has overflowed."""
+    overflown = key.endswith("ppl") and key in record and record[key] is None
+    return math.inf if overflown else record.get(key)
 
 
 def numbered(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, Any]]]:

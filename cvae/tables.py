@@ -8,12 +8,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cvae.runs import APART, Run, RunsError, changes, differing_keys, refuse_mixture
+from cvae.runs import APART, Run, RunsError, changes, differing_keys, measured, refuse_mixture
 
 BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
 MEASURES = (*BOUND, *LATENT, *(f"refined_{name}" for name in BOUND))
 FEW = 3  # keys that have a column each
+HUGE = 1e9  # numbers from here on are printed with a power of ten
 CHANGED = "changed"  # the column of all, where there are more
 RELATIVE = "time/relative"
 # keys of a dataset, and a fingerprint, that leave the measured text and the words known in it as they are
@@ -54,7 +55,8 @@ BESIDE = {"random": "random", "constant": "constant", "authors": "authors' unit"
 
 LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
-    **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$", "†": r"\dag{}"},
+    **{"∞": r"$\infty$", "≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$"},
+    "†": r"\dag{}",
 }
 
 
@@ -75,21 +77,26 @@ class Cell:
 
     @property
     def std(self) -> float:
-        """The sample standard deviation, 0 for one value."""
+        """The sample standard deviation, 0 for one value; without the squares that may overflow."""
         n = len(self.values)
-        return math.sqrt(sum((v - self.mean) ** 2 for v in self.values) / (n - 1)) if n > 1 else 0.0
+        return math.dist(self.values, [self.mean] * n) / math.sqrt(n - 1) if n > 1 else 0.0
 
     @property
     def shown(self) -> str:
         """The mean as it is printed, empty for no values."""
-        return f"{round(self.mean, self._digits) + 0.0:.{self._digits}f}" if self.values else ""  # no -0.0
+        return self._printed(self.mean) if self.values else ""
 
-    @property
-    def _digits(self) -> int:
-        return 1 if abs(self.mean) >= 100 else 2
+    def _printed(self, number: float) -> str:
+        """A number with as many digits as the mean; ∞ for infinity."""
+        if math.isinf(number):
+            return "∞"
+        if abs(self.mean) >= HUGE:
+            return f"{number:.2e}"
+        digits = 1 if abs(self.mean) >= 100 else 2
+        return f"{round(number, digits) + 0.0:.{digits}f}"  # no -0.0
 
     def __str__(self) -> str:
-        spread = f" ± {self.std:.{self._digits}f}" if len(self.values) > 1 else ""
+        spread = f" ± {self._printed(self.std)}" if len(self.values) > 1 and math.isfinite(self.mean) else ""
         return f"{self.shown}{spread}{self.mark}" if self.values else "–"
 
 
@@ -142,7 +149,8 @@ def _marked(part: str | Cell, mark: str) -> str:
 def _numbers(part: str | Cell) -> list[str | float]:
     if isinstance(part, str):
         return [part]
-    return [part.mean, part.std if len(part.values) > 1 else ""] if part.values else ["", ""]
+    several = len(part.values) > 1 and math.isfinite(part.std)
+    return [part.mean, part.std if several else ""] if part.values else ["", ""]
 
 
 def _latex(text: str) -> str:
@@ -214,8 +222,9 @@ def rows(runs: Sequence[Run], order: Sequence[str], fold: bool = False) -> dict[
 
 
 def final(runs: Sequence[Run], key: str) -> Cell:
-    """A value of results.json, of the finished runs."""
-    return Cell(tuple(run.results[key] for run in runs if run.results.get("finished") and key in run.results))
+    """A value of results.json, see `runs.measured`, of the finished runs."""
+    found = [measured(run.results, key) for run in runs if run.results.get("finished")]
+    return Cell(tuple(value for value in found if value is not None))
 
 
 def times(found: dict[tuple[str, ...], list[Run]]) -> list[Cell]:
@@ -293,8 +302,8 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     same_unit = [*lines, *beside(found, columns, "random"), *beside(found, columns, "constant")]
     other_unit = beside(found, columns, "authors")
     labelled = len(same_unit) + len(other_unit) > len(lines)
-    measured = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
-    differing = differing_text(measured)
+    compared = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
+    differing = differing_text(compared)
     body = []
     for part in filter(None, (same_unit, other_unit)):
         rated = [cells for *_, cells in part]

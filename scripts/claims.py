@@ -85,7 +85,7 @@ class Check:
             return Outcome(found, "", score, len(left.values))
         right = chosen(runs, self.than, self.measure)
         found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {shown(self.than, right)}"
-        if not (left.values and right.values):
+        if not (left.values and right.values and math.isfinite(left.mean - right.mean)):
             return Outcome(found, "", None)
         margin = self.margin and self.margin * (abs(right.mean) if self.relative else 1)
         spread, difference = pooled(left, right), left.mean - right.mean
@@ -151,7 +151,7 @@ def chosen(runs: Sequence[Run], side: Side, measure: str) -> Cell:
 def pooled(left: Cell, right: Cell) -> float | None:
     """The pooled sample standard deviation, None of one seed each."""
     freedom = len(left.values) + len(right.values) - 2
-    squares = sum((len(cell.values) - 1) * cell.std**2 for cell in (left, right))
+    squares = sum((len(cell.values) - 1) * cell.std * cell.std for cell in (left, right))
     return math.sqrt(squares / freedom) if freedom else None
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.folder import RunFolder
+from cvae.folder import RunFolder, finite
 from cvae.reading import UserError, count
 
 EXAMPLES = """examples:
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     measured, recorded = options.checkpoint or config.task.reported, folder.results.get("checkpoint", "best")
     if measured != recorded:
         print(f"of checkpoint_{measured}.pt; results.json is of checkpoint_{recorded}.pt", file=sys.stderr)
-    print(json.dumps(found, indent=1))
+    print(json.dumps(finite(found), indent=1))
     return 0
 
 

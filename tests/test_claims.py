@@ -59,6 +59,19 @@ def finished(folder: Path, schedule: str, seed: int, kl: float, **settings) -> N
     (place / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def test_a_measure_that_overflows_is_shown_and_not_judged(tmp_path):
+    ppl = {"cyclical": 90.0, "monotonic": None}
+    for schedule, value in ppl.items():
+        finished(tmp_path, schedule, 0, 1.0)
+        path = tmp_path / f"{schedule}-0" / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"test/ppl": value}))
+    for rule in ("same", "less"):
+        check = Check("test/ppl", CYCLICAL, rule, MONOTONIC, margin=0.01, relative=True)
+        outcome = check.judge(find_runs([tmp_path]))
+        assert outcome.score is None and "monotonic ∞ (n 1)" in outcome.found
+    assert Check("test/ppl", MONOTONIC, "below", 108.0).judge(find_runs([tmp_path])).score == 0.0
+
+
 CYCLICAL, MONOTONIC = {"schedule.name": "cyclical"}, {"schedule.name": "monotonic"}
 
 

@@ -23,12 +23,11 @@ from torch import Tensor
 from cvae import checkpoint, cli, figures, gaussian, objective, tables
 from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
 from cvae.data.text import BOS, EOS, Batch, Batches, further
-from cvae.folder import FolderError, RunFolder
-from cvae.models.normalisation import NormalisedMean
+from cvae.folder import Diverged, FolderError, RunFolder
 from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
 from cvae.reading import ConfigError, UserError, flatten
-from cvae.run import prepare, run, take_from
+from cvae.run import prepare, reopen, run, take_from
 from cvae.runs import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import Update, build
@@ -189,8 +188,17 @@ class TestCombinations:
         if size == 2:
             prepare(config)
         else:
-            with pytest.raises(UserError, match=r"model\.batch_norm .* and 1 of 4 hold one"):
+            with pytest.raises(UserError, match=r"model\.batch_norm .* and 1 of 4 hold one only"):
                 prepare(config)
+
+    def test_a_training_batch_of_the_same_sentence_twice(self, tmp_path):
+        lines = ["yes", "yes", "no no", "no yes", "yes no no", "no no no"]
+        for name in ("train", "valid", "test"):
+            (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
+        base = container("task=ptb", "dataset=text", f"dataset.path={tmp_path}", "dataset.min_count=1")
+        with pytest.raises(UserError, match=r"model\.batch_norm .* and 1 of 3 hold one only"):
+            prepare(treated(base, "batch_norm", **{"train.batch_size": 2}))
+        prepare(treated(base, "batch_norm", **{"train.batch_size": 3}))
 
 
 class TestOldRuns:
@@ -295,7 +303,7 @@ class TestObjective:
 
 
 class TestBatchNorm:
-    """BN-VAE: the spread of the means, the bound, and the running values."""
+    """BN-VAE: the spread of the means, the bound, and the population at evaluation."""
 
     GAMMA = 0.6
 
@@ -320,34 +328,104 @@ class TestBatchNorm:
             bound = 0.5 * (self.GAMMA**2 * 0.999 + model.encoder.normalise.shift**2)
             assert (kl >= bound).all()
 
-    def test_running_values_at_evaluation(self):
+    @pytest.mark.parametrize("scale", [1.0, 1e-3, 1e-6])
+    def test_nor_can_an_encoder_that_hardly_varies_fall_below_it(self, scale):
         model, some = model_of(batch_norm=self.GAMMA), batch(*range(1, 9))
-        for _ in range(200):
-            trained = model.posterior(some).mean
-        model.eval()
-        torch.testing.assert_close(model.posterior(some).mean, trained, rtol=1e-4, atol=1e-4)
-        alone = Batch(some.tokens[3:4], some.lengths[3:4])
-        torch.testing.assert_close(model.posterior(alone).mean, model.posterior(some).mean[3:4])
+        with torch.no_grad():
+            model.encoder.mean.weight.mul_(scale)
+            model.encoder.mean.bias.zero_()
+        floor = torch.full((3,), self.GAMMA**2) + model.encoder.normalise.shift**2
+        trained = model.posterior(some).mean
+        torch.testing.assert_close(trained.square().mean(0), floor, rtol=1e-3, atol=0)
+        model.encoder.estimate([some])
+        torch.testing.assert_close(model.eval().posterior(some).mean, trained, rtol=1e-2, atol=1e-3)
 
-    def test_running_values_are_those_of_all_batches_at_first(self):
-        layer, means = NormalisedMean(3, self.GAMMA), torch.randn(30, 8, 3) * torch.rand(30, 1, 1)
-        for mean in means:
-            layer(mean)
-        torch.testing.assert_close(layer.centre, means.mean((0, 1)))
-        torch.testing.assert_close(layer.spread, means.var(1, correction=0).mean(0))
+    def test_means_that_are_all_the_same_end_the_run_in_a_sentence(self, base, tmp_path, monkeypatch):
+        config = treated(base, "batch_norm", **{"dataset.sentences": 40, "train.epochs": 1, "device": "cpu"})
+        real = LanguageModelling.__init__
 
-    def test_measuring_leaves_the_running_values_alone(self, base, toy):
-        for config in (treated(base, "batch_norm", **{"dataset.sentences": 60}), treated(toy, "batch_norm")):
-            prepared = prepare(config)
-            before = {name: value.clone() for name, value in prepared.model.named_buffers()}
-            assert len(before) == 3
-            prepared.model.posterior(prepared.batches["train"].at(0))
-            after = {name: value.clone() for name, value in prepared.model.named_buffers()}
-            assert not torch.equal(before["encoder.normalise.centre"], after["encoder.normalise.centre"])
-            prepared.evaluate("val")
-            prepared.snapshot()
-            for name, value in prepared.model.named_buffers():
-                assert torch.equal(value, after[name])
+        def closed(task, config, model, data):
+            real(task, config, model, data)
+            with torch.no_grad():
+                model.encoder.mean.weight[5] = 0.0
+
+        monkeypatch.setattr(LanguageModelling, "__init__", closed)
+        said = r"model\.batch_norm divides by .* in dimension 5 of z all of them are the same"
+        with pytest.raises(Diverged, match=rf"is nan at step 0 .*; {said}$"):
+            run(config, RunFolder(tmp_path))
+        with pytest.raises(UserError, match=f"^{said}$"):
+            prepare(config).evaluate("val")
+
+    def test_an_encoder_without_population_is_not_evaluated(self):
+        model, some = model_of(batch_norm=self.GAMMA).eval(), batch(1, 2, 3)
+        with pytest.raises(ValueError, match="unknown: call estimate"):
+            model.posterior(some)
+
+    @pytest.mark.parametrize("most", [20_000, 7])
+    def test_measures_use_the_population_under_the_present_weights(self, most, base, toy, monkeypatch):
+        monkeypatch.setattr("cvae.tasks.language_model.POPULATION", most, raising=False)
+        small = {"dataset.sentences": 60, "train.batch_size": 8}
+        for config in (treated(base, "batch_norm", **small), treated(toy, "batch_norm")):
+            task = prepare(config)
+            update, batches, seen = build(task.model, config), task.batches["train"], []
+            for step in range(3):
+                update(batches.at(step), 0.5, 3e-2)
+                state = torch.get_rng_state(), np.random.get_state()[1].copy()
+                means = torch.cat([task.means([one]) for one in task.fixed("train", most)])
+                assert torch.equal(state[0], torch.get_rng_state())
+                assert (state[1] == np.random.get_state()[1]).all()
+                shift = task.model.encoder.normalise.shift
+                torch.testing.assert_close(means.mean(0), shift, rtol=0, atol=1e-3)
+                spread = torch.full_like(shift, self.GAMMA)
+                torch.testing.assert_close(means.std(0, correction=0), spread, rtol=1e-3, atol=0)
+                seen.append(task.model.encoder.normalise.spread.clone())
+            assert len(seen) == len({tuple(one.tolist()) for one in seen})
+
+    def test_kl_of_validation_is_near_that_of_training(self):
+        config = tiny("batch_norm", **{"dataset.sentences": 400, "model.latent": 4})
+        task = prepare(config)
+        update, batches = build(task.model, config), task.batches["train"]
+        trained = [update(batches.at(step), 1.0, 1e-2)[0].kl.sum(-1).mean().item() for step in range(40)]
+        floor = 4 * self.GAMMA**2 / 2
+        assert min(trained) >= floor * (1 - 1e-4)
+        assert floor * (1 - 1e-4) <= task.evaluate("train")["kl"] < floor * 1.1
+        assert floor / 2 < task.evaluate("val")["kl"] < 2 * floor
+
+    def test_checkpoints_hold_the_population_of_their_weights(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        folder, name = RunFolder(tmp_path), "encoder.normalise.spread"
+        values = {"train.validate_every": 6, "train.save_every": 4, "train.epochs": None, "train.steps": 12}
+        run(tiny("batch_norm", **values, **{"train.stop_after": 8}), folder)
+        config = tiny("batch_norm", **values)
+        kept = {which: checkpoint.load(tmp_path / f"checkpoint_{which}.pt") for which in ("best", "last")}
+        assert (kept["best"]["model"][name] > 0).all()
+        assert kept["last"]["step"] == 8 and (kept["last"]["model"][name] < 0).all()  # saved unmeasured
+        assert reopen(config, folder, "last").evaluate("val")["kl"] > 0.36
+        run(config, folder)
+        last = checkpoint.load(tmp_path / "checkpoint_last.pt")["model"]
+        task = reopen(config, folder, "last")
+        assert (last[name] > 0).all() and not task.model.encoder.normalise.unknown
+        task.model.encoder.normalise.spread.fill_(-1.0)
+        task.means(task.fixed("val", 2))
+        assert torch.equal(task.model.encoder.normalise.spread, last[name])
+
+    def test_running_values_of_older_checkpoints_are_replaced(self, tmp_path, monkeypatch, caplog):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        config, folder = tiny("batch_norm"), RunFolder(tmp_path)
+        run(config, folder)
+        path = tmp_path / "checkpoint_best.pt"
+        content = checkpoint.load(path)
+        content["model"]["encoder.normalise.batches"] = torch.tensor(99.0)
+        content["model"]["encoder.normalise.spread"].fill_(7.0)
+        content["model"]["encoder.normalise.centre"].fill_(7.0)
+        checkpoint.save(path, content)
+        assert "running statistics" not in caplog.text
+        found = reopen(config, folder).evaluate("val")
+        assert f"{path} holds running statistics of model.batch_norm" in caplog.text
+        assert found["elbo"] == folder.results["val/elbo"]
+        task = prepare(config)
+        take_from(folder, task, encoder_only=True)
+        assert task.evaluate("val")["kl"] == found["kl"]
 
 
 class TestSkip:
@@ -655,7 +733,7 @@ class TestPretrained:
                 {"model.latent": 3},
                 "another shape: decoder.lstm.weight_ih_l0, decoder.start.weight, encoder.log",
             ),
-            ({"model.batch_norm": 0.6, "dataset.sampler": "bucketed"}, "shape: encoder.normalise.batches"),
+            ({"model.batch_norm": 0.6, "dataset.sampler": "bucketed"}, "shape: encoder.normalise.centre"),
             ({"dataset.sentences": 70}, "was trained on other data: train and val and test changed"),
         ],
     )
@@ -754,3 +832,6 @@ class TestReports:
         assert words == {*changes(runs), "Constant", "Cyclical"}
         with pytest.raises(UserError, match="none of these runs is finished"):
             figures.rate_figure([dataclasses.replace(run, results={}) for run in runs])
+        null = [dataclasses.replace(run, results=run.results | {"test/rec": None}) for run in runs]
+        with pytest.raises(UserError, match="none of these runs is finished"):
+            figures.rate_figure(null)

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from test_scripts import script
 
 from cvae import checkpoint, figures
 from cvae.config import Config, identity
@@ -450,12 +451,68 @@ def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, con
     assert last["last/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
 
 
-def test_an_infinite_perplexity_stops_the_run_in_a_sentence(tmp_path, monkeypatch, configured):
-    monkeypatch.setattr(
-        LanguageModelling, "tracked", lambda self, split, found, q: {"elbo": -1e9, "ppl": float("inf")}
+@pytest.mark.parametrize("name", ["elbo", "rec", "kl", "refined_kl"])
+def test_a_bound_that_is_not_finite_stops_the_run_in_a_sentence(name, tmp_path, monkeypatch, configured):
+    found = {"elbo": -1e9, "rec": 1e9, name: float("inf")}
+    monkeypatch.setattr(LanguageModelling, "tracked", lambda self, split, terms, q: found)
+    with pytest.raises(Diverged, match=f"val/{name} is inf after 10 updates"):
+        run(configured(*TOY), RunFolder(tmp_path))
+
+
+@pytest.fixture(scope="module")
+def overflown(tmp_path_factory, configured) -> Path:
+    """A sound run whose KL, 10,000 nats a sequence of 11 tokens at β = 0, overflows every perplexity."""
+    folder, real = tmp_path_factory.mktemp("overflown"), LanguageModelling.__init__
+
+    def far(task, config, model, data):
+        real(task, config, model, data)
+        with torch.no_grad():
+            model.encoder.mean.bias.fill_(100.0)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LanguageModelling, "__init__", far)
+        patch.setattr(figures, "run_pictures", lambda folder: [])
+        for stop in ("null", "14"):
+            own = (*TOY, "schedule=constant", "schedule.stop=0", f"train.stop_after={stop}")
+            run(configured(*own), RunFolder(folder / f"until {stop}"))
+        run(configured(*own[:-1]), RunFolder(folder / f"until {stop}"))
+    return folder
+
+
+def test_a_perplexity_that_overflows_is_null_and_ends_nothing(overflown):
+    whole, continued = overflown / "until null", overflown / "until 14"
+    results = json.loads((whole / "results.json").read_text())
+    assert results["finished"] and results["val/kl"] > 9e3
+    names = ("val/ppl", "val/iw_ppl", "test/ppl", "test/iw_ppl")
+    assert [results[name] for name in names] == [None] * 4
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    validated = [record for record in records if "val/kl" in record]
+    assert [(record["val/ppl"], record["epoch/ppl"]) for record in validated] == [(None, None)] * 4
+    read = board(whole)
+    assert read["val/kl"] == [10, 20, 30, 40] and not any("ppl" in tag for tag in read)
+    assert (
+        "| val rec" in (whole / "train.log").read_text() and " ppl inf" in (whole / "train.log").read_text()
     )
-    with pytest.raises(Diverged, match="val/ppl is inf after 10 updates"):
-        run(configured(*TOY, "schedule=none"), RunFolder(tmp_path))
+    assert outcome(continued) == outcome(whole) and board(continued) == read
+
+
+def test_what_reads_records_copes_with_a_perplexity_of_null(overflown, tmp_path, capsys):
+    def said(name: str, *arguments: str) -> str:
+        assert script(name).main([*map(str, arguments)]) == 0
+        return capsys.readouterr().out
+
+    whole = overflown / "until null"
+    found = json.loads(said("evaluate", whole), parse_constant=pytest.fail)
+    assert found["test/ppl"] is None and found["test/kl"] > 9e3
+    table = ["--columns", "test/ppl", "test/kl"]
+    assert "| 1 | ∞ | 10" in said("table", whole, *table)
+    assert r"1 & $\infty$ & 10" in said("table", whole, *table, "--format", "latex")
+    assert ",inf,,10" in said("table", whole, *table, "--format", "csv")
+    assert "| ∞ | ∞ |" in said("table", whole, "--at", 10, 40, "--columns", "val/ppl")
+    said("publish", overflown, "--to", tmp_path)
+    assert "| 1 | ∞ | 10" in said("table", tmp_path / overflown.name / "until null", *table)
+    assert said("report", whole, "--to", tmp_path / "report.html")
+    assert said("status", overflown).startswith("2 runs: 2 done")
 
 
 def test_other_data_are_refused(whole, configured):
@@ -735,7 +792,11 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     assert shown <= set(events.Tags()["tensors"])
 
 
-def test_recorder_refuses_numbers_that_json_has_not(tmp_path, configured):
-    recording = Recorder(RunFolder(tmp_path), configured(*TOY), 0, {})
-    with recording as recorder, pytest.raises(ValueError, match="JSON"):
-        recorder.write(0, {"train/loss": float("nan")})
+def test_recorder_writes_null_for_scalars_that_json_has_not_and_refuses_other_such_numbers(
+    tmp_path, configured
+):
+    with Recorder(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
+        recorder.write(0, {"val/ppl": float("inf"), "val/kl": 1.0})
+        with pytest.raises(ValueError, match="JSON"):
+            recorder.append("latents.jsonl", {"step": 0, "mean": [[float("nan")]]})
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 0, "val/ppl": None, "val/kl": 1.0}

@@ -306,6 +306,22 @@ def test_a_cell_says_mean_and_sample_deviation():
     assert str(Cell(())) == "–"
 
 
+def test_a_cell_of_what_overflows_and_of_what_nearly_does():
+    assert str(Cell((math.inf,))) == str(Cell((math.inf, math.inf))) == str(Cell((math.inf, 3.0))) == "∞"
+    assert str(Cell((1e200, 3e200))) == "2.00e+200 ± 1.41e+200"
+    assert str(Cell((1.5e9,))) == "1.50e+09"
+
+
+def test_the_best_is_none_that_overflows(tmp_path, capsys):
+    reported(tmp_path, "a", 0, {"test/ppl": None, "test/kl": 9.0}, name="constant")
+    reported(tmp_path, "b", 0, {"test/ppl": 102.0, "test/kl": None})
+    assert script("table").main([str(tmp_path), "--columns", "test/ppl", "test/kl"]) == 0
+    assert capsys.readouterr().out.splitlines()[2:] == [
+        "| constant | 1 | ∞ | 9.00 |",
+        "| cyclical | 1 | **102.0** | – |",
+    ]
+
+
 def test_publishing_keeps_means_and_validations_and_drops_places(runs, tmp_path, capsys):
     assert script("publish").main([str(runs), "--to", str(tmp_path), "--thin", "2"]) == 0
     (original,) = find_runs([runs / "constant-0"])

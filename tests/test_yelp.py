@@ -472,6 +472,27 @@ def test_a_classifier_whose_loss_is_not_finite_stops_and_keeps_its_batch(folder,
     assert not RunFolder(tmp_path).results["finished"]
 
 
+def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
+    folder, tmp_path, monkeypatch, configured
+):
+    """Whatever is judged with it, and however small a batch of labelled sentences is."""
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    small = [key for key in SMALL if "filters" not in key and "modes" not in key]
+    own = ("model=sentence", "remedy=[batch_norm]", "task.finetune.batch_size=7", f"dataset.path={folder}")
+    config = configured(*small, *own)
+    seen, real = [], reviews.train
+
+    def watched(classifier, *rest):
+        found = real(classifier, *rest)
+        seen.append(classifier.encoder.training)
+        return found
+
+    monkeypatch.setattr(reviews, "train", watched)
+    run(config, RunFolder(tmp_path))
+    assert len(seen) == 2 * 5 and not any(seen)
+    assert RunFolder(tmp_path).results["finished"]
+
+
 def test_init_from_restores_exactly_and_gives_the_same_classifiers(
     finished, folder, tmp_path, monkeypatch, configured
 ):

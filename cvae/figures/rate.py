@@ -27,7 +27,11 @@ def rate_figure(runs: Sequence[Run]) -> Figure:
     run apart. Raises RunsError where no finished run has both numbers: an autoencoder has no KL.
     """
     one_task(runs)
-    shown = [run for run in runs if run.results.get("finished") and KL in run.results]
+    shown = [
+        run
+        for run in runs
+        if run.results.get("finished") and None not in (run.results.get(KL), run.results.get(REC))
+    ]
     if not shown:
         raise RunsError(f"none of these runs is finished and has {KL} and {REC}")
     apart = changes(shown)

@@ -6,6 +6,8 @@ Sizes and details follow the authors' PTB model (protocol A2): 8,801,874 paramet
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -32,11 +34,20 @@ class Encoder(nn.Module):
         self.normalise = NormalisedMean(config.latent, gamma) if gamma else nn.Identity()
 
     def forward(self, batch: Batch) -> Gaussian:
-        """mean and logvar [B, Z]; the state at `</s>` has not seen the pads behind it."""
+        """mean and logvar [B, Z]."""
+        last = self._last(batch)
+        return Gaussian(self.normalise(self.mean(last)), self.logvar(last))
+
+    @torch.no_grad()
+    def estimate(self, batches: Iterable[Batch]) -> None:
+        """With batch_norm: take what it needs at evaluation from these training sentences."""
+        self.normalise.estimate(torch.cat([self.mean(self._last(batch)) for batch in batches]))
+
+    def _last(self, batch: Batch) -> Tensor:
+        """Return the state at `</s>`, which has not seen the pads behind it: [B, hidden]."""
         outputs, _ = self.lstm(self.embedding(batch.tokens))
         rows = torch.arange(len(batch.lengths), device=outputs.device)
-        last = outputs[rows, batch.lengths - 1]
-        return Gaussian(self.normalise(self.mean(last)), self.logvar(last))
+        return outputs[rows, batch.lengths - 1]
 
 
 class Decoder(nn.Module):

@@ -17,12 +17,14 @@ from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.folder import RunFolder
 from cvae.gaussian import Gaussian
+from cvae.models.normalisation import normalisation
 from cvae.objective import LatentModel, Terms
 from cvae.reading import UserError
 from cvae.tables import BOUND
 from cvae.update.semi_amortized import Refined
 
 PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
+POPULATION = 20_000  # training sentences, the same in every run, whose means batch_norm normalises by
 
 
 class LanguageModelling:
@@ -33,16 +35,33 @@ class LanguageModelling:
         self.model = model
         self.data = data
         self.batches = {split: self.cut(corpus) for split, corpus in data.corpora.items()}
-        if getattr(config.model, "batch_norm", 0.0):
+        if normalisation(self.encoder) is not None:
             self._refuse_single_sentences()
 
     def _refuse_single_sentences(self) -> None:
-        """Raises UserError where a training batch holds one sentence, which has no variance."""
-        if alone := sum(len(members) == 1 for members in self.batches["train"].members):
+        """Raises UserError where a training batch holds one sentence, be it several times: no variance."""
+        train = self.batches["train"]
+        if alone := sum(bool((batch.tokens == batch.tokens[0]).all()) for batch in train):
             raise UserError(
-                "model.batch_norm needs several sentences in every training batch, and"
-                f" {alone} of {len(self.batches['train'])} hold one: another train.batch_size helps"
+                "model.batch_norm needs different sentences in every training batch, and"
+                f" {alone} of {len(train)} hold one only: another train.batch_size helps"
             )
+
+    @property
+    def encoder(self) -> nn.Module | None:
+        """What gives q(z | x), None without z."""
+        return getattr(self.model, "encoder", None)
+
+    def renew_population(self, encoder: nn.Module | None) -> None:
+        """With batch_norm: estimate what it normalises by at evaluation, unless that is known already."""
+        if (layer := normalisation(encoder)) is not None and layer.unknown:
+            encoder.estimate(self.fixed("train", POPULATION))
+
+    @property
+    def advice(self) -> str:
+        """What to say beside numbers that are not finite: the cause where the model knows it, else a cure."""
+        layer = normalisation(self.encoder)
+        return (layer and layer.trouble) or "a smaller lr.value or train.clip may help"
 
     def cut(self, corpus: Corpus) -> Batches:
         """A split in batches."""
@@ -94,6 +113,7 @@ class LanguageModelling:
         self.model.eval()
         try:
             with torch.no_grad():
+                self.renew_population(self.encoder)
                 yield
         finally:
             self.model.train()

@@ -72,6 +72,7 @@ class Reviews(LanguageModelling):
         Returns the means over label sets.
         """
         self.model.eval()
+        self.renew_population(self.model.encoder)
         path = folder / RECORD
         cut_unfinished(path)
         done = {Cell(r["mode"], r["share"], r["seed"]): r for r in read_classifiers(path)}
@@ -182,7 +183,9 @@ class Reviews(LanguageModelling):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = models.build(self.config.model, len(self.data.vocabulary))
-        return model.encoder.to(self.device)
+        encoder = model.encoder.to(self.device).eval()
+        self.renew_population(encoder)
+        return encoder
 
     @property
     def _size(self) -> int:
