@@ -459,32 +459,36 @@ class TestAggressive:
         assert moved[-1] == {"decoder"}
         assert all(parameter.requires_grad for parameter in task.model.parameters())
         assert update.take() == {"encoder_updates": len(moved) - 1}
+        moved.clear()
+        update(batches.at(1), 0.5, 1e-3, further(batches, 1))
+        assert update.take() == {"encoder_updates": len(moved) - 1}
 
     @pytest.mark.parametrize(
         ("losses", "expected"),
         [
-            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),  # windows of 5, 4 and 4.05
+            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),
             ([5.0, 5.0, 5.0, 5.0, 1.0], 4),
+            ([5.0, 2.0, 4.4, 3.0, 4.4, 3.1, 1.0], 6),  # per token it falls once: 12, 11.8 and 11.9 of 18
             ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], 7),  # at most
         ],
     )
     def test_the_encoder_stops_when_the_loss_stops_falling(self, losses, expected, config, monkeypatch):
         task, left = prepare(config), iter(losses)
         update = build(task.model, config)
-        one = batch(3, 3)
+        several = itertools.cycle([batch(3, 3), batch(9)])  # 2 sentences of 4 tokens, 1 of 10
 
         def scripted(self, some, beta, lr, further=()):
-            found = Terms(torch.zeros(2), torch.zeros(2, 3), some.counted)
+            found = Terms(some.counted * 0.0, torch.zeros(len(some.lengths), 3), some.counted)
             return found, torch.tensor(next(left)), torch.tensor(0.0)
 
         monkeypatch.setattr(Update, "__call__", scripted)
-        update._catch_up(itertools.repeat(one), 0.5, 1e-3)
+        update._catch_up(several, 0.5, 1e-3)
         assert update.inner == expected
 
     def test_once_mutual_information_falls_updates_are_plain_for_good(self, config):
         task = prepare(config)
         update, batches = build(task.model, config), task.batches["train"]
-        for information, active in [(0.1, True), (0.3, True), (0.2, False), (0.9, False)]:
+        for information, active in [(0.1, True), (0.3, True), (0.3, True), (0.2, False), (0.9, False)]:
             update.validated({"mi": information})
             assert update.active is active
         twin = copy.deepcopy(task.model)
