@@ -651,6 +651,15 @@ class TestPretrained:
         run(tiny("pretrained", **values), RunFolder(tmp_path))
         assert RunFolder(tmp_path).results["finished"]
 
+    def test_a_run_that_starts_anew_starts_there_anew(self, source, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        taken = []
+        monkeypatch.setattr("cvae.run.take_from", lambda *arguments, **named: taken.append(arguments))
+        values = {"init_from": str(source), "train.stop_after": 1}
+        for overwrite, times in ((False, 1), (False, 1), (True, 2)):
+            run(tiny("pretrained", **values, overwrite=overwrite), RunFolder(tmp_path))
+            assert len(taken) == times
+
     @pytest.mark.parametrize(
         ("values", "sentence"),
         [

@@ -123,6 +123,15 @@ def test_a_share_is_the_first_sentences_of_each_class_rounded_down(folder):
     assert [text(built, row) for row in (8, 9)] == [sentence(0, 8), sentence(1, 0)]
 
 
+def test_a_share_is_not_less_for_how_it_is_stored(tmp_path):
+    for split in ("train", "dev", "test"):
+        for label in (0, 1):
+            (tmp_path / f"sentiment.{split}.{label}").write_text("so it is\n" * 100)
+    assert int(0.29 * 100) == 28
+    labels = files.labelled(described(tmp_path, train=0.29))[1]
+    assert [labels["train"].count(label) for label in (0, 1)] == [29, 29]
+
+
 def test_a_share_of_nothing_is_refused_by_file_and_key(folder):
     with pytest.raises(
         UserError, match=r"sentiment\.dev\.0 has 10 sentences: dataset\.share\.val=0\.05 takes"
@@ -263,13 +272,13 @@ def test_dropping_words_keeps_labels_order_and_at_least_one_word():
     rng = np.random.default_rng(1)
     sentences = [[BOS, *rng.integers(4, 99, n).tolist(), EOS] for n in [1] * 20 + [30] * 20]
     corpus = Corpus(sentences, 99, CPU, [0] * 20 + [1] * 20)
-    less = without_words(corpus, 0.5, 99)
+    less = without_words(corpus, 0.3, 99)
     assert less.labels.tolist() == corpus.labels.tolist()
     kept = [less.batch(np.array([n])).tokens[0].tolist() for n in range(40)]
     for before, after in zip(sentences, kept, strict=True):
         remaining = iter(before)
         assert all(word in remaining for word in after) and len(after) >= 3
-    assert sum(map(len, kept[20:])) == pytest.approx(20 * 17, rel=0.1)
+    assert sum(map(len, kept[20:])) == pytest.approx(20 * (2 + 0.7 * 30), rel=0.05)
     assert torch.equal(without_words(corpus, 0.0, 99).tokens, corpus.tokens)
 
 
