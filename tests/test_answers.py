@@ -172,9 +172,7 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits):
     assert acts == ["wh-question", "acknowledge_(backchannel)"]
     assert len(found[0]([])) == 0
     for pairs in ([[4, other] for other in range(4, 24)], [[other, 4] for other in range(4, 24)]):
-        numbers = {
-            found[0]._features(pair)[3] for pair in pairs
-        }  # behind both words and `<s>` with the first
+        numbers = {found[0]._features(pair)[3] for pair in pairs}  # after `<s>` with the first
         assert len(numbers) == 20 and min(numbers) >= len(splits.vocabulary)
     assert found[0]._features([9, 4, 5, 6])[6] == found[0]._features([4, 5])[3]
     val = splits.corpora["val"]

@@ -570,6 +570,23 @@ class TestSemiAmortized:
             assert abs(slope) > 1e-4
             assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
+    def test_the_terms_are_those_of_the_posterior_refined_at_the_updates_beta(self):
+        config, model, some = tiny("semi_amortized", **{"update.steps": 3}), model_of(), batch(3, 5, 2)
+        kl = {}
+        for beta in (0.0, 0.4, 1.0):
+
+            def loss(q: gaussian.Gaussian, beta: float = beta) -> Tensor:
+                return objective.loss(objective.terms(model, some, q=q), beta)
+
+            torch.manual_seed(5)
+            wanted = objective.terms(model, some, q=refined(model.posterior(some), loss, config.update))
+            torch.manual_seed(5)
+            found = SemiAmortizedUpdate(model, config).terms(some, beta)
+            torch.testing.assert_close(found.nll, wanted.nll)
+            torch.testing.assert_close(found.kl, wanted.kl)
+            kl[beta] = wanted.kl.sum().item()
+        assert kl[1.0] < 0.9 * kl[0.4] and kl[0.4] < 0.9 * kl[0.0]
+
     def test_the_encoder_learns_through_the_refinement_only(self):
         config = tiny("semi_amortized", **{"update.steps": 2})
         task = prepare(config)
