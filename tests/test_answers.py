@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvae import answers, data, figures, tables
+from cvae import answers, data, figures, tables, talk
 from cvae.acts import ActClassifier
 from cvae.config import DialogData
 from cvae.data import references, vectors
@@ -308,6 +308,24 @@ def test_words_in_the_same_company_get_similar_vectors_the_same_each_time():
     assert np.array_equal(vectors.cooccurrence(sentences, 13, 4)[0], found)
 
 
+def test_vectors_are_those_of_the_positive_pointwise_mutual_information():
+    rng, words = np.random.default_rng(0), 11
+    sentences = [rng.integers(4, words, rng.integers(1, 15)).tolist() for _ in range(30)]
+    pairs = np.zeros((words, words))
+    for sentence in sentences:
+        for place, word in enumerate(sentence):
+            for other in sentence[max(0, place - 5) : place] + sentence[place + 1 : place + 6]:
+                pairs[word, other] += 1
+    share = pairs.sum(0) ** 0.75 / (pairs.sum(0) ** 0.75).sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        positive = np.nan_to_num(np.log(pairs / pairs.sum(1, keepdims=True) / share), neginf=0).clip(min=0)
+    left, lengths, _ = np.linalg.svd(positive)
+    found, known = vectors.cooccurrence(sentences, words, 4)
+    assert known.tolist() == [False] * 4 + [True] * 7
+    # U √Σ, whose columns may be turned round
+    np.testing.assert_allclose(found @ found.T, left * lengths @ left.T, atol=1e-5)
+
+
 def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits):
     train, held = splits.corpora["train"], splits.corpora["held"]
     state = torch.get_rng_state()
@@ -321,6 +339,13 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits):
     acts = [splits.acts[act] for act in found[0]([question, yeah])]
     assert acts == ["wh-question", "acknowledge_(backchannel)"]
     assert len(found[0]([])) == 0
+    for pairs in ([[4, other] for other in range(4, 24)], [[other, 4] for other in range(4, 24)]):
+        numbers = {found[0]._features(pair)[3] for pair in pairs}  # after `<s>` with the first
+        assert len(numbers) == 20 and min(numbers) >= len(splits.vocabulary)
+    assert found[0]._features([9, 4, 5, 6])[6] == found[0]._features([4, 5])[3]
+    val = splits.corpora["val"]
+    acts = val.acts[val.places]  # one of them is unknown
+    assert found[0].accuracy(val)["act_majority"] == (acts == 0).sum() / (len(acts) - 1)
 
 
 # ---- references ----
@@ -370,6 +395,8 @@ def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):
     words = splits.vocabulary.words
     said = {number: words[some.responses[0][0]] for number, some in found.items()}
     assert said == {0: "yeah", len(first): "oh"}
+    found = references.read(written(tmp_path, entries), splits.corpora["val"])  # whose dialogs are three
+    assert [words[some.responses[0][0]] for some in found.values()] == ["yeah", "oh", "oh"]
 
 
 def test_references_may_begin_with_a_byte_order_mark(tmp_path, splits):
@@ -536,7 +563,7 @@ def test_samples_and_draws_are_as_asked(folders):
         task = reopen(folder.configuration("cpu", **keys), folder)
         task.model.eval()
         some = [task.answers("val", np.arange(5), seed) for seed in (1, 1, 2)]
-        assert some[0] == some[1] != some[2]
+        assert some[0] == some[1] != some[2] != task.answers("val", np.arange(5), 0)
         assert [len(one) for one in some[0]] == [4] * 5
         assert max(len(words) for one in some[0] for words in one) <= 38
         words = {number for one in some[0] for words in one for number in words}
@@ -561,6 +588,18 @@ def test_runs_stand_side_by_side(folders, capsys):
     first, second = found.values()
     assert [one["reference"] for one in first] == [one["reference"] for one in second]
     assert {len(one["answers"]) for one in first + second} == {2}
+
+
+@pytest.mark.parametrize("said", [["hi"], ["hi", "yeah"], ["hi", "yeah", "oh"]])
+def test_in_a_chat_b_answers_what_a_has_said_last(said, folders, monkeypatch):
+    folder, read = RunFolder(folders[0]), []
+    task = reopen(folder.configuration("cpu"), folder)
+    monkeypatch.setattr(task, "answer", lambda batch, noise: (read.append(batch), [[[4]]])[1])
+    talk.answers(task, said)
+    (batch,) = read
+    assert batch.contexts.batch_sizes.tolist() == [1] * (1 + len(said))  # `<d>` first
+    own = [float((len(said) - place) % 2 == 0) for place in range(len(said))]  # of B's are every other one
+    assert batch.floors.tolist() == [0.0, *own]
 
 
 def test_a_chat_goes_on_with_what_was_chosen(folders, capsys, monkeypatch):

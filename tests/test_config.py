@@ -55,6 +55,24 @@ def fields(cls: type = Config, path: str = "", choice: str = "") -> Iterator[tup
 
 FIELDS = list(fields())
 RANGED = [(choice, key, hint) for choice, key, hint in FIELDS if list(limits(hint))]
+# by hand; of model.latent both, and all other numbers are counts, >= 1
+RANGES = {
+    f">= 0 and < {2**63}": "seed",
+    "> 0": "train.clip lr.value model.init objective.kl_target update.lr update.clip task.finetune.val_ratio"
+    " task.finetune.penalties task.finetune.lr task.finetune.encoder_lr",
+    ">= 0": "schedule.start schedule.stop lr.warmup model.batch_norm objective.free_bits"
+    " objective.free_bits_total task.iw_samples task.temperature task.examples task.finetune.map_sentences",
+    "> 0 and <= 1": "schedule.ratio lr.decay dataset.share.train dataset.share.val dataset.share.test"
+    " task.top_p task.finetune.shares",
+    ">= 0 and <= 1": "model.word_dropout",
+    ">= 0 and < 1": "model.dropout dataset.held_out task.finetune.dropped update.momentum",
+    "> 0 and < 0.5": "dataset.held_out",
+    ">= 2": "dataset.window task.path_sentences task.mi_examples task.contexts",
+    ">= 2 and <= 1000": "dataset.sequences",
+    ">= 3": "dataset.max_tokens",
+    ">= 10": "task.samples",
+    ">= 10 and <= 1000000": "dataset.sentences",
+}
 
 
 def wrong_types(hint: Any) -> list[Any]:
@@ -354,8 +372,19 @@ class TestWrongValues:
                 found = [problem for problem in found if not problem.startswith(aside)]
                 assert found == [f"{key} must be {limit}, found {kind(value)!r}"]
 
-    def test_there_are_ranges(self):
-        assert len(RANGED) >= 35
+    def test_every_number_has_the_range_it_should(self):
+        numbers = [(choice, key) for choice, key, hint in FIELDS if "number" in describe(hint)]
+        assert numbers == [(choice, key) for choice, key, _ in RANGED]
+        found: dict[str, set[str]] = {}
+        for _, key, hint in RANGED:
+            found.setdefault(key, set()).update(map(str, limits(hint)))
+        wanted = {key: set() for key in found}
+        for limit, keys in RANGES.items():
+            for key in keys.split():
+                wanted[key].add(limit)
+        both = {"model.latent": {">= 0", ">= 1"}, "task.samples": {">= 1", ">= 10"}}
+        both["dataset.vocabulary"] = {">= 1", ">= 3"}
+        assert found == {key: allowed or {">= 1"} for key, allowed in wanted.items()} | both
 
     def test_a_whole_number_beyond_all_floats(self, changed):
         assert "lr.value must be a finite number > 0" in problems(changed("", {"lr.value": 10**400}))[0]
@@ -436,6 +465,9 @@ class TestCombinations:
     def test_each_contradiction(self, choice, values, sentence, changed):
         (problem,) = problems(changed(choice, values))
         assert sentence in problem
+
+    def test_as_many_cycles_and_as_long_a_warm_up_as_there_are_updates(self, changed):
+        load(changed("", {"train.steps": 9, "schedule.cycles": 9, "lr.warmup": 9}))
 
     def test_all_kinds_of_problems_in_one_report(self, changed):
         values = {

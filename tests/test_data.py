@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import os
 from collections import Counter
 from pathlib import Path
@@ -29,6 +30,7 @@ from cvae.data.text import (
     Vocabulary,
     bucketed,
     equal_length,
+    further,
     order,
     splits,
 )
@@ -218,6 +220,21 @@ def test_an_epoch_is_every_batch_once_and_the_next_has_them_in_another_order(sam
     first, second = tokens[: len(batches)], tokens[len(batches) :]
     assert sorted(first) == sorted(second) == sorted(batch.tokens.tolist() for batch in batches)
     assert first != second
+
+
+def test_further_batches_are_of_the_same_epoch():
+    class Numbered:
+        seed = 3
+
+        def __len__(self) -> int:
+            return 5
+
+        def at(self, step: int) -> int:
+            return step
+
+    for step in range(15):
+        drawn = set(itertools.islice(further(Numbered(), step), 60))
+        assert drawn == set(range(step // 5 * 5, step // 5 * 5 + 5))
 
 
 # ---- generated corpora ----
@@ -413,6 +430,7 @@ def test_splits_without_a_file_are_held_out_of_the_training_sentences(tmp_path):
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 32, "val": 4, "test": 4}
     assert sorted(line for part in parts.values() for line in part) == sorted(lines)
     assert parts["train"] == [line for line in lines if line in parts["train"]]
+    assert not {tuple(parts["val"]), tuple(parts["test"])} & {tuple(lines[i : i + 4]) for i in range(40)}
 
     (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "test.txt").write_text("a test\n", encoding="utf-8")
@@ -421,6 +439,17 @@ def test_splits_without_a_file_are_held_out_of_the_training_sentences(tmp_path):
     assert [" ".join(words) for words in folder["val"]] == parts["val"]
     assert len(list(folder["train"])) == 36
     assert prints["train"] == prints["val"] != prints["test"]
+
+
+@pytest.mark.parametrize(
+    ("count", "share", "size"),
+    [(40, 0.1, 4), (26, 0.1, 3), (24, 0.1, 2), (4, 0.1, 1), (50, 0.3, 15)],
+)
+@pytest.mark.parametrize("missing", [["val"], ["val", "test"]])
+def test_a_held_out_share_is_rounded_and_one_sentence_at_least(count, share, size, missing):
+    parts = files.held_out(Path("text"), count, share, missing)
+    assert [len(parts[split]) for split in missing] == [size] * len(missing)
+    assert sorted(np.concatenate(list(parts.values()))) == list(range(count))
 
 
 @pytest.mark.usefixtures("cache")

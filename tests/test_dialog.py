@@ -96,13 +96,15 @@ def by_hand(model: DialogVAE, corpus, number: int, z: torch.Tensor) -> list[torc
     topic = model.topic.weight[corpus.topics[dialog]] if corpus.topics[dialog] >= 0 else torch.zeros(2)
     people = [torch.tensor(corpus.people[dialog, who]) for who in (speaker, (1, 0, 2)[speaker])]
     condition = torch.cat([topic, *people, state])
-    p = model.prior_net(condition).chunk(2)
+    hidden, _, last = model.prior_net
+    p = last(torch.tanh(hidden(condition))).chunk(2)
     q = model.recognition(torch.cat([condition, encoded(place)])).chunk(2)
     both, said = torch.cat([condition, z]), tokens(place)
     h = model.start(both)[None, None]
     logits = model.output(model.decoder(model.embedding(said[:-1])[:, None], h)[0][:, 0])
     nll = functional.cross_entropy(logits, said[1:], reduction="sum")
-    bag = -model.bag(both).log_softmax(-1)[said[1:]].sum()
+    hidden, _, last = model.bag
+    bag = -last(torch.tanh(hidden(both))).log_softmax(-1)[said[1:]].sum()
     return [*p, *q, nll[None], bag[None]]
 
 
@@ -282,6 +284,8 @@ def test_held_out_dialogs_are_the_same_for_all_and_teach_no_word(splits):
     used = set(every.corpora["train"].tokens.tolist())
     assert used | {0, UNK} >= set(range(len(every.vocabulary)))
     assert set(data.build(dataset(held_out=0.0), CPU).corpora) == {"train", "val", "test"}
+    most = data.build(dataset(held_out=0.29), CPU).corpora  # of ten dialogs, rounded down
+    assert [len(most[split].topics) for split in ("train", "held")] == [8, 2]
 
 
 def test_what_is_unknown_is_counted_and_zero(splits, model):
@@ -421,7 +425,8 @@ def test_the_full_model_has_the_authors_parameters(configured):
 
 
 def test_initial_weights_are_the_authors(splits):
-    model = DialogVAE(MODEL, splits.vocabulary, 3)
+    torch.manual_seed(0)
+    model = DialogVAE(dataclasses.replace(MODEL, prior=40, bow_hidden=40), splits.vocabulary, 3)
     assert model.embedding.weight.abs().max() <= 0.5 and model.output.weight.abs().max() <= 0.5
     for gru in (model.utterance, model.context, model.decoder):
         for name, parameter in gru.named_parameters():
@@ -430,6 +435,9 @@ def test_initial_weights_are_the_authors(splits):
             elif name.startswith("bias_hh"):
                 assert not parameter.any()
     assert not model.recognition.bias.any() and not model.start.bias.any()
+    for layer in (model.recognition, model.start, *model.prior_net[::2], *model.bag[::2]):
+        limit = (6 / (layer.in_features + layer.out_features)) ** 0.5  # Xavier's
+        assert 0.8 * limit < layer.weight.abs().max() <= limit
 
 
 def exchanges(splits, count: int = 9):
@@ -530,6 +538,29 @@ def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
     assert with_bow.pop("bow") == pytest.approx(found.bow.mean().item()) and with_bow == without
     silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3).double()
     assert objective.terms(silent, batch).bow is None
+
+
+def test_dropout_acts_on_the_words_and_outputs_of_the_decoder_in_training_only(splits):
+    model = DialogVAE(dataclasses.replace(MODEL, dropout=0.5), splits.vocabulary, 3).double()
+    batch, z, read = exchanges(splits), torch.randn(9, 3, dtype=torch.float64), []
+    model.decoder.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0].data))
+    model.output.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+    for training in (True, False):
+        model.train(training).decode_nll(batch, z)
+        for zeros in ((part == 0).double().mean().item() for part in (read.pop(), read.pop())):
+            assert 0.4 < zeros < 0.6 if training else zeros == 0
+
+
+def test_word_dropout_takes_its_share_of_the_words_but_the_first(splits):
+    model = DialogVAE(dataclasses.replace(MODEL, word_dropout=0.3), splits.vocabulary, 3).double()
+    batch, read = model.shared(exchanges(splits, 60)), []
+    model.embedding.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
+    torch.manual_seed(0)
+    model.decode_nll(batch, torch.zeros(60, 3, dtype=torch.float64))
+    changed = read[0] != batch.inputs.data
+    assert (read[0][changed] == UNK).all() and not changed[:60].any()
+    words = batch.inputs.data[60:] != UNK
+    assert changed[60:][words].double().mean().item() == pytest.approx(0.3, abs=0.07)
 
 
 def test_word_dropout_keeps_the_first_word_and_is_off_in_evaluation(splits):

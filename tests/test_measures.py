@@ -160,6 +160,21 @@ def test_mutual_information_is_at_most_the_log_of_the_examples():
     assert metrics.mutual_information(gaussian.standard(torch.empty(6, 3)), rng()) == pytest.approx(0)
 
 
+def test_mutual_information_and_the_hole_between_aggregate_and_prior_are_the_kl():
+    q = Linear(shift=1.0).posterior(batches(observations(1500), 1500)[0])
+    found = metrics.separation(q, 1, rng())
+    kl = gaussian.kl(q, gaussian.standard(q.mean)).sum(-1).mean().item()
+    assert found["prior_gap"] > 1  # the means lie 1 beside the prior's in each of three dimensions: 3/2
+    assert found["mi"] + found["prior_gap"] == pytest.approx(kl, abs=0.1)
+
+
+def test_every_draw_has_noise_of_its_own():
+    q = Gaussian(torch.tensor([[-1.0], [1.0]]), torch.zeros(2, 1))
+    found = metrics.separation(q, 5000, rng())
+    # the nearer one, where N(1, 1) is above 0
+    assert found["accuracy"] == pytest.approx(0.5 * (1 + math.erf(1 / math.sqrt(2))), abs=0.02)
+
+
 @pytest.mark.parametrize("cells", [1, 40, 2**22])
 def test_densities_in_pieces_are_the_same(cells):
     q = Gaussian(torch.randn(13, 3, generator=rng()), torch.randn(13, 3, generator=rng(1)))
@@ -230,6 +245,25 @@ def test_no_sentence_keeps_its_z_and_batches_do_not_decide_whose_it_gets():
         assert set(pairs[:, 1].tolist()) == set(range(10, 50))
         found.append(cut(Reader(1, 1), size)["path_a"])
     assert found[0] == pytest.approx(found[2], rel=0.5)  # the order within a length decides the rest
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_path_a_starts_from_a_sample_and_that_of_an_autoencoder_from_the_mean(deterministic):
+    read, x = [], observations(6)
+
+    class Listening(Linear):
+        def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
+            read.append(z)
+            return super().decode_nll(batch, z)
+
+    model = Listening()
+    measures.paths(model, batches(torch.cat([x, x[:0]]), 6), deterministic, rng())
+    mean, spread = model.posterior(batches(x, 6)[0])
+    own, exchanged, *prior = read[0]
+    assert torch.equal(own, mean) == deterministic and torch.equal(own, read[1][0])
+    assert ((own - mean).abs() < 5 * torch.exp(0.5 * spread)).all()
+    assert sorted(map(tuple, exchanged.tolist())) == sorted(map(tuple, own.tolist()))
+    assert len(prior) == (not deterministic)
 
 
 def test_an_autoencoder_has_no_prior_to_draw_from_and_a_language_model_no_z():

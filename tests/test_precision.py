@@ -15,6 +15,7 @@ from cvae.models import output
 from cvae.reading import UserError
 from cvae.run import prepare, run
 from cvae.update import build
+from cvae.update.plain import arithmetic
 
 SMALL = [
     "dataset=tiny",
@@ -89,6 +90,15 @@ class TestHalf:
         assert {part.dtype for part in q} == {torch.float32}
         double = half.double()
         assert gaussian.widened(gaussian.Gaussian(double, double)).mean is double
+
+
+@pytest.mark.parametrize("supported", [False, True])
+def test_onednn_is_off_only_while_it_is_used_in_bf16_that_it_has_not(supported, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    with pytest.raises(ZeroDivisionError), arithmetic("bf16", "cpu"):
+        assert torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled == supported
+        _ = 1 / 0
+    assert torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
 
 
 def test_tf32_is_refused_on_the_cpu(configured, tmp_path):

@@ -538,32 +538,36 @@ class TestAggressive:
         assert moved[-1] == {"decoder"}
         assert all(parameter.requires_grad for parameter in task.model.parameters())
         assert update.take() == {"encoder_updates": len(moved) - 1}
+        moved.clear()
+        update(batches.at(1), 0.5, 1e-3, further(batches, 1))
+        assert update.take() == {"encoder_updates": len(moved) - 1}
 
     @pytest.mark.parametrize(
         ("losses", "expected"),
         [
-            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),  # windows of 5, 4 and 4.05
+            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),
             ([5.0, 5.0, 5.0, 5.0, 1.0], 4),
+            ([5.0, 2.0, 4.4, 3.0, 4.4, 3.1, 1.0], 6),  # per token it falls once: 12, 11.8 and 11.9 of 18
             ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], 7),  # at most
         ],
     )
     def test_the_encoder_stops_when_the_loss_stops_falling(self, losses, expected, config, monkeypatch):
         task, left = prepare(config), iter(losses)
         update = build(task.model, config)
-        one = batch(3, 3)
+        several = itertools.cycle([batch(3, 3), batch(9)])  # 2 sentences of 4 tokens, 1 of 10
 
         def scripted(self, some, beta, lr, further=()):
-            found = Terms(torch.zeros(2), torch.zeros(2, 3), some.counted)
+            found = Terms(some.counted * 0.0, torch.zeros(len(some.lengths), 3), some.counted)
             return found, torch.tensor(next(left)), torch.tensor(0.0)
 
         monkeypatch.setattr(Update, "__call__", scripted)
-        update._catch_up(itertools.repeat(one), 0.5, 1e-3)
+        update._catch_up(several, 0.5, 1e-3)
         assert update.inner == expected
 
     def test_once_mutual_information_falls_updates_are_plain_for_good(self, config):
         task = prepare(config)
         update, batches = build(task.model, config), task.batches["train"]
-        for information, active in [(0.1, True), (0.3, True), (0.2, False), (0.9, False)]:
+        for information, active in [(0.1, True), (0.3, True), (0.3, True), (0.2, False), (0.9, False)]:
             update.validated({"mi": information})
             assert update.active is active
         twin = copy.deepcopy(task.model)
@@ -645,6 +649,23 @@ class TestSemiAmortized:
             assert abs(slope) > 1e-4
             assert slope == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
 
+    def test_the_terms_are_those_of_the_posterior_refined_at_the_updates_beta(self):
+        config, model, some = tiny("semi_amortized", **{"update.steps": 3}), model_of(), batch(3, 5, 2)
+        kl = {}
+        for beta in (0.0, 0.4, 1.0):
+
+            def loss(q: gaussian.Gaussian, beta: float = beta) -> Tensor:
+                return objective.loss(objective.terms(model, some, q=q), beta)
+
+            torch.manual_seed(5)
+            wanted = objective.terms(model, some, q=refined(model.posterior(some), loss, config.update))
+            torch.manual_seed(5)
+            found = SemiAmortizedUpdate(model, config).terms(some, beta)
+            torch.testing.assert_close(found.nll, wanted.nll)
+            torch.testing.assert_close(found.kl, wanted.kl)
+            kl[beta] = wanted.kl.sum().item()
+        assert kl[1.0] < 0.9 * kl[0.4] and kl[0.4] < 0.9 * kl[0.0]
+
     def test_the_encoder_learns_through_the_refinement_only(self):
         config = tiny("semi_amortized", **{"update.steps": 2})
         task = prepare(config)
@@ -725,6 +746,15 @@ class TestPretrained:
         monkeypatch.setattr("cvae.run.take_from", None)
         run(tiny("pretrained", **values), RunFolder(tmp_path))
         assert RunFolder(tmp_path).results["finished"]
+
+    def test_a_run_that_starts_anew_starts_there_anew(self, source, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        taken = []
+        monkeypatch.setattr("cvae.run.take_from", lambda *arguments, **named: taken.append(arguments))
+        values = {"init_from": str(source), "train.stop_after": 1}
+        for overwrite, times in ((False, 1), (False, 1), (True, 2)):
+            run(tiny("pretrained", **values, overwrite=overwrite), RunFolder(tmp_path))
+            assert len(taken) == times
 
     @pytest.mark.parametrize(
         ("values", "sentence"),

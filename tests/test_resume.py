@@ -16,6 +16,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -213,13 +214,14 @@ def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
 
 
 def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_path, configured):
-    run(configured(*TOY, "train.stop_after=17"), RunFolder(tmp_path))
+    run(configured(*TOY, "train.stop_after=17"), RunFolder(tmp_path), "the first command")
     early = json.loads((tmp_path / "results.json").read_text())
     assert early["finished"] is False
     assert early["step"] == 17
     assert early["val/elbo"] < 0
-    run(configured(*TOY), RunFolder(tmp_path))
+    run(configured(*TOY), RunFolder(tmp_path), "another")
     assert outcome(tmp_path) == outcome(whole["toy"])
+    assert RunFolder(tmp_path).record["command"] == "the first command"
 
 
 def test_sigterm_ctrl_c_and_slurms_warning_save_and_exit_and_the_run_goes_on(
@@ -314,7 +316,8 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     beta = ("schedule.cycles=1", "schedule.ratio=1.0")
     rate = ("lr=cosine_restarts", "lr.cycles=2", "lr.warmup=3", f"lr.per={per}", "train.log_every=1")
     config = configured(*(AGGRESSIVE if update == "aggressive" else SHORT), *beta, *rate)
-    task, made, updates = prepare(config), [], []
+    task, made, updates, clock = prepare(config), [], [], [100.0]
+    monkeypatch.setattr("cvae.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     loop = Loop(config, task, RunFolder(tmp_path))
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
@@ -333,14 +336,23 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
         made.clear()
         advance(self)
         updates.append(made.copy())
+        clock[0] += 0.25
+
+    evaluate = task.evaluate
+
+    def watched_evaluate(split):
+        clock[0] += 7  # not part of the speed
+        return evaluate(split)
 
     monkeypatch.setattr(Update, "loss", watched_loss)
     monkeypatch.setattr(Update, "descend", watched_descend)
     monkeypatch.setattr(Loop, "_advance", watched_advance)
+    monkeypatch.setattr(task, "evaluate", watched_evaluate)
     with Recorder(RunFolder(tmp_path), config, 0, {}) as recorder:
         loop.run(recorder)
-    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     records = [record for record in lines if "train/lr" in record]
+    assert [r["time/seconds"] for r in lines if "val/elbo" in r] == [8 / 4 + 7, 16 / 4 + 14, 24 / 4 + 21]
     wanted = [(config.schedule(step, total), config.lr(step, total, epoch)) for step in range(total)]
     assert len({beta for beta, _ in wanted}) == total
     assert len({lr for _, lr in wanted[3:]}) == (-(-total // epoch) if per == "epoch" else total // 2)
@@ -348,6 +360,34 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     for step, (record, parts) in enumerate(zip(records, updates, strict=True)):
         assert {(beta, lr) for beta, lr, _ in parts} == {wanted[step]}  # those of the encoder alone, too
         assert record["train/grad_norm"] == pytest.approx(parts[-1][2])
+        tokens = task.batches["train"].at(step).counted.sum().item()
+        assert record["time/tokens_per_second"] == pytest.approx(tokens / 0.25)
+
+
+def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured):
+    config = configured(*TOY, "train.stop_after=25")
+    run(config, RunFolder(tmp_path))
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    elbos = [record["val/elbo"] for record in records if "val/elbo" in record]
+    loop = Loop(config, prepare(config), RunFolder(tmp_path))
+    assert loop.resume()[0] == loop.step == 25
+    assert loop.scores == [-elbo for elbo in elbos] and loop.best == min(loop.scores)
+    assert loop.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
+
+
+def test_of_equal_validations_the_first_is_the_best(tmp_path, monkeypatch, configured):
+    monkeypatch.setattr(LanguageModelling, "score", lambda self, found: 1.0)
+    run(configured(*TOY, "train.stop_after=20"), RunFolder(tmp_path))
+    assert checkpoint.load(tmp_path / "checkpoint_best.pt")["step"] == 10
+
+
+def test_the_seed_decides_the_weights_and_the_order_of_the_batches(configured):
+    torch.manual_seed(77)
+    tasks = [prepare(configured(*DIALOG, f"seed={seed}")) for seed in (1, 1, 2)]
+    weights = [task.model.decoder.weight_hh_l0 for task in tasks]
+    drawn = [[task.batches["train"].drawn(step).tolist() for step in range(5)] for task in tasks]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_recorded_numbers_fit_together(whole):
@@ -361,9 +401,11 @@ def test_recorded_numbers_fit_together(whole):
             if f"{split}/elbo" in record:
                 parts = record[f"{split}/rec"] + record[f"{split}/kl"]
                 assert record[f"{split}/elbo"] == pytest.approx(-parts)
-        if record["step"] == 0 and "train/loss" in record:
-            beta = record["train/beta"]
-            assert record["train/loss"] == pytest.approx(record["train/rec"] + beta * record["train/kl"])
+    for name in ("tiny", "dialog"):
+        for record in outcome(whole[name])["metrics"]:
+            if record["step"] == 0 and "train/loss" in record:
+                wanted = record["train/rec"] + record["train/beta"] * record["train/kl"]
+                assert record["train/loss"] == pytest.approx(wanted + record.get("train/bow", 0.0))
 
 
 def test_an_autoencoder_has_no_bound(whole):
@@ -397,10 +439,13 @@ def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured
 
 def test_overwrite_starts_anew(tmp_path, configured):
     (tmp_path / "notes.md").write_text("mine")
+    others = ("classifier.jsonl", "map.jsonl", "accuracy.md", "projector_means.tsv", "diverged.json", "a.png")
+    for name in others:  # of a run of another kind, that was here
+        (tmp_path / name).write_text("{")
     run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
     run(configured(*TOY, "train.stop_after=3", "seed=5", "overwrite=true"), RunFolder(tmp_path))
     assert RunFolder(tmp_path).record["config"]["seed"] == 5
-    assert not (tmp_path / "checkpoint_best.pt").exists()
+    assert not [name for name in ("checkpoint_best.pt", *others) if (tmp_path / name).exists()]
     assert (tmp_path / "notes.md").read_text() == "mine"
     assert max(steps[-1] for steps in board(tmp_path).values()) <= 3
     assert "going to 3 of 40" in (tmp_path / "train.log").read_text()
@@ -788,6 +833,9 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     assert start.session_start_info.hparams["schedule.name"].string_value == "cyclical"
     experiment = plugin_data_pb2.HParamsPluginData()
     experiment.ParseFromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
+    assert {info.name for info in experiment.experiment.hparam_infos if info.differs} == {
+        *("schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed")
+    }
     shown = {info.name.tag for info in experiment.experiment.metric_infos}
     assert shown <= set(events.Tags()["tensors"])
 

@@ -101,6 +101,23 @@ def test_the_encoder_sees_four_pads_then_words_and_end_cut_at_25_positions():
     assert read[0][2].tolist() == [0] * 4 + [6] * 21
 
 
+def test_the_posterior_is_three_convolutions_by_relu_relu_and_tanh():
+    model = make()
+    encoder, table = model.encoder, unit(model.decoder.embedding.weight)
+
+    def convolved(layer: Convolution, x: Tensor, width: int) -> Tensor:
+        weight = layer.weight.view(len(layer.weight), width, -1).transpose(1, 2)
+        return functional.conv1d(x, weight, layer.bias, layer.stride)
+
+    q = model.posterior(batch_of(*SENTENCES))
+    for n, sentence in enumerate(SENTENCES):
+        seen = [PAD] * 4 + sentence[1:22] + [PAD] * (22 - len(sentence))
+        hidden = convolved(encoder.first, table[seen].T[None], 5).relu()
+        hidden = convolved(encoder.third, convolved(encoder.second, hidden, 5).relu(), 4).tanh()
+        for found, layer in zip(q, (encoder.mean, encoder.logvar), strict=True):
+            torch.testing.assert_close(found[n], layer.weight @ hidden.flatten() + layer.bias)
+
+
 def test_decode_nll_reads_and_predicts_unit_vectors_by_a_loop_over_time():
     model, z = make(), torch.randn(5, 3)
     decoder, table = model.decoder, unit(model.decoder.embedding.weight)

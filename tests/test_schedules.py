@@ -12,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from cvae import config
 from cvae.schedules import Constant, ConstantRate, CosineRestarts, Cyclical, Exponential, Monotonic, Off
@@ -162,6 +163,13 @@ def test_past_the_end_beta_is_stop(schedule):
 
 
 # ---- both ----
+
+
+@pytest.mark.parametrize("group", ["schedule", "lr"])
+def test_what_is_not_said_in_python_is_what_the_command_line_has(group):
+    for name, kind in {"schedule": config.SCHEDULES, "lr": config.RATES}[group].items():
+        values = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
+        assert {"name": name} | vars(kind()) == values
 
 
 @pytest.mark.parametrize("schedule", BETAS + RATES, ids=repr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,13 +20,14 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_scripts import script
+from torch import nn
 
 from cvae import checkpoint, data, figures
-from cvae.classification import Classifier, Scaling, in_order, probe
+from cvae.classification import Classifier, Probe, Scaling, Score, in_order, judge, posteriors, probe, train
 from cvae.config import LabelledData, Shares
 from cvae.data import files
 from cvae.data.labels import held_out, stratified, without_words
-from cvae.data.text import BOS, EOS, SPECIALS, Corpus, Splits
+from cvae.data.text import BOS, EOS, SPECIALS, Batch, Corpus, Splits
 from cvae.figures import ORDER
 from cvae.folder import Diverged, FolderError, RunFolder
 from cvae.gaussian import Gaussian
@@ -121,6 +124,15 @@ def test_a_share_is_the_first_sentences_of_each_class_rounded_down(folder):
     labels = {split: corpus.labels.tolist() for split, corpus in built.corpora.items()}
     assert labels == {"train": [0] * 9 + [1] * 15, "val": [0] * 2 + [1] * 5, "test": [0] * 2 + [1] * 3}
     assert [text(built, row) for row in (8, 9)] == [sentence(0, 8), sentence(1, 0)]
+
+
+def test_a_share_is_not_less_for_how_it_is_stored(tmp_path):
+    for split in ("train", "dev", "test"):
+        for label in (0, 1):
+            (tmp_path / f"sentiment.{split}.{label}").write_text("so it is\n" * 100)
+    assert int(0.29 * 100) == 28
+    labels = files.labelled(described(tmp_path, train=0.29))[1]
+    assert [labels["train"].count(label) for label in (0, 1)] == [29, 29]
 
 
 def test_a_share_of_nothing_is_refused_by_file_and_key(folder):
@@ -263,13 +275,13 @@ def test_dropping_words_keeps_labels_order_and_at_least_one_word():
     rng = np.random.default_rng(1)
     sentences = [[BOS, *rng.integers(4, 99, n).tolist(), EOS] for n in [1] * 20 + [30] * 20]
     corpus = Corpus(sentences, 99, CPU, [0] * 20 + [1] * 20)
-    less = without_words(corpus, 0.5, 99)
+    less = without_words(corpus, 0.3, 99)
     assert less.labels.tolist() == corpus.labels.tolist()
     kept = [less.batch(np.array([n])).tokens[0].tolist() for n in range(40)]
     for before, after in zip(sentences, kept, strict=True):
         remaining = iter(before)
         assert all(word in remaining for word in after) and len(after) >= 3
-    assert sum(map(len, kept[20:])) == pytest.approx(20 * 17, rel=0.1)
+    assert sum(map(len, kept[20:])) == pytest.approx(20 * (2 + 0.7 * 30), rel=0.05)
     assert torch.equal(without_words(corpus, 0.0, 99).tokens, corpus.tokens)
 
 
@@ -284,6 +296,8 @@ def test_each_mode_share_and_seed_is_made_once_with_the_same_label_sets(
         for seed in range(2 if mode == "probe" or share < 1 else 1)
     ]
     assert [c["labels"] for c in found if c["seed"] == 0] == [8, 40, 80] * 3
+    # 0.2 for each label, 6 at least, by class of 10 and 20
+    assert [c["val_labels"] for c in found if c["seed"] == 0] == [6, 8, 16] * 3
     for schedule in ("none", "monotonic"):
         config = configured(*SMALL, MODES, f"schedule={schedule}", f"dataset.path={folder}")
         task = prepare(config)
@@ -329,19 +343,42 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
     finished, folder, configured, monkeypatch
 ):
     task = reopen(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
-    seen, judge = [], Classifier.judge
+    seen, taught, judge, teach = [], [], Classifier.judge, reviews.train
 
     def watching(self, corpus, rows):
         seen.append((corpus, rows.tolist()))
         return judge(self, corpus, rows)
 
+    def teaching(classifier, corpus, rows, validate, settings, encoder_lr, seed):
+        taught.append((corpus, rows.tolist(), encoder_lr, seed))
+        return teach(classifier, corpus, rows, validate, settings, encoder_lr, seed)
+
     monkeypatch.setattr(Classifier, "judge", watching)
-    val, test = (task.data.corpora[split] for split in ("val", "test"))
-    for cell in [Cell("finetune", 0.1, 1), Cell("scratch", 0.1, 1)]:
+    monkeypatch.setattr(reviews, "train", teaching)
+    train, val, test = (task.data.corpora[split] for split in ("train", "val", "test"))
+    for mode, rate in (("finetune", task.settings.encoder_lr), ("scratch", task.settings.lr)):
         seen.clear()
-        task.measure(cell)
-        assert seen[:-1] == [(val, task.sets(cell)[1].tolist())] * 3  # at the start and at two checks
+        task.measure(cell := Cell(mode, 0.1, 1))
+        rows, chosen = (part.tolist() for part in task.sets(cell))
+        assert seen[:-1] == [(val, chosen)] * 3  # at the start and at two checks
         assert seen[-1] == (test, list(range(len(test))))
+        assert taught.pop() == (train, rows, rate, 1)
+    assert task.settings.encoder_lr != task.settings.lr
+
+
+def test_a_new_encoder_is_of_its_seed_and_leaves_the_global_noise(folder, configured):
+    task = prepare(configured(*SMALL, f"dataset.path={folder}"))
+    state = torch.get_rng_state()
+    one, again, other = (task._new_encoder(seed).second.weight for seed in (1, 1, 2))
+    assert torch.equal(one, again) and not torch.equal(one, other)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_majority_is_that_of_the_training_sentences(folder, configured):
+    task = prepare(configured(*SMALL, f"dataset.path={folder}"))
+    assert task.majority() == 0.6
+    task.data.corpora["train"].labels[:50] = 0  # now most are of class 0, and of test 30 of 50 are not
+    assert task.majority() == 0.4
 
 
 def test_the_record_has_what_results_and_the_table_say(finished):
@@ -553,9 +590,103 @@ def test_the_probe_takes_the_best_on_validation_and_the_first_of_equals():
     chosen = probe(*parts, [1e-6, 1e-2, 1.0])
     assert chosen.score == max(fit.score for fit in alone)
     assert chosen.score.accuracy > 0.75 and abs(chosen.weights[0]) == max(abs(chosen.weights))
+    assert chosen.score == pytest.approx(judge(chosen.logits(parts[2]), parts[3]))  # and not of what it fits
     # a class that is as good as told by the first feature is not told by shuffled labels
     shuffled = probe(features[:300], rng.permutation(labels[:300]), features[300:], labels[300:], [1.0])
     assert shuffled.score.accuracy < 0.7
+
+
+def test_a_score_is_the_accuracy_and_then_minus_the_cross_entropy():
+    found = judge(np.array([2.0, -1.0, 3.0, -0.5]), np.array([1, 0, 0, 1]))
+    nats = [math.log(1 + math.exp(-right)) for right in (2.0, 1.0, -3.0, -0.5)]
+    assert found == pytest.approx((0.5, -sum(nats) / 4))
+    assert Score(0.6, -2.0) > Score(0.5, -0.1) > Score(0.5, -0.2)
+
+
+class Reader(nn.Module):
+    """An encoder whose mean is the sum of its words' vectors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        vectors = 2 * torch.randn(99, 2, generator=torch.Generator().manual_seed(0))
+        self.table = nn.Embedding(99, 2, _weight=vectors)
+
+    def forward(self, batch: Batch) -> Gaussian:
+        mean = self.table(batch.tokens).sum(1)
+        return Gaussian(mean, torch.zeros_like(mean))
+
+
+@pytest.fixture
+def started() -> tuple[Classifier, Probe, Corpus]:
+    """A classifier that starts from a probe, and sentences of one word each."""
+    corpus = Corpus([[BOS, 4 + n, EOS] for n in range(20)], 99, CPU, [n % 2 for n in range(20)])
+    reader, fitted = Reader(), Probe(np.array([0.7, -1.2]), 0.4, 1.0, Score(0.5, -1.0))
+    classifier = Classifier(reader, Scaling.of(posteriors(reader, corpus).mean))
+    classifier.start_from(fitted)
+    return classifier, fitted, corpus
+
+
+def test_a_classifier_starts_as_the_probe_it_comes_from(started):
+    classifier, fitted, corpus = started
+    z = posteriors(classifier.encoder, corpus).mean
+    found = in_order(classifier, corpus, np.arange(20)).numpy()
+    assert found == pytest.approx(fitted.logits(Scaling.of(z)(z)), abs=1e-5)
+    assert abs(z.mean()) > 0.1 and abs(classifier.scale - 1) > 0.1  # so that both matter
+
+
+def taught(started, scores, **values):
+    """Training with validations that score so: what each update read, the updates before each validation."""
+    classifier, _, corpus = started
+    read, made, states, batch = [], [], [], corpus.batch
+    corpus.batch = lambda rows: (read.append(rows.tolist()), batch(rows))[1]
+
+    def validate() -> Score:
+        made.append(len(read))
+        states.append(copy.deepcopy(classifier.state_dict()))
+        return Score(*scores[len(made) - 1])
+
+    usual = {"batch_size": 4, "epochs": 2, "least_updates": 12, "checks": 6, "patience": 2, "lr": 1e-2}
+    rows = np.arange(1, 20, 2)
+    reached, best = train(classifier, corpus, rows, validate, SimpleNamespace(**usual | values), 1e-4, 0)
+    assert best == scores[made.index(reached)]
+    for name, tensor in classifier.state_dict().items():
+        assert torch.equal(tensor, states[made.index(reached)][name]), name
+    assert not torch.equal(states[0]["encoder.table.weight"], states[1]["encoder.table.weight"])
+    return read, made, reached
+
+
+@pytest.mark.parametrize(
+    ("scores", "values", "made", "reached"),
+    [
+        # better, worse, better, and then twice no better
+        ([(0.5, 0), (0.6, 0), (0.5, 0), (0.7, 0), (0.6, 0), (0.7, 0)], {}, [0, 2, 4, 6, 8, 10], 6),
+        ([(0.5, 0)] * 4, {"patience": 3}, [0, 2, 4, 6], 0),
+        # of equal accuracies the better fit
+        ([(0.5, -9), (0.5, -8), (0.5, -9), (0.5, -7)] + [(0.6, -99)] * 3, {}, [0, 2, 4, 6, 8, 10, 12], 8),
+        ([(0.1 * n, 0) for n in range(4)], {"least_updates": 4, "checks": 3}, [0, 2, 4, 6], 6),
+    ],
+)
+def test_training_keeps_the_best_weights_and_ends_without_a_gain(scores, values, made, reached, started):
+    assert taught(started, scores, **values)[1:] == (made, reached)
+
+
+def test_every_epoch_has_each_labelled_sentence_once_in_another_order(started):
+    read, _, _ = taught(started, [(0.1 * n, 0) for n in range(7)])
+    epochs = [read[start : start + 3] for start in range(0, 12, 3)]
+    assert all(sorted(np.concatenate(epoch)) == list(range(1, 20, 2)) for epoch in epochs)
+    assert len({str(epoch) for epoch in epochs}) == 4
+    assert [len(batch) for batch in read[:3]] == [4, 4, 2]
+
+
+def test_the_encoder_and_the_layer_have_their_own_rates(started):
+    parameters = dict(started[0].named_parameters())
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    taught(started, [(0.0, 0), (1.0, 0)], epochs=1, batch_size=10, least_updates=1, checks=1)
+    moved = {name: (parameter - before[name]).abs().max().item() for name, parameter in parameters.items()}
+    # Adam's first step is as long as the rate
+    assert moved == pytest.approx(
+        {"encoder.table.weight": 1e-4, "layer.weight": 1e-2, "layer.bias": 1e-2}, rel=1e-2
+    )
 
 
 def test_the_scaling_keeps_the_proportions_of_the_dimensions():
