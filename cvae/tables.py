@@ -51,7 +51,8 @@ BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl":
     ("bleu", "sacrebleu", "corpus_bleu", "a_bow", "e_bow", "act_hit", "accuracy/"), 1
 )
 
-LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
+LATEX = {mark: rf"\{mark}" for mark in "%&#_${}"} | {
+    **{"\\": r"\textbackslash{}", "^": r"\^{}"},
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
     **{"≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$"},
 }
@@ -98,8 +99,8 @@ class Table:
 
     def markdown(self) -> str:
         """A Markdown table, the best of a column in bold, and the notes as a list."""
-        body = [[_marked(part, "**{}**") for part in row] for row in self.body]
-        lines = ["| " + " | ".join(row) + " |" for row in (self.head, ["---"] * len(self.head), *body)]
+        head, *body = ([_marked(part, "**{}**", _cell) for part in row] for row in (self.head, *self.body))
+        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
         return "\n".join([*lines, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
 
     def csv(self) -> str:
@@ -116,7 +117,7 @@ class Table:
 
     def latex(self) -> str:
         """A tabular for the package booktabs, the notes as comments."""
-        rows = [[_latex(_marked(part, "\\textbf{{{}}}")) for part in row] for row in (self.head, *self.body)]
+        rows = [[_marked(part, "\\textbf{{{}}}", _latex) for part in row] for row in (self.head, *self.body)]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         columns = "".join("r" if isinstance(part, Cell) else "l" for part in self.body[0])
         lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body]
@@ -130,8 +131,14 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 }
 
 
-def _marked(part: str | Cell, mark: str) -> str:
-    return mark.format(part) if isinstance(part, Cell) and part.best else str(part)
+def _marked(part: str | Cell, mark: str, escaped: Callable[[str], str]) -> str:
+    said = escaped(str(part))
+    return mark.format(said) if isinstance(part, Cell) and part.best else said
+
+
+def _cell(text: str) -> str:
+    """Text in which a bar does not end the cell of a Markdown table."""
+    return text.replace("|", r"\|")
 
 
 def _numbers(part: str | Cell) -> list[str | float]:
@@ -141,10 +148,8 @@ def _numbers(part: str | Cell) -> list[str | float]:
 
 
 def _latex(text: str) -> str:
-    """Text with what LaTeX would misread replaced; `\\textbf{…}` stays."""
-    for found, meant in LATEX.items():
-        text = text.replace(found, meant)
-    return text
+    """Text with what LaTeX would misread replaced."""
+    return text.translate(str.maketrans(LATEX))
 
 
 def direction(key: str) -> int:
