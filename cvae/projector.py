@@ -25,9 +25,10 @@ def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequenc
     TensorBoard finds these files beside the events; `add_embedding` would add a folder at each start.
     """
     rows = ["\t".join(f"{value:.4g}" for value in row) for row in means.tolist()]
-    about = [*texts]  # a head is for several columns only
+    # a tab ends a column, and TensorBoard skips blank lines
+    about = [" ".join(text.split()) or "(no words)" for text in texts]  # a head is for several columns only
     if labels:
-        about = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(texts, labels, strict=True))]
+        about = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(about, labels, strict=True))]
     write_atomically(folder / "projector_means.tsv", "\n".join(rows) + "\n")
     write_atomically(folder / "projector_sentences.tsv", "\n".join(about) + "\n")
     write_atomically(folder / "projector_config.pbtxt", CONFIG)

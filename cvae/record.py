@@ -107,12 +107,18 @@ class Recorder:
             log.info(spoken.format_map(values))
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """One line of JSON to one of the run's records, and the same to TensorBoard."""
+        """One line of JSON to a record, and the same to TensorBoard: written when this returns.
+
+        Raises FolderError where the folder is not the run's any more: TensorBoard's thread would begin its
+        file anew in whatever stands there, and at any time, had it still something to write.
+        """
+        self.folder.refuse_lost()
         if name not in self._files:
             self._files[name] = (self.folder / name).open("ab")
         self._files[name].write(json.dumps(record, allow_nan=False).encode() + b"\n")
         self._files[name].flush()
         self._show[name](record)
+        self.board.flush()
 
     def offsets(self) -> dict[str, int]:
         """The lengths of the records in bytes, all of it on the disk: what a checkpoint remembers."""

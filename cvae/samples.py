@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -134,8 +135,28 @@ def without_unknown(how: How) -> How:
     return replace(how, forbid=(*how.forbid, UNK))
 
 
+def literal(words: str) -> str:
+    """A code span, in which Markdown changes nothing, whatever the words are; nothing for no words."""
+    words = " ".join(words.split())
+    fence = "`" * (1 + max(map(len, re.findall("`+", words)), default=0))
+    return f"{fence} {words} {fence}" if "`" in words else f"`{words}`" if words else ""
+
+
+def markdown(found: Found) -> str:
+    """What was found, its words as they are: `text` in Markdown."""
+
+    def marked(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: marked(value) for key, value in part.items()}
+        if isinstance(part, list):
+            return list(map(marked, part))
+        return literal(part) if isinstance(part, str) else part
+
+    return text(marked(found))
+
+
 def text(found: Found) -> str:
-    """What was found, for reading; Markdown."""
+    """What was found, for reading on a terminal."""
     parts = []
     if "prior" in found:
         parts += ["## z from the prior", "", *(f"- {line}" for line in found["prior"]), ""]
@@ -166,7 +187,7 @@ def glimpse(task: LanguageModelling, count: int = 4) -> str:
     """What is kept of each validation: greedy sentences, and readings of the same validation sentences."""
     sampler = Sampler(task, without_unknown(How()))
     found = {} if task.config.autoencoder else sampler.prior(count)
-    return text(found | sampler.reconstructions(sampler.sentences("val", count)))
+    return markdown(found | sampler.reconstructions(sampler.sentences("val", count)))
 
 
 def overview(task: LanguageModelling) -> str:
@@ -176,9 +197,9 @@ def overview(task: LanguageModelling) -> str:
     some = greedy.sentences("val", 10)
     parts = ["Words are the most likely ones, but for `<unk>`, unless something else is said.\n"]
     if not task.config.autoencoder:
-        parts += [text(greedy.prior(10)), "The same z, words drawn (temperature 1, top-p 0.9):\n"]
-        parts += [text(drawn.prior(10))]
-    parts.append(text(greedy.reconstructions(some)))
+        parts += [markdown(greedy.prior(10)), "The same z, words drawn (temperature 1, top-p 0.9):\n"]
+        parts += [markdown(drawn.prior(10))]
+    parts.append(markdown(greedy.reconstructions(some)))
     pairs = zip(some[0:4:2], some[1:4:2], strict=False)
-    parts += [text(greedy.interpolation(*pair, points=7)) for pair in pairs]
+    parts += [markdown(greedy.interpolation(*pair, points=7)) for pair in pairs]
     return "\n".join(parts)

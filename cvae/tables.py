@@ -53,7 +53,8 @@ JUDGED = "_minus_permuted"
 # what results.json has beside the model's own, as test/random/act_hit, and how tables call it
 BESIDE = {"random": "random", "constant": "constant", "authors": "authors' unit"}
 
-LATEX = {mark: rf"\{mark}" for mark in "%&#_$"} | {
+LATEX = {mark: rf"\{mark}" for mark in "%&#_${}"} | {
+    **{"\\": r"\textbackslash{}", "^": r"\^{}"},
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "–": "--", "~": r"$\sim$", "β": r"$\beta$"},
     **{"∞": r"$\infty$", "≯": r"$\not>$", "≈": r"$\approx$", "✓": r"$\checkmark$", "✗": r"$\times$"},
     "†": r"\dag{}",
@@ -110,8 +111,8 @@ class Table:
 
     def markdown(self) -> str:
         """A Markdown table, the best of a column in bold, and the notes as a list."""
-        body = [[_marked(part, "**{}**") for part in row] for row in self.body]
-        lines = ["| " + " | ".join(row) + " |" for row in (self.head, ["---"] * len(self.head), *body)]
+        head, *body = ([_marked(part, "**{}**", _cell) for part in row] for row in (self.head, *self.body))
+        lines = ["| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *body)]
         return "\n".join([*lines, *([""] if self.notes else []), *(f"- {note}" for note in self.notes)])
 
     def csv(self) -> str:
@@ -128,7 +129,7 @@ class Table:
 
     def latex(self) -> str:
         """A tabular for the package booktabs, the notes as comments."""
-        rows = [[_latex(_marked(part, "\\textbf{{{}}}")) for part in row] for row in (self.head, *self.body)]
+        rows = [[_marked(part, "\\textbf{{{}}}", _latex) for part in row] for row in (self.head, *self.body)]
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         columns = "".join("r" if isinstance(part, Cell) else "l" for part in self.body[0])
         lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body]
@@ -142,8 +143,14 @@ FORMATS: dict[str, Callable[[Table], str]] = {
 }
 
 
-def _marked(part: str | Cell, mark: str) -> str:
-    return mark.format(part) if isinstance(part, Cell) and part.best else str(part)
+def _marked(part: str | Cell, mark: str, escaped: Callable[[str], str]) -> str:
+    said = escaped(str(part))
+    return mark.format(said) if isinstance(part, Cell) and part.best else said
+
+
+def _cell(text: str) -> str:
+    """Text in which a bar does not end the cell of a Markdown table."""
+    return text.replace("|", r"\|")
 
 
 def _numbers(part: str | Cell) -> list[str | float]:
@@ -154,10 +161,8 @@ def _numbers(part: str | Cell) -> list[str | float]:
 
 
 def _latex(text: str) -> str:
-    """Text with what LaTeX would misread replaced; `\\textbf{…}` stays."""
-    for found, meant in LATEX.items():
-        text = text.replace(found, meant)
-    return text
+    """Text with what LaTeX would misread replaced."""
+    return text.translate(str.maketrans(LATEX))
 
 
 def direction(key: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -112,16 +112,18 @@ def _name(speaker: int) -> str:
     return SPEAKERS[speaker] if speaker not in (STRANGER, UNKNOWN) else "?"
 
 
-def page(runs: dict[str, list[Conversation]]) -> str:
-    """Markdown: each context once, its reference, and the answers of every run."""
+def page(runs: dict[str, list[Conversation]], show: Callable[[str], str] = str) -> str:
+    """Each context once, its reference, and the answers of every run; `show` is how words are shown."""
     lines = []
     for number, same in enumerate(zip(*runs.values(), strict=True), start=1):
         first = same[0]
-        lines += [f"## {number}. {first.topic.lower()}", ""]
-        lines += [f"- {name}: {text}" for name, text in first.context] or ["- (the dialog begins)"]
-        lines += ["", f"{first.speaker}, reference: **{first.reference.text}** ({first.reference.act})", ""]
+        lines += [f"## {number}. {show(first.topic.lower())}", ""]
+        lines += [f"- {name}: {show(text)}" for name, text in first.context] or ["- (the dialog begins)"]
+        reference = f"**{show(first.reference.text)}** ({show(first.reference.act)})"
+        lines += ["", f"{first.speaker}, reference: {reference}", ""]
         for name, found in zip(runs, same, strict=True):
             lines += [f"{first.speaker}, {name}:", ""]
-            lines += [f"{n}. {said.text} ({said.act})" for n, said in enumerate(found.answers, start=1)]
+            answers = enumerate(found.answers, start=1)
+            lines += [f"{n}. {show(said.text)} ({show(said.act)})" for n, said in answers]
             lines.append("")
     return "\n".join(lines)

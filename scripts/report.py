@@ -26,6 +26,7 @@ from cvae.runs import Run, RunsError, differing_keys, find_runs
 from cvae.sweeps import Job, counted, find_jobs
 
 CHECKPOINTS = {"best": "the checkpoint with the best validation", "last": "the last checkpoint"}
+CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")
 FIGURES = 8  # settings, other than schedule and learning rate, that are drawn
 EXAMPLES = """examples:
   python scripts/report.py outputs/toy                      outputs/toy/report.html
@@ -122,8 +123,8 @@ def markdown(text: str) -> str:
         level = 1 + len(item[1]) // 2 if item else 0
         out += ["<ul>"] * (level - depth) + ["</ul>"] * (depth - level)
         depth = level
-        said = html.escape(item[2] if item else line.strip())
-        said = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", re.sub(r"`(.+?)`", r"<code>\1</code>", said))
+        said = CODE.sub(_code, html.escape(item[2] if item else line.strip()))
+        said = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", said)
         if item:
             out.append(f"<li>{said}</li>")
         elif heading := re.match(r"#+ (.*)", said):
@@ -131,6 +132,11 @@ def markdown(text: str) -> str:
         elif said:
             out.append(f"<p>{said}</p>")
     return "\n".join(out + ["</ul>"] * depth)
+
+
+def _code(span: re.Match[str]) -> str:
+    """A code span, in which nothing is markup."""
+    return f"<code>{span[2].strip().replace('*', '&#42;').replace('`', '&#96;')}</code>"
 
 
 def about(run: Run) -> dict[str, Any]:

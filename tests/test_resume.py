@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 from test_scripts import script
 
 from cvae import checkpoint, figures
@@ -273,13 +275,14 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
 def test_killed_while_a_checkpoint_is_written(whole, tmp_path, configured):
     """The short version of scripts/kill.py."""
     folder = tmp_path / "Läufe – 1"
-    tally = kill.torment(TOY, folder, ["writing"], random.Random(0), kill.Pace(0.0, 0.3))
+    often = (*TOY, "train.save_every=1")  # so that not even a busy machine misses them all
+    tally = kill.torment(often, folder, ["writing"], random.Random(0), kill.Pace(0.0, 1e-9))
     assert tally.kills
     assert kill.differences(whole["toy"], folder) == kill.repeated_steps(folder) == []
     assert tally.written <= kill.lines(folder)
     command = shlex.split(RunFolder(folder).record["command"])
     assert command[:2] == ["python", "train.py"]
-    assert identity(configured(*command[2:]).container) == identity(configured(*TOY).container)
+    assert identity(configured(*command[2:]).container) == identity(configured(*often).container)
 
 
 @pytest.mark.parametrize("name", kill.RUNS)
@@ -705,10 +708,17 @@ def test_a_limit_of_file_sizes_leaves_the_last_checkpoint_to_go_on_from(tmp_path
 
 
 @pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.parametrize("log_every", [1, 7])  # a record is due before the next validation, or none
 def test_a_folder_that_is_deleted_or_replaced_ends_the_run(
-    replaced, tmp_path, monkeypatch, configured, whole
+    log_every, replaced, tmp_path, monkeypatch, configured, whole
 ):
-    original, folder = Loop._advance, tmp_path / "run"
+    original, folder, write = Loop._advance, tmp_path / "run", RecordWriter.write
+
+    def slowly(self, data):  # TensorBoard's thread on a busy machine
+        time.sleep(0.002)
+        write(self, data)
+
+    monkeypatch.setattr(RecordWriter, "write", slowly)
 
     def losing(self):
         original(self)
@@ -718,7 +728,8 @@ def test_a_folder_that_is_deleted_or_replaced_ends_the_run(
                 shutil.copytree(whole["autoencoder"], folder)
 
     monkeypatch.setattr(Loop, "_advance", losing)
-    assert refused(configured(*TOY), folder).endswith("since this run began; nothing is saved")
+    config = configured(*TOY, f"train.log_every={log_every}")
+    assert refused(config, folder).endswith("since this run began; nothing is saved")
     assert folder.exists() == replaced
     if replaced:
         other = {path.name: path.read_bytes() for path in whole["autoencoder"].iterdir() if path.is_file()}

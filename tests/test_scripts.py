@@ -5,15 +5,20 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
 import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.plugin_util import markdown_to_safe_html
 
-from cvae import checkpoint, figures
+from cvae import checkpoint, figures, projector, samples, talk
 from cvae.folder import RunFolder, read_json
 from cvae.reading import UserError
 from cvae.run import reopen, run
@@ -468,3 +473,65 @@ def test_scripts_name_what_is_missing(tmp_path, capsys):
     for name in ("table", "publish", "report", "status"):
         assert script(name).main([str(tmp_path / "nowhere")]) == 1
         assert "no such folder" in capsys.readouterr().err
+
+
+# ---- words are not markup ----
+
+MARKUP = ["__init__", "**", "*a*", "``", "''", "`", "<b>x</b>", "<unk>", "&lt;", "#", "1.", "-", "|", "$x$"]
+MARKUP += ["\\n", "\\", "[a](b)", "~~c~~", "the"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from(MARKUP), min_size=1, max_size=6).map(" ".join), st.booleans())
+def test_words_are_shown_as_they_are_wherever_markdown_is_read(words, first):
+    said = f"{words} zq" if first else f"zq {words}"  # only so often in a page as it is said
+    found = {
+        "prior": [said],
+        "reconstructions": [{"sentence": said, "reconstruction": said}],
+        "interpolation": {"from": said, "to": said, "places": [{"share": 0.5, "sentence": said}]},
+        "neighbours": [{"sentence": said, "nearest": [{"distance": 1.0, "sentence": said}]}],
+    }
+    one = talk.Said(said, said)
+    dialogs = {"answers": [talk.Conversation("music", [("A", said)], "B", one, [one])]}
+    for text, count in ((samples.markdown(found), 8), (talk.page(dialogs, samples.literal), 5)):
+        for page in (markdown_to_safe_html(text), script("report").markdown(text)):
+            reader = Balanced()
+            reader.feed(page)
+            assert reader.words.count(said) == reader.words.count("zq") == count
+    assert samples.text(found).count(said) == 8  # on a terminal nothing is marked
+
+
+def test_a_table_and_a_figure_show_values_as_they_are(tmp_path, capsys):
+    for name in ("a", "b"):
+        reported(tmp_path, name, 0, {"test/kl": 1.0, "test/rec": 2.0})
+        record = read_json(tmp_path / name / "run.json")
+        record["config"]["init_from"] = f"{name}|{{x}}$_^$\\"
+        (tmp_path / name / "run.json").write_text(json.dumps(record))
+    assert script("table").main([str(tmp_path)]) == 0
+    head, rule, *rows = capsys.readouterr().out.splitlines()
+    assert {len(re.split(r"(?<!\\)\|", row)) for row in (head, rule, *rows)} == {6}
+    assert script("table").main([str(tmp_path), "--format", "latex"]) == 0
+    assert r"a|\{x\}\$\_\^{}\$\textbackslash{} & 1 & 2.00" in capsys.readouterr().out
+    figure = figures.rate_figure(find_runs([tmp_path]))
+    figure.savefig(tmp_path / "rate.png")  # a formula that is none would end here
+    assert any(r"=b|{x}\$_^\$" in text.get_text() for text in figure.legends[0].texts)
+
+
+def test_a_line_of_the_projector_is_a_sentence(tmp_path):
+    projector.write(tmp_path, np.zeros((3, 2)), ["a\tb", "", "c\nd"], ["x", "y", "z"])
+    lines = (tmp_path / "projector_sentences.tsv").read_text().splitlines()
+    assert lines == ["sentence\tlabel", "a b\tx", "(no words)\ty", "c d\tz"]
+
+
+def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configured, monkeypatch):
+    monkeypatch.setattr(figures, "run_pictures", lambda path: [])
+    (tmp_path / "code.txt").write_text("def __init__ ( self , *args* )\n" * 40)
+    own = ("task=ptb", "dataset=text", f"dataset.path={tmp_path / 'code.txt'}", "train.steps=4", "threads=1")
+    sizes = ("model.embed=4", "model.hidden=4", "model.latent=2", "task.iw_samples=2")
+    run(configured(*own, *sizes), RunFolder(tmp_path / "run"))
+    record = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[-1])
+    for text in (record["text"], (tmp_path / "run" / "samples.md").read_text()):
+        for page in (markdown_to_safe_html(text), script("report").markdown(text)):
+            reader = Balanced()
+            reader.feed(page)
+            assert reader.words.count("def __init__ ( self , *args* )") >= 2

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cvae.figures.style import COLOURS, GREY, MARKERS, ORDER, OTHER_MARKER, labels, one_task
+from cvae.figures.style import COLOURS, GREY, MARKERS, ORDER, OTHER_MARKER, labels, one_task, plain
 from cvae.runs import Run, RunsError, changes
 
 KL, REC = "test/kl", "test/rec"
@@ -56,7 +56,9 @@ def rate_figure(runs: Sequence[Run]) -> Figure:
     handles = [Line2D([], [], label=text, **look(group, None)) for group, text in groups.items()]
     if len(names) > 1:
         handles += [
-            Line2D([], [], label=textwrap.fill(name, 36), color=colours[name], linestyle="", marker="o")
+            Line2D(
+                [], [], label=textwrap.fill(plain(name), 36), color=colours[name], linestyle="", marker="o"
+            )
             for name in names
         ]
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9.5)

@@ -44,10 +44,16 @@ def labels(groups: Iterable[Group]) -> dict[Group, str]:
     groups = list(groups)
     varies = len({lr for _, lr in groups}) > 1
     return {
-        (schedule, lr): NAMES.get(schedule, schedule.capitalize())
-        + (f", {lr.replace('_', ' ')} lr" if varies else "")
+        (schedule, lr): plain(
+            NAMES.get(schedule, schedule.capitalize()) + (f", {lr.replace('_', ' ')} lr" if varies else "")
+        )
         for schedule, lr in groups
     }
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib shows as it is: two dollar signs would make a formula of what is between them."""
+    return text.replace("$", r"\$")
 
 
 def seed_mean(runs: Sequence[Run], key: str) -> tuple[np.ndarray, ...]:
@@ -132,7 +138,7 @@ def run_title(run: Run) -> str:
     parts = [run.task, f"schedule={schedule}", f"lr={lr}", f"seed={run.seed}"]
     if run.total and run.last < 0.99 * run.total:
         parts.append(f"unfinished: {thousands(run.last)} of {thousands(run.total)} updates")
-    return "  ·  ".join(part for part in parts if part)
+    return plain("  ·  ".join(part for part in parts if part))
 
 
 def save(

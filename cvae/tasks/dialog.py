@@ -21,6 +21,7 @@ from cvae.data.vectors import Vectors
 from cvae.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
 from cvae.gaussian import Gaussian
 from cvae.objective import Terms
+from cvae.samples import literal
 from cvae.tasks.language_model import LanguageModelling
 
 NO_PRIOR = "schedule=none has no prior to answer from.\n"
@@ -186,7 +187,8 @@ class Answering(LanguageModelling):
         """What a finished run keeps for reading: contexts of test with the reference and the answers."""
         if self.config.autoencoder:
             return NO_PRIOR
-        return talk.page({"answers": talk.conversations(self, "test", self.config.task.examples)})
+        found = talk.conversations(self, "test", self.config.task.examples)
+        return talk.page({"answers": found}, literal)
 
     def glimpse(self) -> str:
         """At each validation: what was said last, the reference, and the answers, without acts: they cost."""
@@ -197,7 +199,7 @@ class Answering(LanguageModelling):
         lines = []
         for row, some in zip(rows, self.answers("val", rows), strict=True):
             last, said = (corpus.context(row) or [[]])[-1], corpus.sentences(np.array([row]))[0]
-            texts = [" ".join(words[number] for number in one) for one in (last, said, *some)]
+            texts = [literal(" ".join(words[number] for number in one)) for one in (last, said, *some)]
             lines += ["", f"{texts[0]} → **{texts[1]}**", "", *(f"- {text}" for text in texts[2:])]
         return "\n".join(lines)
 
