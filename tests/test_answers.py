@@ -248,6 +248,8 @@ def test_answers_without_a_context_come_from_the_train_split(splits):
     some = random_answers(train, 40, 5, seed=1)
     assert {len(one) for one in some} == {5} and len(some) == 40
     assert all(said in every for one in some for said in one)
+    many = {tuple(said) for one in random_answers(train, 400, 5, seed=1) for said in one}
+    assert many == set(map(tuple, every))
     assert some == random_answers(train, 40, 5, seed=1) != random_answers(train, 40, 5, seed=2)
     lines = [line for number, line in enumerate(utterances("train")) if number not in held_dialogs(splits)]
     counts = Counter(tuple(tokenise(text)) for line in lines for _, text in line)

@@ -189,9 +189,10 @@ def test_a_context_is_the_utterances_before_the_response(splits):
 
 
 @pytest.mark.parametrize("size", [2, 3, 9])
-def test_the_authors_windows_are_theirs(splits, size):
+@pytest.mark.parametrize("window", [4, 10])
+def test_the_authors_windows_are_theirs(size, window):
     """By slices of lists, as protocol B1 describes their loader."""
-    corpus = splits.corpora["val"]  # dialogs of 9, 6 and 12 utterances
+    corpus = data.build(dataset(window=window), CPU).corpora["val"]  # dialogs of 9, 6 and 12 utterances
     lines = [json.loads(line)["utts"] for line in (HERE / "valid.jsonl").read_text().splitlines()]
     firsts = np.cumsum([0, *map(len, lines)])  # the number of a dialog's first response
     dialogs = sorted(
@@ -202,10 +203,10 @@ def test_the_authors_windows_are_theirs(splits, size):
     for i in range(0, len(dialogs) // size * size, size):
         group = dialogs[i : i + size]
         ends = range(2, len(group[-1]))
-        windows = [(max(0, end - 10), end) for end in ends if max(0, end - 10) < len(group[0]) - 1]
+        windows = [(max(0, end - window), end) for end in ends if max(0, end - window) < len(group[0]) - 1]
         wanted += [[dialog[start:end] for dialog in group] for start, end in windows]
     found = list(authors_windows(corpus, size))
-    assert len(found) == len(wanted) == {2: 8, 3: 11, 9: 0}[size]
+    assert len(found) == len(wanted) == {2: 8, 3: 11 if window == 10 else 8, 9: 0}[size]
     for (responses, starts), window in zip(found, wanted, strict=True):
         assert responses.tolist() == [cut[-1] for cut in window]
         assert (corpus.places[responses] - starts).tolist() == [len(cut) - 1 for cut in window]
