@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from cvae.reading import UserError
-from cvae.runs import Run, changes, find_runs
-from cvae.tables import FORMATS, Cell, Table, around, final
+from cvae.runs import Run, RunsError, changes, find_runs, refuse_mixture
+from cvae.tables import FORMATS, Cell, Table, around, differing_text, final
 
 EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs
@@ -74,7 +74,7 @@ class Check:
     main: bool = False
 
     def judge(self, runs: Sequence[Run]) -> Outcome:
-        """The outcome on these runs."""
+        """The outcome on these runs. Raises RunsError where they cannot be averaged or compared."""
         return self._judge_each(runs) if self.each else self._judge(runs)
 
     def _judge(self, runs: Sequence[Run]) -> Outcome:
@@ -84,6 +84,11 @@ class Check:
             found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {self.than:g}"
             return Outcome(found, "", score, len(left.values))
         right = chosen(runs, self.than, self.measure)
+        if differing := differing_text([*members(runs, self.of), *members(runs, self.than)]):
+            sides = f"{shown(self.of)} and {shown(self.than)}"
+            raise RunsError(
+                f"{self.measure} of {sides} cannot be compared: they differ in {', '.join(differing)}"
+            )
         found = f"{shown(self.of, left)} {SYMBOLS[self.rule]} {shown(self.than, right)}"
         if not (left.values and right.values and math.isfinite(left.mean - right.mean)):
             return Outcome(found, "", None)
@@ -131,13 +136,21 @@ class Claim:
         return cls(content["claim"], content["experiments"], checks)
 
 
-def chosen(runs: Sequence[Run], side: Side, measure: str) -> Cell:
-    """A measure of the runs that have these settings, at a share of training or as results.json has it."""
+def members(runs: Sequence[Run], side: Side) -> list[Run]:
+    """The runs that have these settings. Raises RunsError where they differ in more than their seed."""
     wanted = {key: value for key, value in side.items() if key != "at"}
     known = [
         run.setting | {"apart": apart} for run, apart in zip(runs, changes(runs) if runs else [], strict=True)
     ]
     own = [run for run, has in zip(runs, known, strict=True) if wanted.items() <= has.items()]
+    if own:
+        refuse_mixture(own)
+    return own
+
+
+def chosen(runs: Sequence[Run], side: Side, measure: str) -> Cell:
+    """A measure of the runs that have these settings, at a share of training or as results.json has it."""
+    own = members(runs, side)
     if "at" not in side:
         return final(own, measure)
     cells = [

@@ -493,6 +493,9 @@ def test_a_finished_run_has_every_score_and_the_same_checkpoint_the_same(folders
     again = {f"held/{name}": value for name, value in task.evaluate("held", thorough=True).items()}
     assert again == {key: value for key, value in results.items() if key.startswith("held/")}
     assert results["data/val/unknown_topics"] == 1
+    for split, corpus in task.data.corpora.items():
+        assert results[f"data/{split}/unknown_share"] == corpus.unknown_share
+        assert results.get(f"data/{split}/in_train_share") == task.data.in_train.get(split)
     tokens = results["data/val/tokens"] / results["data/val/sentences"]
     assert results["val/rec_ppl"] == pytest.approx(np.exp(results["val/rec"] / tokens))
 

@@ -13,7 +13,7 @@ from test_scripts import ROOT, script
 
 from cvae import tables
 from cvae.reading import UserError
-from cvae.runs import find_runs
+from cvae.runs import RunsError, find_runs
 
 claims = script("claims")
 Check = claims.Check
@@ -172,6 +172,27 @@ def test_a_table_marks_main_checks_and_briefly_shows_the_one_that_fared_worst(tm
     (row,) = claims.claims_table([claim], runs, brief=True).body
     assert row[:3] == ["It is so", "holds partly (one seed, 2 of 3 measured)", "test/kl"]
     assert row[-1] == "✗"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ([("cyclical", 0, {"hidden": 4}), ("cyclical", 1, {"hidden": 8})], "differ in model.hidden"),
+        ([("cyclical", 0, {"hidden": 4}), ("cyclical", 0, {"hidden": 4, "name": "again"})], ""),
+        ([("cyclical", 0, {"vocabulary": 3}), ("monotonic", 0, {"vocabulary": None})], "dataset.vocabulary"),
+    ],
+)
+def test_other_settings_are_no_seeds_and_other_vocabularies_no_match(settings, said, tmp_path):
+    for schedule, seed, values in settings:
+        finished(tmp_path, schedule, seed, 1.0, **values)
+    for path in tmp_path.glob("*/run.json"):
+        config = json.loads(path.read_text())["config"]
+        config["dataset"] = {"name": "ptb", "vocabulary": config["model"].pop("vocabulary", None)}
+        config["model"] = {"hidden": config["model"].get("hidden")}
+        path.write_text(json.dumps({"config": config}))
+    runs = find_runs([tmp_path])
+    with pytest.raises(RunsError, match=said or "both have seed 0"):
+        Check("test/kl", CYCLICAL, "more", MONOTONIC).judge(runs)
 
 
 def test_a_claim_needs_a_main_check():
