@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -47,7 +47,7 @@ class Map:
 @dataclass(frozen=True)
 class Run:
     """What a run folder says: its configuration, its records and, of the tasks that have them, snapshots
-    of a latent plane (toy) and the records of classifiers (yelp)."""
+    of a latent plane (toy) and the records of classifiers (yelp). `data`: fingerprints of its files."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -55,6 +55,7 @@ class Run:
     latents: Mapping[int, Snapshot]
     results: Mapping[str, Any] = field(default_factory=dict)
     classifiers: Sequence[Mapping[str, Any]] = ()
+    data: Mapping[str, str] = field(default_factory=dict)
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
         """`config[section][key]`, or `default` where either is absent."""
@@ -197,7 +198,10 @@ def read_run(folder: str | Path) -> Run:
     metrics = read_metrics(folder / "metrics.jsonl")
     latents = read_latents(folder / "latents.jsonl")
     results = RunFolder(folder).results
-    run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"))
+    data = content.get("data", {})
+    if not isinstance(data, dict):
+        raise RunsError(f"{path}: data must be the fingerprints of files by name, found {str(data)[:40]!r}")
+    run = Run(folder, config, metrics, latents, results, read_classifiers(folder / "classifier.jsonl"), data)
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
         raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")
@@ -287,8 +291,24 @@ def _follows_from_name(settings: Sequence[dict[str, Any]], key: str) -> bool:
     return key != name and _values(settings, name) == _values(settings, name, key)
 
 
+def refuse_other_data(runs: Sequence[Run], besides: Container[str] = ()) -> None:
+    """Raises RunsError where runs that are to be put together read different files of one name.
+
+    What a run does not record is unknown, and no difference; nor are names in `besides`.
+    """
+    first: dict[str, Run] = {}
+    for run in runs:
+        for name, digest in run.data.items():
+            other = first.setdefault(name, run)
+            if other.data[name] != digest and name not in besides:
+                raise RunsError(
+                    f"{other.folder} and {run.folder} cannot be put together: their data differ in {name}"
+                )
+
+
 def refuse_mixture(runs: Sequence[Run]) -> None:
     """Raises RunsError where runs that are to be averaged differ in more than their seed, or not in it."""
+    refuse_other_data(runs)
     first, seen = runs[0], {}
     for run in runs:
         if differ := differing_keys([first, run]):

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from cvae.reading import UserError
-from cvae.runs import Run, changes, find_runs
+from cvae.runs import Run, changes, find_runs, refuse_other_data
 from cvae.tables import FORMATS, Cell, Table, around, final
 
 EXAMPLES = """examples:
@@ -198,6 +198,7 @@ def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]]) -> 
     body = []
     for claim in claims:
         own = [run for name in claim.experiments for run in runs.get(name, ())]
+        refuse_other_data(own, besides=["init_from"])
         outcomes = [check.judge(own) for check in claim.checks]
         first = [claim.claim, verdict(outcomes)]
         for check, outcome in zip(claim.checks, outcomes, strict=True):
