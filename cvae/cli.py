@@ -18,6 +18,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from cvae import prints
 from cvae.config import NOT_IDENTITY, Config, load
 from cvae.folder import FolderError, RunFolder
 from cvae.precheck import check
@@ -75,9 +76,11 @@ def _run(cfg: DictConfig) -> float | None:
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
     folder.refuse_other(config)
-    if not config.overwrite and (results := folder.results).get("finished"):
-        log.info(f"{folder} is already finished; overwrite=true runs it again")
-        return results.get("objective")
+    if folder.answers(config):
+        unchecked = folder.unchecked(prints.corpus(config) | prints.others(config))
+        told = f"{folder} is already finished; overwrite=true runs it again"
+        log.info(f"{told} ({unchecked})" if unchecked else told)
+        return folder.results.get("objective")
     with alone_on_gpu(config.device, hydra.launcher):
         return _start(config, folder, cfg)
 

@@ -73,7 +73,7 @@ class Files(Checked):
     path: str
 
     def files(self) -> dict[str, Path]:
-        """Every file that is read, by the split (and class) it holds."""
+        """The file that each split (and class) comes from."""
         raise NotImplementedError
 
     def refuse_missing(self) -> None:
@@ -118,11 +118,10 @@ class OwnText(Files):
     def files(self) -> dict[str, Path]:
         path = located(self.path)
         if not path.is_dir():
-            return {"train": path}
-        others = {"val": path / "valid.txt", "test": path / "test.txt"}
-        return {"train": path / "train.txt"} | {
-            split: file for split, file in others.items() if file.exists()
-        }
+            return dict.fromkeys(("train", "val", "test"), path)
+        train, val, test = (path / f"{name}.txt" for name in ("train", "valid", "test"))
+        own = {split: file for split, file in (("val", val), ("test", test)) if file.exists()}
+        return dict.fromkeys(("train", "val", "test"), train) | own
 
     def refuse_missing(self) -> None:
         for path in self.files().values():

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cvae import __version__
+from cvae import __version__, prints
 from cvae.config import Config, completed, identity, load, reported
 from cvae.reading import UserError, fits, located, parse_json
 
@@ -144,7 +144,8 @@ class RunFolder:
             if (self / "checkpoint_last.pt").exists() or (self / "metrics.jsonl").exists():
                 raise FolderError(f"{self} holds records of a run but no run.json that says of which")
             return None
-        if found.get("format") != FORMAT or not isinstance(found.get("config"), dict):
+        whole = all(isinstance(found.get(key, {}), dict) for key in ("config", "data"))
+        if found.get("format") != FORMAT or "config" not in found or not whole:
             raise FolderError(
                 f"{self / 'run.json'} has format {found.get('format')!r} of cvae"
                 f" {found.get('versions', {}).get('cvae', '?')}; this version reads format {FORMAT}"
@@ -230,7 +231,7 @@ class RunFolder:
                 )
 
     def refuse_other(self, config: Config) -> None:
-        """Raises FolderError, naming the keys that differ, where the folder holds another run."""
+        """Raises FolderError, naming the keys or files that differ, where the folder holds another run."""
         if config.overwrite or (record := self.record) is None:
             return
         there, here = identity(record["config"]), identity(config.container)
@@ -244,12 +245,38 @@ class RunFolder:
                 f"{self} holds a different run: {'; '.join(differing)}."
                 " Give this one another name=…, or overwrite=true to lose that one"
             )
+        self.refuse_other_data(
+            prints.corpus(config) | prints.others(config),
+            "; give a run on these another name=…, or overwrite=true to lose that one",
+        )
 
-    def refuse_other_data(self, data: dict[str, str]) -> None:
-        """Raises FolderError where the corpora's fingerprints are not those the run began with."""
+    def refuse_other_data(self, data: prints.Prints, advice: str = "") -> None:
+        """Raises FolderError where fingerprints are not those the run began with; None passes.
+
+        So does what runs did not record at first and this one has not.
+        """
         before = (self.record or {}).get("data", {})
-        if changed := [split for split in data if before.get(split) != data[split]]:
-            raise FolderError(f"{self} was trained on other data: {' and '.join(changed)} changed since")
+        changed = [
+            name
+            for name, digest in data.items()
+            if digest is not None and digest != before.get(name, digest if name in prints.CAME_LATER else "")
+        ]
+        if changed:
+            files = " and ".join(changed)
+            raise FolderError(f"{self} was trained on other data: {files} changed since{advice}")
+
+    def unchecked(self, data: prints.Prints) -> str:
+        """Which files cannot be compared with those that the run read, and why; empty for none."""
+        before = (self.record or {}).get("data", {})
+        absent = [name for name, digest in data.items() if digest is None]
+        unknown = [name for name, digest in data.items() if digest is not None and name not in before]
+        told = [f"{', '.join(absent)} not on this machine"] * bool(absent)
+        told += [f"{', '.join(unknown)} not in its run.json"] * bool(unknown)
+        return f"corpus not checked: {'; '.join(told)}" if told else ""
+
+    def answers(self, config: Config) -> bool:
+        """Whether the run is finished and the command has nothing to do but say so."""
+        return not config.overwrite and bool(self.results.get("finished"))
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
@@ -304,7 +331,7 @@ class RunFolder:
                 path.unlink()
         shutil.rmtree(self / ".hydra", ignore_errors=True)
 
-    def describe(self, config: Config, command: str, data: dict[str, str]) -> None:
+    def describe(self, config: Config, command: str, data: prints.Prints) -> None:
         """Writes `run.json`: all that is needed to repeat the run. Raises FolderError on other data."""
         if self.record is not None:
             self.refuse_other_data(data)
@@ -315,7 +342,7 @@ class RunFolder:
             "command": command,
             "versions": versions(),
             "git": git_commit(),
-            "data": data,
+            "data": {name: digest for name, digest in data.items() if digest is not None},
         }
         write_atomically(self / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 

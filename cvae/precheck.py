@@ -286,8 +286,11 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
     if folder in seen:
         raise UserError(f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'")
     seen[folder] = job
-    RunFolder(folder).refuse_other(config)
-    RunFolder(folder).refuse_impossible()
+    run = RunFolder(folder)
+    run.refuse_other(config)
+    run.refuse_impossible()
+    if run.answers(config):  # which it does without its data, too
+        return
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
     if config.init_from is not None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from cvae import checkpoint, data, figures, memory, models, tasks
+from cvae import checkpoint, data, figures, memory, models, prints, tasks
 from cvae.config import Config
 from cvae.folder import ERROR, FolderError, RunFolder, write_atomically
 from cvae.loop import Loop
@@ -54,7 +54,7 @@ def run(
         if config.overwrite:
             folder.clear()
         with _log_file(folder), _disk_trouble(folder), logging_redirect_tqdm():
-            folder.describe(config, command, task.data.fingerprints)
+            folder.describe(config, command, task.data.fingerprints | prints.others(config))
             _write_texts(folder, task, composition or {})
             return _train(config, folder, task)
 
@@ -86,7 +86,10 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None) -> Langu
     Raises FolderError where the data are not those of the run, CheckpointError for an unusable file.
     """
     task = prepare(config)
-    folder.refuse_other_data(task.data.fingerprints)
+    data = task.data.fingerprints | prints.others(dataclasses.replace(config, init_from=None))
+    folder.refuse_other_data(data)
+    if unchecked := folder.unchecked(data):
+        log.warning(f"{folder}: {unchecked}")
     _take_weights(task, folder, which or config.task.reported)
     return task
 

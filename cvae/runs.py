@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -51,7 +51,7 @@ class Map:
 @dataclass(frozen=True)
 class Run:
     """What a run folder says: its configuration, its records and, of the tasks that have them, snapshots
-    of a latent plane (toy) and the records of classifiers (yelp)."""
+    of a latent plane (toy) and the records of classifiers (yelp). `data`: fingerprints of its files."""
 
     folder: Path
     config: Mapping[str, Any]
@@ -211,9 +211,9 @@ def read_run(folder: str | Path) -> Run:
     results, note = _comparable(RunFolder(folder).results), ""
     if results.get("checkpoint", "best") != reported(config):
         metrics, results, note = _of_the_last(metrics, results)
-    classifiers, data = read_classifiers(folder / "classifier.jsonl"), content.get("data") or {}
+    classifiers, data = read_classifiers(folder / "classifier.jsonl"), content.get("data", {})
     if not isinstance(data, dict):
-        raise RunsError(f"{path}: 'data' must be an object of fingerprints")
+        raise RunsError(f"{path}: data must be the fingerprints of files by name, found {str(data)[:40]!r}")
     run = Run(folder, config, metrics, latents, results, classifiers, data, note)
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
@@ -337,8 +337,24 @@ def _follows_from_name(settings: Sequence[dict[str, Any]], key: str) -> bool:
     return key != name and _values(settings, name) == _values(settings, name, key)
 
 
+def refuse_other_data(runs: Sequence[Run], besides: Container[str] = ()) -> None:
+    """Raises RunsError where runs that are to be put together read different files of one name.
+
+    What a run does not record is unknown, and no difference; nor are names in `besides`.
+    """
+    first: dict[str, Run] = {}
+    for run in runs:
+        for name, digest in run.data.items():
+            other = first.setdefault(name, run)
+            if other.data[name] != digest and name not in besides:
+                raise RunsError(
+                    f"{other.folder} and {run.folder} cannot be put together: their data differ in {name}"
+                )
+
+
 def refuse_mixture(runs: Sequence[Run]) -> None:
     """Raises RunsError where runs that are to be averaged differ in more than their seed, or not in it."""
+    refuse_other_data(runs)
     first, seen = runs[0], {}
     for run in runs:
         if differ := differing_keys([first, run]):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cvae.runs import Group, Run, RunsError, differing_keys, refuse_mixture
+from cvae.runs import Group, Run, RunsError, differing_keys, refuse_mixture, refuse_other_data
 from cvae.tables import Cell, Table
 
 MODES = ("probe", "finetune", "scratch")
@@ -53,6 +53,7 @@ def scores(runs: Sequence[Run], order: Sequence[str], measure: str = ACCURACIES[
             members.setdefault((mode, None if mode == "scratch" else run.group), []).append(run)
     if not members:
         raise RunsError("none of these runs has classifiers: a run of task=yelp leaves classifier.jsonl")
+    refuse_other_data([run for run in runs if run.classifiers], besides=["init_from"])
     for (_, group), folded in members.items():
         refuse_mixture(folded) if group else _refuse_different_scratch(folded)
     rank = {name: place for place, name in enumerate(order)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -104,6 +106,27 @@ def test_a_folder_with_another_run_stays_as_it_is(train, tmp_path):
     )
     assert [path.name for path in (tmp_path / "here").rglob("*")] == ["mine", "run.json"]
     assert (folder / "run.json").read_text() == '{"format": 1, "config": {"seed": 4}}'
+
+
+def test_a_finished_run_answers_without_its_corpus_but_not_to_another(train, tmp_path, configured):
+    text, folder = tmp_path / "here" / "a.txt", tmp_path / "here" / "mine"
+    text.write_text("the cat sat\n" * 9)
+    folder.mkdir()
+    command = ["task=ptb", "dataset=text", "dataset.path=a.txt"]
+    data = dict.fromkeys(("train", "val", "test"), hashlib.sha256(text.read_bytes()).hexdigest())
+    about = {"format": 1, "config": configured(*command).container, "data": data}
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "results.json").write_text('{"finished": true, "objective": 1.5}')
+    finished = "mine is already finished; overwrite=true runs it again"
+    assert train(*command, "hydra.run.dir=mine").stdout == f"{finished}\n"
+    text.write_text("the cat sat\n" * 8)
+    done = train(*command, "hydra.run.dir=mine")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("mine was trained on other data: train and val and test changed since; ")
+    text.unlink()
+    done = train(*command, "hydra.run.dir=mine")
+    assert done.returncode == 0 and done.stderr == ""
+    assert done.stdout == f"{finished} (corpus not checked: train, val, test not on this machine)\n"
 
 
 def test_a_right_command_gets_as_far_as_torch(train, tmp_path):

@@ -90,12 +90,12 @@ def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, st
     """
     config.refuse_missing()
     longest = getattr(config, "longest", None) or math.inf
-    checked = {
-        split: (path, *check(path, config.max_words, longest)) for split, path in config.files().items()
-    }
-    found = {split: Sentences(path, digest, None, longest) for split, (path, digest, _) in checked.items()}
-    if missing := [split for split in ("val", "test") if split not in found]:
-        path, digest, count = checked["train"]
+    paths = config.files()
+    checked = {path: check(path, config.max_words, longest) for path in paths.values()}
+    found = {split: Sentences(path, checked[path][0], None, longest) for split, path in paths.items()}
+    if missing := [split for split in ("val", "test") if paths[split] == paths["train"]]:
+        path = paths["train"]
+        digest, count = checked[path]
         parts = held_out(path, count, config.held_out, missing)
         found |= {split: Sentences(path, digest, chosen) for split, chosen in parts.items()}
     return found, {split: sentences.fingerprint for split, sentences in found.items()}

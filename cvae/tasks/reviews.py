@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
-import hashlib
 import logging
 import time
 from collections.abc import Iterator
@@ -48,11 +46,7 @@ class Reviews(LanguageModelling):
     def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
         super().__init__(config, model, data)
         if config.init_from is not None and not config.pretrains:
-            source = RunFolder(config.source)
-            take_from(source, self, encoder_only=True)
-            weights = source.reported.read_bytes()
-            prints = data.fingerprints | {"init_from": hashlib.sha256(weights).hexdigest()}
-            self.data = dataclasses.replace(data, fingerprints=prints)
+            take_from(RunFolder(config.source), self, encoder_only=True)
         self.settings = config.task.finetune
         self._fits: dict[tuple[bytes, bytes], Probe] = {}
 

@@ -1,0 +1,233 @@
+"""A run is its corpus, too: fingerprints decide whether it is the same run, and which may be averaged."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cvae import cli, prints
+from cvae.config import Config
+from cvae.figures import curves_figure
+from cvae.folder import FolderError, RunFolder
+from cvae.precheck import _check_surroundings
+from cvae.runs import RunsError, find_runs
+from cvae.scores import accuracy_table
+from scripts import claims, figures, report, table
+
+DIALOGS = Path(__file__).parent / "dialogs"
+CONF = Path(__file__).parent.parent / "conf"
+
+
+def sha(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def settle(folder: Path, config: Config, finished: bool, **data: str) -> RunFolder:
+    """What a run leaves in its folder: what it is, the files it read, and whether it is finished."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = {"format": 1, "config": config.container, "data": data}
+    (folder / "run.json").write_text(json.dumps(about))
+    (folder / "results.json").write_text(json.dumps({"finished": finished, "objective": 1.5}))
+    return RunFolder(folder)
+
+
+@pytest.fixture
+def text(tmp_path, monkeypatch, configured) -> Callable[..., Config]:
+    """A corpus of one file and one of a folder; the configuration of a run on either."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("the cat sat\n" * 9)
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "train.txt").write_text("the cat sat\n" * 9)
+    (tmp_path / "b" / "test.txt").write_text("a dog\n")
+    return lambda path, *more: configured("task=ptb", "dataset=text", f"dataset.path={path}", *more)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_folder_answers_to_its_own_corpus_only(finished, text, tmp_path):
+    one = dict.fromkeys(("train", "val", "test"), sha(tmp_path / "a.txt"))
+    folder = settle(tmp_path / "run", text("a.txt"), finished, **one)
+    check = lambda config: _check_surroundings(config, str(folder.path), {}, "")  # noqa: E731
+    check(text("a.txt"))
+    assert folder.answers(text("a.txt")) == finished
+    assert folder.unchecked(prints.corpus(text("a.txt"))) == ""
+    shutil.copy("a.txt", "same words elsewhere.txt")
+    check(text("same words elsewhere.txt"))
+    with pytest.raises(FolderError, match=r"run was trained on other data: test changed since; .*name=…"):
+        check(text("b"))
+    (tmp_path / "a.txt").write_text("the cat sat\n" * 8 + "the cat ran\n")
+    with pytest.raises(FolderError, match="other data: train and val and test changed"):
+        check(text("a.txt"))
+    check(text("a.txt", "overwrite=true"))
+
+
+def test_a_file_of_its_own_for_a_split_that_was_held_out_is_another_corpus(text, tmp_path):
+    train = sha(tmp_path / "b" / "train.txt")
+    data = {"train": train, "val": train, "test": sha(tmp_path / "b" / "test.txt")}
+    folder = settle(tmp_path / "run", text("b"), True, **data)
+    folder.refuse_other(text("b"))
+    (tmp_path / "b" / "valid.txt").write_text("a cat\n")
+    with pytest.raises(FolderError, match="other data: val changed since"):
+        folder.refuse_other(text("b"))
+
+
+def test_without_its_corpus_a_finished_folder_answers_and_says_so(
+    text, tmp_path, monkeypatch, caplog, capsys
+):
+    caplog.set_level(logging.INFO)
+    data = dict.fromkeys(("train", "val", "test"), sha(tmp_path / "a.txt"))
+    command = ["task=ptb", "dataset=text", "dataset.path=gone.txt", "hydra.run.dir=run"]
+    folder = settle(tmp_path / "run", text("gone.txt"), False, **data)
+    with pytest.raises(SystemExit, match=r"no text at gone\.txt"):
+        cli.check(command, CONF)
+    settle(folder.path, text("gone.txt"), True, **data)
+    assert cli.check(command, CONF) is None
+    said = "corpus not checked: train, val, test not on this machine"
+    assert folder.unchecked(prints.corpus(text("gone.txt"))) == said
+    with pytest.raises(SystemExit, match=r"no text at gone\.txt"):
+        cli.check([*command, "overwrite=true"], CONF)
+
+
+@pytest.fixture
+def dialogs(tmp_path, configured) -> Callable[..., Config]:
+    for path in DIALOGS.glob("*.jsonl"):
+        shutil.copy(path, tmp_path)
+    for name in ("references.json", "vectors.txt"):
+        (tmp_path / name).write_text("[]")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "checkpoint_best.pt").write_bytes(b"weights")
+    small = ("embed=5", "utterance=4", "context=6", "topic=2", "latent=3", "prior=4", "decoder=7")
+    own = ("task=switchboard", f"dataset.path={tmp_path}", *(f"model.{size}" for size in small))
+    return lambda *more: configured(*own, *more)
+
+
+OTHERS = {
+    "task.references": ("references.json", "references.json"),
+    "task.vectors": ("vectors.txt", "vectors.txt"),
+    "model.vectors": ("vectors.txt", "vectors.txt"),
+    "init_from": ("source", "source/checkpoint_best.pt"),
+}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given, name = OTHERS[key]
+    config, path = dialogs(f"{key}={given}"), tmp_path / name
+    corpus, others = prints.corpus(config), prints.others(config)
+    assert corpus == {split: sha(file) for split, file in config.dataset.files().items()}
+    assert others == {key: sha(path)} and prints.others(dialogs()) == {}
+
+    folder = settle(tmp_path / "run", config, True, **corpus, **others)
+    folder.refuse_other(config)
+    before = path.read_bytes()
+    path.write_bytes(before[::-1])
+    with pytest.raises(FolderError, match=f"other data: {key} changed since"):
+        folder.refuse_other(config)
+    path.unlink()
+    folder.refuse_other(config)
+    assert folder.unchecked(prints.others(config)) == f"corpus not checked: {key} not on this machine"
+
+    path.write_bytes(before)
+    old = settle(tmp_path / "old", config, True, **corpus)  # as runs were before they recorded it
+    old.refuse_other(config)
+    assert old.unchecked(prints.others(config)) == f"corpus not checked: {key} not in its run.json"
+    assert not old.unchecked(corpus)
+    with pytest.raises(FolderError, match="other data: val changed since"):
+        settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}).refuse_other(config)
+
+
+def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
+    from cvae import run
+
+    config = dialogs("task.references=references.json", "init_from=source")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "references.json").write_text(
+        json.dumps([{"responses": ["yes"], "context": ["yes"]}, {"responses": ["no"], "context": []}])
+    )
+    monkeypatch.setattr(run, "take_from", lambda *_, **__: None)
+    monkeypatch.setattr(run, "_train", lambda *_: 0.0)
+    run.run(config, RunFolder(tmp_path / "run"))
+    data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
+    assert set(data) == {"train", "val", "test", "task.references", "init_from"}
+    assert data == prints.corpus(config) | prints.others(config)
+
+    monkeypatch.setattr(run, "_take_weights", lambda *_: None)
+    run.reopen(config, RunFolder(tmp_path / "run"))
+    (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
+    with pytest.raises(FolderError, match=r"other data: task\.references changed since$"):
+        run.reopen(config, RunFolder(tmp_path / "run"))
+
+
+def test_reopening_an_old_run_says_what_is_not_known_of_it(dialogs, tmp_path, monkeypatch, caplog):
+    from cvae import run
+
+    config = dialogs("task.references=references.json")
+    (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
+    monkeypatch.setattr(run, "_take_weights", lambda *_: None)
+    folder = settle(tmp_path / "run", config, True, **prints.corpus(config))
+    run.reopen(config, folder)
+    (record,) = caplog.records
+    assert record.getMessage().endswith(": corpus not checked: task.references not in its run.json")
+
+
+# ---- what is put together ----
+
+
+def trained(folder: Path, seed: int, **data: str) -> None:
+    """A finished run of task=yelp with a curve and a classifier."""
+    place = folder / f"cyclical-{seed}"
+    place.mkdir(parents=True)
+    config = {"seed": seed, "task": {"name": "yelp"}, "schedule": {"name": "cyclical"}, "dataset": {}}
+    (place / "run.json").write_text(json.dumps({"config": config, "data": data}))
+    results = {"finished": True, "updates": 8, "test/kl": 0.5, "test/rec": 1.0}
+    (place / "results.json").write_text(json.dumps(results))
+    (place / "metrics.jsonl").write_text('{"step": 1, "train/kl": 0.5, "val/elbo": -1.5}\n')
+    line = {"mode": "probe", "share": 0.1, "seed": 0, "labels": 8, "test/accuracy": 0.5}
+    (place / "classifier.jsonl").write_text(json.dumps(line) + "\n")
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch) -> Path:
+    """Two seeds on two corpora, where claims looks for an experiment."""
+    monkeypatch.chdir(tmp_path)
+    trained(tmp_path / "runs" / "toy", 0, **{"train/0": "a", "val/0": "c"})
+    trained(tmp_path / "runs" / "toy", 1, **{"train/0": "b", "val/0": "c"})
+    return tmp_path / "runs"
+
+
+WORKS = {
+    "table": lambda folder: table.main([f"{folder}/toy"]),
+    "along training": lambda folder: table.main([f"{folder}/toy", "--at", "1", "--columns", "val/elbo"]),
+    "accuracy": lambda folder: table.main([f"{folder}/toy", "--accuracy"]),
+    "curves": lambda folder: figures.main(["curves", f"{folder}/toy"]),
+    "accuracy figure": lambda folder: figures.main(["accuracy", f"{folder}/toy"]),
+    "report": lambda folder: report.main([f"{folder}/toy"]),
+    "claims": lambda folder: claims.main([str(folder)]),
+}
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_runs_on_two_corpora_are_not_folded(work, two, capsys):
+    assert WORKS[work](two) == 1
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1
+    assert "cyclical-0" in said and "cyclical-1 cannot be put together: their data differ in train/0" in said
+
+
+def test_what_is_unknown_is_neither_equal_nor_different(tmp_path):
+    for seed, data in enumerate(({"test": "a"}, {"test": "a", "task.references": "b"}, {})):
+        trained(tmp_path, seed, **data)
+    runs = find_runs([tmp_path])
+    curves_figure(runs)
+    accuracy_table(runs)
+    trained(tmp_path, 3, **{"task.references": "c"})
+    with pytest.raises(
+        RunsError, match=r"cyclical-1 and .*cyclical-3 .*: their data differ in task.references"
+    ):
+        curves_figure(find_runs([tmp_path]))
