@@ -312,13 +312,13 @@ def test_the_shares_of_unknown_words_and_of_responses_in_train_are_those_of_the_
         (tmp_path / f"{name}.jsonl").write_text(line + "\n")
 
     write("train", "yes", "yes", "well yes", "no")
-    write("valid", "Yes", "yes", "yes well", "why not yes")  # heard twice, counted twice
+    write("valid", "Yes", "yes", "yes well", "yes well", "why not yes")  # heard twice, counted twice
     write("test", "well yes well no", "no")
     found = data.build(dataset(tmp_path, held_out=0.0, vocabulary=4, max_tokens=5), CPU)
     assert found.vocabulary.words[-2:] == ["yes", "<d>"]
     shares = {split: corpus.unknown_share for split, corpus in found.corpora.items()}
-    assert shares == {"train": 2 / 5, "val": 3 / 7, "test": 3 / 4}  # a response is read up to three words
-    assert found.in_train == {"val": 2 / 4, "test": 1 / 2}
+    assert shares == {"train": 2 / 5, "val": 4 / 9, "test": 3 / 4}  # a response is read up to three words
+    assert found.in_train == {"val": 2 / 5, "test": 1 / 2}
 
 
 @pytest.mark.parametrize(

@@ -417,9 +417,9 @@ def test_a_mean_says_how_many_of_its_classifiers_are_still_the_probe(tmp_path, c
         for seed, updates in enumerate(counts)
     ]
     (folder / "classifier.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    summary = reviews.summary(records)
-    assert [key for key in summary if "still" in key] == ["still_probe/0.1"]
-    assert summary["still_probe/0.1"] == 2
+    summary = reviews.summary([*records, records[5] | {"share": 0.5}, records[3] | {"share": 1.0}])
+    still = {key: count for key, count in summary.items() if "still" in key}
+    assert still == {"still_probe/0.1": 2, "still_probe/0.5": 0, "still_probe/1": 1}
     (folder / "results.json").write_text(json.dumps({"finished": True} | summary))
     table = script("table").main
     assert table([str(tmp_path), "--accuracy"]) == 0
