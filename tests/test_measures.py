@@ -239,6 +239,19 @@ def test_no_sentence_keeps_its_z_and_batches_do_not_decide_whose_it_gets():
     assert found[0] == pytest.approx(found[2], rel=0.5)  # the order within a length decides the rest
 
 
+def test_z_is_passed_on_along_one_random_cycle_through_all_sentences():
+    z = [torch.arange(start, start + size)[:, None] for start, size in ((0, 7), (7, 30), (37, 3))]
+    partner = torch.cat(measures._exchanged(z))[:, 0].tolist()
+    place, visited = 0, set()
+    while place not in visited:
+        visited.add(place)
+        place = partner[place]
+    assert len(visited) == 40
+    assert (
+        sum(abs(other - own) == 1 for own, other in enumerate(partner)) < 8
+    )  # sorted by length: no neighbours
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_path_a_starts_from_a_sample_and_that_of_an_autoencoder_from_the_mean(deterministic):
     read, x = [], observations(6)
