@@ -593,6 +593,8 @@ def test_runs_stand_side_by_side(folders, capsys):
     first, second = found.values()
     assert [one["reference"] for one in first] == [one["reference"] for one in second]
     assert {len(one["answers"]) for one in first + second} == {2}
+    assert script().main([*command, "--json", "--answers", "2", "--temperature", "1", "--seed", "7"]) == 0
+    assert json.loads(capsys.readouterr().out) != found
 
 
 @pytest.mark.parametrize("said", [["hi"], ["hi", "yeah"], ["hi", "yeah", "oh"]])

@@ -112,6 +112,21 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
     page = (RunFolder(folder) / "samples.md").read_text()
     assert page.count("## z from the prior") == 2 and page.count("## From") == 2
     assert "<unk>" not in page.partition("## Sentences")[0].partition("\n")[2]
+    greedy, drawn = (part.split("\n\n")[1].splitlines() for part in page.split("## z from the prior")[1:])
+    assert len(greedy) == len(drawn) == 10 and greedy != drawn
+
+
+def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):
+    taken = []
+
+    def taking(config, folder, which="best"):
+        taken.append(which)
+        return reopen(config, folder, which)
+
+    monkeypatch.setattr("cvae.run.reopen", taking)
+    for flags in ((), ("--checkpoint", "last")):
+        said(folder, capsys, "prior", "--count", "1", *flags)
+    assert taken == ["best", "last"]
 
 
 def test_the_ends_of_an_interpolation_are_the_reconstructions(folder, capsys):

@@ -128,9 +128,10 @@ def test_seed_mean_averages_the_runs_that_have_the_step(tmp_path: Path):
     runs = [
         Run(tmp_path, {}, [{"step": 1, "x": 1.0}, {"step": 2, "x": 2.0}], {}),
         Run(tmp_path, {}, [{"step": 1, "x": 4.0}], {}),
+        Run(tmp_path, {}, [{"step": 1, "x": 10.0}], {}),
     ]
     steps, mean, low, high = (part.tolist() for part in figures.style.seed_mean(runs, "x"))
-    assert (steps, mean, low, high) == ([1, 2], [2.5, 2.0], [1.0, 2.0], [4.0, 2.0])
+    assert (steps, mean, low, high) == ([1, 2], [5.0, 2.0], [1.0, 2.0], [10.0, 2.0])
 
 
 def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
@@ -194,6 +195,15 @@ def test_all_clouds_share_one_noise():
     np.testing.assert_allclose(z[label == 7] - z[label == 4], np.tile([3.0, 1.0], (50, 1)))
 
 
+def test_clouds_spread_as_the_posterior():
+    mean, logvar = np.zeros((2, 2)), np.array([[-2.0, 0.0], [1.0, -4.0]])
+    for common in (True, False):
+        snapshot = figures.latents.Snapshot(mean, logvar, np.array([4, 7]))
+        z, label = figures.latents.clouds(snapshot, 5000, common=common)
+        for number, row in zip((4, 7), logvar, strict=True):
+            assert z[label == number].std(0) == pytest.approx(np.exp(0.5 * row), rel=0.05)
+
+
 def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
     figure = figures.latent_figure(find_runs([toy]))
     words = texts(figure)
@@ -221,7 +231,10 @@ def test_figure_4_draws_the_mean_its_band_and_the_entropy(toy: Path):
     rec = figure.axes[1]
     cyclical = next(line for line in rec.lines if line.get_label().startswith("Cyclical"))
     assert cyclical.get_ydata()[-1] == pytest.approx(2.5)
-    assert len(rec.collections) == 1
+    (band,) = rec.collections
+    edges = band.get_paths()[0].vertices
+    last = edges[edges[:, 0] == TOTAL, 1]
+    assert (last.min(), last.max()) == pytest.approx((2.0, 3.0))
     assert "ln 10" in texts(figure)
 
 
@@ -235,6 +248,16 @@ def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
     make_run(toy / "none", "none")
     figure = figures.curves_figure(find_runs([toy]))
     assert figure.axes[2].get_title("right") == "not recorded: Autoencoder"
+
+
+def test_the_curves_of_a_run_have_its_validations_beside_its_training(tmp_path: Path):
+    run = read_run(make_run(tmp_path / "run", until=3000))
+    loss, rec, kl = figures.curves.run_curves(run).axes[:3]
+    panels = {"train/loss": (loss, -run.series("val/elbo")[1])}
+    panels |= {f"train/{name}": (ax, run.series(f"val/{name}")[1]) for name, ax in (("rec", rec), ("kl", kl))}
+    for key, (ax, checks) in panels.items():
+        training, validation = (line.get_ydata().tolist() for line in ax.get_lines()[:2])
+        assert (training, validation) == (run.series(key)[1].tolist(), checks.tolist())
 
 
 def test_run_pictures_of_a_toy_run(tmp_path: Path):

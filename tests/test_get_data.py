@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -248,12 +248,15 @@ def test_truncated_body_is_refused(run, server, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "failure",
-    [cut, body(b"half", 8), status(503), status(429)],
-    ids=["cut", "truncated", "503", "429"],
+    [cut, body(b"half", 8), status(503), status(500), status(429)],
+    ids=["cut", "truncated", "503", "500", "429"],
 )
-def test_passing_failure_is_retried(run, server, tmp_path, capsys, failure):
-    server.answers["a/one.txt"] = [failure, failure]
+def test_passing_failure_is_retried(script, run, server, tmp_path, capsys, failure, monkeypatch):
+    server.answers["a/one.txt"], pauses = [failure, failure], []
+    monkeypatch.setattr(script, "RETRY_PAUSE", 1.5)
+    monkeypatch.setattr(script, "time", SimpleNamespace(sleep=pauses.append))
     assert run("ptb") == 0
+    assert pauses == [1.5, 3.0]
     assert stored(tmp_path) == expected("ptb/one.txt", "ptb/two.txt")
     assert server.requests.count("a/one.txt") == 3
     assert capsys.readouterr().err == ""

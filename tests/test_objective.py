@@ -291,6 +291,11 @@ def test_evaluation_is_repeatable_and_leaves_no_trace_in_training(values):
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
+def test_the_noise_of_a_measure_is_of_the_runs_seed_or_of_the_one_that_is_asked_for():
+    task = parts(config_of(seed=5))[2]
+    assert [task.generator(seed).initial_seed() for seed in (None, 0, 3)] == [5, 0, 3]
+
+
 def test_training_mode_comes_back_even_after_an_error():
     model, _, task = parts(config_of())
     with pytest.raises(KeyError):

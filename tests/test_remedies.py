@@ -31,7 +31,7 @@ from cvae.run import prepare, reopen, run, take_from
 from cvae.runs import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageModelling
 from cvae.update import Update, build
-from cvae.update.semi_amortized import SemiAmortizedUpdate, refined
+from cvae.update.semi_amortized import Refined, SemiAmortizedUpdate, refined
 
 CONF = Path(__file__).parent.parent / "conf"
 REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
@@ -683,6 +683,19 @@ class TestSemiAmortized:
         assert {"refined_ppl", "refined_iw_nll", "refined_iw_ppl"} <= found.keys()
         # of other z than the bound's, hence the room
         assert found["refined_iw_nll"] < -found["refined_elbo"] + 0.05
+
+    def test_evaluation_refines_the_encoders_posterior_at_beta_1(self):
+        model, some = model_of().eval(), batch(3, 5, 2)
+        first, second = (torch.Generator().manual_seed(3) for _ in range(2))
+
+        def loss(q: gaussian.Gaussian) -> Tensor:
+            return objective.loss(objective.terms(model, some, generator=second, q=q), 1.0)
+
+        found = Refined(model, self.HOW, first).posterior(some)
+        wanted = refined(model.posterior(some), loss, self.HOW)
+        torch.testing.assert_close(found.mean, wanted.mean.detach())
+        torch.testing.assert_close(found.logvar, wanted.logvar.detach())
+        assert not found.mean.requires_grad and not torch.equal(found.mean, model.posterior(some).mean)
 
     def test_refining_at_evaluation_changes_nothing_else(self, misled):
         before, state = snapshot(misled.model.parameters()), torch.get_rng_state()

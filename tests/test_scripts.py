@@ -10,7 +10,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from cvae.reading import UserError
 from cvae.run import reopen, run
 from cvae.runs import RunsError, differing_keys, find_runs
 from cvae.sweeps import find_jobs, plan, seconds_left
-from cvae.tables import Cell, around, rows
+from cvae.tables import Cell, around, direction, rows
 from cvae.tasks.language_model import LanguageModelling
 
 ROOT = Path(__file__).parent.parent
@@ -276,11 +276,25 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys):
     assert seconds_left(find_jobs([tmp_path])) is None
 
 
+def test_a_sweep_ends_no_sooner_than_its_longest_run():
+    def job(state: str, step: int, total: int | None, pace: float | None) -> SimpleNamespace:
+        return SimpleNamespace(state=state, progress=(step, total, pace))
+
+    running = [job("running", 90, 100, 2.0), job("running", 0, 100, 8.0)]
+    assert seconds_left(running) == 800
+    assert seconds_left([*running, job("stopped", 40, 100, 20.0)]) == (20 + 800 + 1200) / 2
+    assert seconds_left([*running, job("failed", 0, 100, 99.0)]) == 800
+
+
 def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys):
     found = [run for run in find_runs([runs]) if run.group[0] == "cyclical"]
     records = [record for run in found for record in run.metrics if record["step"] in (15, 19)]
     expected = [sum(r["train/kl"] for r in records[i : i + 2]) / 2 for i in (0, 2)]
-    assert around(found, "train/kl", 20, 9).values == pytest.approx(expected)
+    for window in (9, 10):  # not the record at 10
+        assert around(found, "train/kl", 20, window).values == pytest.approx(expected)
+    assert around(found, "train/kl", 20, 11).values != pytest.approx(expected)
+    (stopped,) = (run for run in find_runs([runs]) if run.group[0] == "monotonic")
+    assert [len(around([stopped], "train/kl", step, 5).values) for step in (10, 11, 12)] == [1, 1, 0]
     assert script("table").main([str(runs), "--at", "10", "20"]) == 0
     assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
 
@@ -303,6 +317,18 @@ def test_published_copies_are_read_only_where_they_are_asked_for(tmp_path):
     faked(tmp_path, "outputs/published/toy/a", 0)
     assert len(find_runs([tmp_path / "outputs"])) == 1
     assert len(find_runs([tmp_path / "outputs" / "published"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("sign", "keys"),
+    [
+        (1, "test/elbo val/refined_elbo test/iw_elbo test/bleu4_f1 test/accuracy/probe/0.1"),
+        (-1, "test/rec test/ppl val/refined_rec test/refined_iw_nll test/iw_ppl"),
+        (0, "test/kl test/mi test/au test/accuracy test/path_a test/refined_kl time/training_seconds"),
+    ],
+)
+def test_which_way_a_measure_is_better(sign, keys):
+    assert {key: direction(key) for key in keys.split()} == dict.fromkeys(keys.split(), sign)
 
 
 def test_a_cell_says_mean_and_sample_deviation():
@@ -334,6 +360,11 @@ def test_publishing_keeps_means_and_validations_and_drops_places(runs, tmp_path,
     assert copy.results == original.results
     steps, rec = original.series("train/rec")
     assert list(copy.series("train/rec")[0]) == [0, 10, 19]
+    varied = [{"step": n, "train/rec": 1.0 * n, "train/beta": n / 8, "train/lr": n / 4} for n in range(5)]
+    thin = list(script("publish").thinned(varied, 2))
+    assert [list(record.values()) for record in thin] == [
+        *([0, 0.0, 0.0, 0.0], [2, 1.5, 0.25, 0.5], [4, 3.5, 0.5, 1.0])
+    ]
     assert copy.series("train/rec")[1][1] == pytest.approx(rec[(steps > 0) & (steps <= 10)].mean(), rel=1e-5)
     assert copy.series("val/kl")[1] == pytest.approx(original.series("val/kl")[1], rel=1e-5)
     assert sorted(copy.latents) == sorted(original.latents)
@@ -373,6 +404,8 @@ def test_the_report_is_one_page_with_tables_figures_sentences_and_failures(runs,
     assert page.open == []
     assert len(page.loaded) == 3
     assert all(uri.startswith("data:image/png;base64,") for uri in page.loaded)
+    shared = script("report").settings(find_runs([folder]))
+    assert shared["dataset"]["draws"] == 2 and "seed" not in shared and "name" not in shared["schedule"]
     mean = find_runs([folder / "cyclical-0", folder / "cyclical-1"])
     for words in (
         "7 runs: 4 done, 1 failed, 1 stopped, 1 missing",

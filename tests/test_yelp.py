@@ -17,6 +17,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from scipy.stats import norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_scripts import script
@@ -34,8 +35,8 @@ from cvae.gaussian import Gaussian
 from cvae.loop import Loop
 from cvae.reading import UserError
 from cvae.run import prepare, reopen, run
-from cvae.runs import find_runs
-from cvae.scores import accuracy_table
+from cvae.runs import Run, find_runs, read_map
+from cvae.scores import accuracy_table, scores
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Cell
 
@@ -462,6 +463,46 @@ def test_an_older_runs_probe_on_means_is_not_read_as_one_on_samples():
     """It was fitted on means and tested on samples: no row of the table shows it."""
     table = accuracy_table(find_runs([ROOT / "outputs" / "published" / "yelp_quick"]), ORDER)
     assert {row[0] for row in table.body} == {"probe", "finetune", "probe, words dropped"}
+
+
+def classified(seed: int, schedule: str = "cyclical", **model: int) -> Run:
+    """A run with two probes and two classifiers without pre-training, the latter the same in each run."""
+    config = {"seed": seed, "schedule": {"name": schedule}, "model": model, "task": {"name": "yelp"}}
+    about = {"share": 0.1, "labels": 8}
+    made = [("probe", set_, 0.7 + 0.1 * set_ + 0.01 * seed) for set_ in (0, 1)]
+    made += [("scratch", set_, 0.6 + 0.1 * set_) for set_ in (0, 1)]
+    records = [about | {"mode": mode, "seed": set_, "test/accuracy": value} for mode, set_, value in made]
+    return Run(Path(f"{schedule}-{seed}"), config, [], {}, {}, records)
+
+
+def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
+    found = {one.mode: one.cells[0.1].values for one in scores([classified(0), classified(1)], ORDER)}
+    assert found["probe"] == pytest.approx((70, 80, 71, 81)) and found["scratch"] == pytest.approx((60, 70))
+    alike = [classified(0, hidden=3), classified(0, "monotonic", hidden=3)]
+    assert [one.mode for one in scores(alike, ORDER)] == ["probe", "probe", "scratch"]
+    with pytest.raises(UserError, match=r"without pre-training cannot be folded: .* differ in model\.hidden"):
+        scores([classified(0, hidden=3), classified(0, "monotonic", hidden=4)], ORDER)
+
+
+def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(finished):
+    (run,) = find_runs([finished])
+    probe_panel = figures.accuracy_figure([run]).axes[0]
+    (found,) = (one for one in scores([run], ORDER) if one.mode == "probe")
+    for cell, count in zip(found.cells.values(), found.labels.values(), strict=True):
+        edges = probe_panel.collections[0].get_paths()[0].vertices
+        there = edges[edges[:, 0] == count, 1]
+        assert (there.min(), there.max()) == pytest.approx((cell.mean - cell.std, cell.mean + cell.std))
+    figure = figures.map_figure([run])
+    (points,) = figure.axes[0].collections
+    legend = figure.legends[0]
+    names = [text.get_text() for text in legend.get_texts()]
+    said = {to_hex(dot.get_color()): name for dot, name in zip(legend.get_lines(), names, strict=True)}
+    colours = map(to_hex, points.get_facecolor())
+    places = dict(zip(map(tuple, points.get_offsets().tolist()), colours, strict=True))
+    drawn = read_map(finished)
+    assert len(places) == len(drawn.labels) > len(set(drawn.labels.tolist())) == 2
+    for place, label in zip(drawn.places, drawn.labels, strict=True):
+        assert said[places[tuple(place.tolist())]] == ("negative", "positive")[label]
 
 
 def test_the_pictures_and_the_projector_are_there(finished):
