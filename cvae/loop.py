@@ -95,6 +95,7 @@ class Loop:
         self.end = min(self.total, train.stop_after or self.total)
         self.validate_every = train.validate_every or self.epoch
         self.save_every = train.save_every or self.validate_every
+        self.look_every = max(self.epoch, self.validate_every)  # at I(x; z), for update=aggressive
         self.update = build(task.model, config)
         self.step = 0
         self.best = math.inf
@@ -200,6 +201,8 @@ class Loop:
                 validating = self.step % self.validate_every == 0 or self.step == self.total
                 if validating:
                     self._validate(recorder)
+                if self.update.active and self.step % self.look_every == 0:
+                    self._look(recorder, validating)
                 if validating or self.step % self.save_every == 0:
                     self.save(recorder)
             if self.step != self._saved:
@@ -291,7 +294,6 @@ class Loop:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
         with self.task.measuring():
             recorder.append("samples.jsonl", {"step": self.step, "text": self.task.glimpse()})
-        self.update.validated(measured["val"])
         self.scores.append(self.task.score(measured["val"]))
         if self.scores[-1] < self.best:
             self.best = self.scores[-1]
@@ -301,6 +303,15 @@ class Loop:
                 "model": self.task.model.state_dict(),
             }
             checkpoint.save(self.folder / "checkpoint_best.pt", content)
+        self._mark = time.perf_counter()
+
+    def _look(self, recorder: Recorder, validated: bool) -> None:
+        """Tells the update I(x; z) of validation, and records it unless a validation at this step has."""
+        self._busy += time.perf_counter() - self._mark
+        mi = self.task.mutual_information("val")
+        if not validated:
+            recorder.write(self.step, {"val/mi": mi})
+        self.update.informed(mi)
         self._mark = time.perf_counter()
 
     def _epoch_means(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -403,3 +404,34 @@ def test_batches_of_chosen_sentences_hold_each_once():
     chosen = np.array([5, 30, 2, 7])
     rows = torch.cat([batch.tokens[:, 1] for batch in LINES.batches(chosen, 3)])
     assert sorted(rows.tolist()) == sorted((chosen + 10).tolist())
+
+
+def estimates(examples: int, latent: int, nats: float, repetitions: int = 40) -> Tensor:
+    """I(x; z) estimated of means drawn anew from N(0, s² I) and variances of 1, of which it is `nats`."""
+    noise = torch.Generator().manual_seed(1)
+    spread = math.sqrt(math.expm1(2 * nats / latent))  # I = Z/2 log(1 + s²)
+    shape = (examples, latent)
+    return torch.tensor(
+        [
+            metrics.mutual_information(
+                Gaussian(spread * torch.randn(shape, generator=noise), torch.zeros(shape)), noise
+            )
+            for _ in range(repetitions)
+        ]
+    )
+
+
+# standard error times √N, and bias as an estimate for all x
+@pytest.mark.parametrize(("nats", "error", "bias"), [(1.0, 1.3, 0.0), (4.6, 2.0, -0.6)])
+def test_the_error_of_mutual_information_where_it_is_known(nats, error, bias):
+    found = estimates(400, 32, nats)
+    assert found.std().item() * math.sqrt(400) == pytest.approx(error, rel=0.3)
+    assert found.mean().item() - nats == pytest.approx(bias, abs=0.06)
+    assert found.max() <= math.log(400)
+
+
+if __name__ == "__main__":  # python -m tests.test_measures N Z I: what the docstring of the measure says
+    size, dimensions, truth = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    found = estimates(size, dimensions, truth)
+    print(f"bias {found.mean() - truth:+.3f} ± {found.std() / math.sqrt(len(found)):.3f} nats,", end=" ")
+    print(f"standard error {found.std():.3f} = {found.std() * math.sqrt(size):.2f} / √N")

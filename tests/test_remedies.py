@@ -24,9 +24,11 @@ from cvae import checkpoint, cli, figures, gaussian, objective, tables
 from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
 from cvae.data.text import BOS, EOS, Batch, Batches, further
 from cvae.folder import Diverged, FolderError, RunFolder
+from cvae.loop import Loop
 from cvae.models.sentence import SentenceVAE
 from cvae.objective import Terms
 from cvae.reading import ConfigError, UserError, flatten
+from cvae.record import Recorder
 from cvae.run import prepare, reopen, run, take_from
 from cvae.runs import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageModelling
@@ -545,13 +547,13 @@ class TestAggressive:
     @pytest.mark.parametrize(
         ("losses", "expected"),
         [
-            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),
-            ([5.0, 5.0, 5.0, 5.0, 1.0], 4),
+            ([5.0, 5.0, 4.0, 4.0, 4.0, 4.1, 1.0], 6),  # windows of 5, 4 and 4.05
+            ([5.0, 5.0, 5.0, 5.0, 5.0, 5.1, 1.0], 6),  # equal is no rise
             ([5.0, 2.0, 4.4, 3.0, 4.4, 3.1, 1.0], 6),  # per token it falls once: 12, 11.8 and 11.9 of 18
             ([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0], 7),  # at most
         ],
     )
-    def test_the_encoder_stops_when_the_loss_stops_falling(self, losses, expected, config, monkeypatch):
+    def test_the_encoder_stops_when_the_loss_rises(self, losses, expected, config, monkeypatch):
         task, left = prepare(config), iter(losses)
         update = build(task.model, config)
         several = itertools.cycle([batch(3, 3), batch(9)])  # 2 sentences of 4 tokens, 1 of 10
@@ -568,7 +570,7 @@ class TestAggressive:
         task = prepare(config)
         update, batches = build(task.model, config), task.batches["train"]
         for information, active in [(0.1, True), (0.3, True), (0.3, True), (0.2, False), (0.9, False)]:
-            update.validated({"mi": information})
+            update.informed(information)
             assert update.active is active
         twin = copy.deepcopy(task.model)
         torch.manual_seed(3)
@@ -579,10 +581,49 @@ class TestAggressive:
 
     def test_its_state_goes_through_a_checkpoint(self, config):
         one, other = (build(prepare(config).model, config) for _ in range(2))
-        one.validated({"mi": 0.2})
-        one.validated({"mi": 0.1})
+        one.informed(0.2)
+        one.informed(0.1)
         other.restore(one.state())
         assert (other.active, other.information) == (False, 0.1)
+
+    def test_the_defaults_are_those_of_the_authors_text_code(self):
+        assert REMEDIES["aggressive"]["update"] == {"name": "aggressive", "window": 15, "most": 99}
+
+    @pytest.mark.parametrize(
+        ("every", "looks"),
+        [
+            (3, [6, 12, 18]),  # six updates are an epoch, and two validations
+            (4, [6, 12, 18]),  # a validation comes at one of these
+            (12, [12, 24]),  # rarer than epochs
+        ],
+    )
+    def test_information_is_looked_at_once_an_epoch_until_it_falls(self, every, looks, tmp_path, monkeypatch):
+        values = {"dataset.sentences": 48, "dataset.sampler": "bucketed", "train.epochs": 5}
+        values |= {"train.validate_every": every, "train.steps": None}
+        config = tiny("aggressive", **values, **{"update.window": 1, "update.most": 1})
+        told, scripted = [], iter([0.1, 0.3, 0.2])
+
+        def measure(task, split):
+            told.append(loop.step)
+            return next(scripted)
+
+        monkeypatch.setattr(LanguageModelling, "mutual_information", measure)
+        loop = Loop(config, prepare(config), RunFolder(tmp_path))
+        with loop.folder.held(), Recorder(loop.folder, config, 0, {}) as recorder:
+            loop.end = 24
+            loop.run(recorder)
+        assert loop.epoch == 6 and told == looks
+        assert loop.update.active is (every == 12)
+        records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+        found = {record["step"] for record in records if "val/mi" in record}
+        assert found == {*range(every, 25, every), *looks}
+        assert sum("val/mi" in record for record in records) == len(found)
+
+    @pytest.mark.parametrize("task", ["task=toy", "task=ptb"])
+    def test_it_is_what_a_validation_measures(self, task, base, toy):
+        given = toy if task == "task=toy" else base | {"dataset": base["dataset"] | {"sentences": 60}}
+        prepared = prepare(treated(given, "aggressive"))
+        assert prepared.mutual_information("val") == prepared.evaluate("val")["mi"]
 
     def test_a_model_without_an_encoder_of_its_own(self, config):
         with pytest.raises(UserError, match="update=aggressive needs a model with an encoder"):

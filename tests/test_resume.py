@@ -59,6 +59,7 @@ TOY = (
 )
 SHORT = (*TINY[:-1], "train.steps=24", "train.validate_every=8", "task.iw_samples=2")
 AGGRESSIVE = (*SHORT, "remedy=[aggressive,skip]", "update.window=1", "update.most=3")
+AGGRESSIVE += ("dataset.sentences=72", "dataset.sampler=bucketed")  # 9 updates an epoch: I(x; z) at 9 and 18
 SEMI_AMORTIZED = (*SHORT, "remedy=[semi_amortized,batch_norm]", "update.steps=2")
 DIALOG = (
     "task=switchboard",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cvae import measures, metrics, projector, samples
+from cvae import measures, metrics, objective, projector, samples
 from cvae.config import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
 from cvae.folder import RunFolder
@@ -144,6 +144,13 @@ class LanguageModelling:
         places = np.argsort(np.concatenate(self.batches[split].members))
         rows = torch.from_numpy(places[fixed(self.examples(split), len(places))]).to(self.device)
         return {"mi": metrics.mutual_information(Gaussian(q.mean[rows], q.logvar[rows]), self.generator())}
+
+    def mutual_information(self, split: str) -> float:
+        """I(x; z) as `evaluate` measures it, by the encoder alone."""
+        with self.measuring():
+            batches = (objective.shared(self.model, batch) for batch in self.batches[split])
+            posteriors = [self.model.posterior(batch) for batch in batches]
+            return self.information(split, Gaussian(*map(torch.cat, zip(*posteriors, strict=True))))["mi"]
 
     def examples(self, split: str) -> int:
         """How many sentences the mutual information is measured on, which bounds it by their log."""

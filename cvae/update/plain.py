@@ -61,8 +61,10 @@ class Update:
         self.optimizer.step()
         return norm
 
-    def validated(self, found: dict[str, float]) -> None:
-        """Learns what a validation has measured."""
+    active = False  # whether `informed` is to be called once an epoch
+
+    def informed(self, information: float) -> None:
+        """Learns I(x; z) of validation, in nats."""
 
     def take(self) -> dict[str, float]:
         """What to record of the updates since the last call, beside what all updates have."""
