@@ -605,6 +605,14 @@ class TestCommandLine:
             "train.steps must be a whole number >= 1 or null, found 'x' (in the job seed=0 train.steps=x)"
         )
 
+    def test_jobs_with_a_new_value_are_looked_at_first(self):
+        jobs = [[f"a={a}", f"b={b}", f"c={c}"] for a in range(3) for b in range(4) for c in range(5)]
+        ranked = precheck._new_values_first(jobs)
+        assert sorted(ranked) == sorted(jobs)
+        assert {value for job in ranked[: 3 + 4 + 5] for value in job} == {
+            value for job in jobs for value in job
+        }
+
     def test_a_number_for_each_job_as_its_folder(self, tmp_path, monkeypatch):
         monkeypatch.chdir(tmp_path)
         precheck.check(["-m", "seed=0,1", "hydra.sweep.subdir=${hydra.job.num}"], CONF)
