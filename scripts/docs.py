@@ -1,0 +1,95 @@
+"""Rewrites the generated blocks of README.md and docs/: each stands between two comments with its command.
+
+    <!-- python scripts/table.py outputs/published/toy -->
+    (what the command prints)
+    <!-- end -->
+
+With --check nothing is written: where a block is not what its command prints, a diff and exit status 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import importlib.util
+import io
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+ROOT = Path(__file__).resolve().parent.parent
+BLOCK = re.compile(
+    r"<!-- python scripts/(?P<script>table|claims)\.py(?P<rest>[^\n]*?) -->\n(?P<text>.*?)<!-- end -->", re.S
+)
+
+
+@cache
+def script(name: str) -> ModuleType:
+    """Import a script by its name."""
+    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "scripts" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def printed(name: str, arguments: Sequence[str]) -> str:
+    """Return what a script prints. Raises ValueError where it fails."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = script(name).main(list(arguments))
+    if status:
+        raise ValueError(f"python scripts/{name}.py {shlex.join(arguments)}: {err.getvalue().strip()}")
+    return out.getvalue().strip("\n")
+
+
+def rewritten(text: str) -> str:
+    """Return a page with every block made anew."""
+
+    def block(found: re.Match[str]) -> str:
+        head = found[0].partition("\n")[0]
+        return f"{head}\n{printed(found['script'], shlex.split(found['rest']))}\n<!-- end -->"
+
+    return BLOCK.sub(block, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check all pages; the exit status is 1 where a block is out of date or a command fails."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing, fail where a block is out of date"
+    )
+    options = parser.parse_args(arguments)
+    stale = False
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        try:
+            new = rewritten(text)
+        except ValueError as error:
+            print(f"{page.relative_to(ROOT)}: {error}", file=sys.stderr)
+            return 1
+        if new == text:
+            continue
+        stale = True
+        if options.check:
+            name = str(page.relative_to(ROOT))
+            lines = difflib.unified_diff(text.splitlines(), new.splitlines(), name, name, lineterm="", n=0)
+            print(*lines, sep="\n", file=sys.stderr)
+        else:
+            page.write_text(new, encoding="utf-8")
+            print(page.relative_to(ROOT))
+    if stale and options.check:
+        print("out of date: python scripts/docs.py rewrites the blocks", file=sys.stderr)
+    return int(stale and options.check)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
