@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -214,11 +214,15 @@ def further(batches: Batches, step: int) -> Iterator[Batch]:
 
 @dataclass(frozen=True)
 class Splits:
-    """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were."""
+    """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were.
+
+    `notes` say what was done with the files that nobody may have asked for.
+    """
 
     vocabulary: Vocabulary
     corpora: dict[str, Corpus]
     fingerprints: dict[str, str]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def splits(
