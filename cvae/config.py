@@ -101,11 +101,15 @@ class TextData(Files):
         return {split: located(self.path) / name for split, name in names.items()}
 
 
+VALIDATION = ("valid.txt", "val.txt", "validation.txt", "dev.txt")  # what people call it
+
+
 @dataclass(frozen=True, kw_only=True)
 class OwnText(Files):
     """Anybody's corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
 
-    `held_out` is the share of the sentences that val, and as many that test, get where they have no file.
+    valid.txt may have another name of VALIDATION. `held_out` is the share of the sentences that val, and as
+    many that test, get where they have no file.
     """
 
     name: Literal["text"]
@@ -119,11 +123,16 @@ class OwnText(Files):
         path = located(self.path)
         if not path.is_dir():
             return dict.fromkeys(("train", "val", "test"), path)
-        train, val, test = (path / f"{name}.txt" for name in ("train", "valid", "test"))
-        own = {split: file for split, file in (("val", val), ("test", test)) if file.exists()}
-        return dict.fromkeys(("train", "val", "test"), train) | own
+        train, test = path / "train.txt", path / "test.txt"
+        val = next((path / name for name in VALIDATION if (path / name).exists()), train)
+        return {"train": train, "val": val, "test": test if test.exists() else train}
 
     def refuse_missing(self) -> None:
+        several = [name for name in VALIDATION if (located(self.path) / name).exists()]
+        if len(several) > 1:
+            raise UserError(
+                f"{self.path} has {' and '.join(several)}: one of them must be the validation text"
+            )
         for path in self.files().values():
             if not path.is_file():
                 raise UserError(
@@ -176,6 +185,13 @@ class LabelledData(Files):
             for split, name in names.items()
             for label in (0, 1)
         }
+
+    def refuse_missing(self) -> None:
+        super().refuse_missing()
+        read = set(self.files().values())
+        for path in sorted(located(self.path).glob("sentiment.*.*")):
+            if path not in read and re.fullmatch(r"sentiment\.(train|dev|test)\.\w+", path.name):
+                raise UserError(f"{path} is a class of its own: task=yelp tells two apart, .0 and .1")
 
 
 @dataclass(frozen=True)

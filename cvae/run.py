@@ -118,9 +118,12 @@ def _train(config: Config, folder: RunFolder, task: LanguageModelling) -> float:
     loop = Loop(config, task, folder)
     results: dict[str, Any] = {f"data/{name}": count for name, count in task.counts().items()}
     results |= {"model/parameters": sum(p.numel() for p in task.model.parameters()), "updates": loop.total}
+    results |= {"notes": task.data.notes} if task.data.notes else {}
     with Recorder(folder, config, *loop.resume()) as recorder:
         where = f"after {loop.step:,} updates" if loop.step else "from the start"
         log.info(f"{folder}: {where}, going to {loop.end:,} of {loop.total:,}, on {task.device}")
+        for note in task.data.notes:
+            log.info(note)
         folder.finish({"finished": False, "step": loop.step} | results)
         loop.run(recorder)
         return _conclude(loop, recorder, results)

@@ -453,6 +453,31 @@ def test_a_held_out_share_is_rounded_and_one_sentence_at_least(count, share, siz
 
 
 @pytest.mark.usefixtures("cache")
+@pytest.mark.parametrize("name", ["valid.txt", "val.txt", "validation.txt", "dev.txt"])
+def test_the_validation_text_is_read_by_any_of_its_names_and_what_is_held_out_is_said(tmp_path, name):
+    (tmp_path / "train.txt").write_text("the cat sat\n" * 39 + "the end\n")
+    (tmp_path / "test.txt").write_text("a dog\n")
+    said = data.build(own(tmp_path), CPU).notes
+    assert said == ("val: 4 sentences held out of train.txt (dataset.held_out)",)
+    (tmp_path / name).write_text("a cat\nthe dog\n")
+    built = data.build(own(tmp_path), CPU)
+    assert built.notes == () and len(built.corpora["val"]) == 2 and len(built.corpora["train"]) == 40
+    assert built.fingerprints["val"] == hashlib.sha256(b"a cat\nthe dog\n").hexdigest()
+    (tmp_path / "test.txt").unlink()
+    said = data.build(own(tmp_path), CPU).notes
+    assert said == ("test: 4 sentences held out of train.txt (dataset.held_out)",)
+
+
+def test_two_validation_texts_are_refused(tmp_path):
+    for name in ("train.txt", "valid.txt", "val.txt"):
+        (tmp_path / name).write_text("the cat sat\n")
+    with pytest.raises(
+        UserError, match=r"has valid\.txt and val\.txt: one of them must be the validation text"
+    ):
+        files.read(own(tmp_path))
+
+
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize(
     ("values", "words"),
     [

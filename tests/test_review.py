@@ -91,14 +91,44 @@ def test_a_convolution_is_that_of_torch(width, stride):
     torch.testing.assert_close(layer(x), expected)
 
 
-def test_the_encoder_sees_four_pads_then_words_and_end_cut_at_25_positions():
-    model = make()
-    read = []
+@pytest.mark.parametrize(("words", "positions"), [(1, 25), (20, 25), (21, 29), (24, 29), (25, 33), (30, 37)])
+def test_the_encoder_sees_four_pads_then_words_end_and_pads_to_whole_windows(words, positions):
+    model, read = make(), []
     model.encoder.embedding.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
-    model.posterior(batch_of(*SENTENCES))
-    assert read[0].shape == (5, 25)
-    assert read[0][1].tolist() == [0] * 4 + [5, 3] + [0] * 19
-    assert read[0][2].tolist() == [0] * 4 + [6] * 21
+    model.posterior(batch_of([2, 5, 3], [2, *[6] * words, 3]))
+    assert read[0].shape == (2, positions)
+    assert read[0][0].tolist() == [0] * 4 + [5, 3] + [0] * (positions - 6)
+    assert read[0][1].tolist() == [0] * 4 + [6] * words + [3] + [0] * (positions - 5 - words)
+
+
+def one_window(model: ReviewVAE, batch: Batch) -> list[Tensor]:
+    """Mean and logvar of the authors' encoder, which sees 25 positions (protocol C2)."""
+    encoder = model.encoder
+    seen = functional.pad(batch.tokens[:, 1:22], (4, 22 - batch.tokens.size(1)))
+    hidden = encoder.embedding(seen)
+    for layer in (encoder.first, encoder.second):
+        hidden = layer(hidden).relu()
+    hidden = encoder.third(hidden).tanh()[:, 0]
+    return [encoder.mean(hidden), encoder.logvar(hidden)]
+
+
+def test_sentences_of_up_to_20_words_are_encoded_as_the_authors_do_to_the_last_bit():
+    model, rng = make(**PAPER | {"filters": 30}), np.random.default_rng(0)
+    batch = batch_of(*[[2, *rng.integers(4, WORDS, n).tolist(), 3] for n in (1, 7, 15, 20)])
+    both = [[*model.posterior(batch)], one_window(model, batch)]
+    gradients = [torch.autograd.grad(sum(p.sum() for p in q), [*model.encoder.parameters()]) for q in both]
+    for one, other in ((both[0], both[1]), gradients):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("place", [0, 15, 19, 20, 21, 22, 24, 25, 26, 50, 98, 99])
+def test_every_word_of_a_sentence_of_100_reaches_its_posterior(place):
+    model = make(filters=40)
+    for total in {place + 1, 100}:
+        sentences = [[2, *[6] * total, 3], [2, *[6] * total, 3]]
+        sentences[1][1 + place] = 9
+        mean = model.posterior(batch_of(*sentences)).mean
+        assert not torch.equal(mean[0], mean[1])
 
 
 def test_the_posterior_is_three_convolutions_by_relu_relu_and_tanh():

@@ -136,6 +136,31 @@ def test_a_share_is_not_less_for_how_it_is_stored(tmp_path):
     assert [labels["train"].count(label) for label in (0, 1)] == [29, 29]
 
 
+def test_a_share_is_said_and_recorded(folder, tmp_path, monkeypatch, configured):
+    assert data.build(described(folder), CPU).notes == ()
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    shares = ("dataset.share.train=0.5", "dataset.share.test=0.125")
+    config = configured(*SMALL, *shares, f"dataset.path={folder}", "train.epochs=null", "train.steps=4")
+    run(config, RunFolder(tmp_path))
+    notes = json.loads((tmp_path / "results.json").read_text())["notes"]
+    assert notes == [
+        "train: 40 sentences, the first 50 % of each class's file (dataset.share.train)",
+        "test: 5 sentences, the first 12.5 % of each class's file (dataset.share.test)",
+    ]
+    assert all(note in (tmp_path / "train.log").read_text() for note in notes)
+
+
+@pytest.mark.parametrize("name", ["sentiment.train.2", "sentiment.dev.neutral", "sentiment.test.02"])
+def test_a_third_class_is_refused(folder, tmp_path, name):
+    shutil.copytree(folder, tmp_path / "reviews")
+    for other in ("sentiment.train.0.gz", "sentiment.train.1~", "sentiment.all.2", name):
+        (tmp_path / "reviews" / other).write_text("so so\n")
+    with pytest.raises(UserError, match=rf"{name} is a class of its own: task=yelp tells two apart"):
+        files.labelled(described(tmp_path / "reviews"))
+    (tmp_path / "reviews" / name).unlink()
+    files.labelled(described(tmp_path / "reviews"))
+
+
 def test_a_share_of_nothing_is_refused_by_file_and_key(folder):
     with pytest.raises(
         UserError, match=r"sentiment\.dev\.0 has 10 sentences: dataset\.share\.val=0\.05 takes"

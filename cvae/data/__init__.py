@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from cvae.config import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
@@ -17,11 +19,13 @@ def build(
         return dialogs.build(config, device)
     if isinstance(config, LabelledData):
         sentences, labels, prints = files.labelled(config)
-        return splits(sentences, device, prints, config.min_count, labels=labels)
+        found = splits(sentences, device, prints, config.min_count, labels=labels)
+        return replace(found, notes=files.notes(config, found.corpora))
     if isinstance(config, TextData | OwnText):
         sentences, prints = files.read(config)
         least = config.min_count if isinstance(config, OwnText) else 1
-        return splits(sentences, device, prints, least, config.vocabulary)
+        found = splits(sentences, device, prints, least, config.vocabulary)
+        return replace(found, notes=files.notes(config, found.corpora))
     sentences = generated.toy(config) if isinstance(config, ToyData) else generated.tiny(config)
     prints = {split: generated.fingerprint(rows) for split, rows in sentences.items()}
     return splits(sentences, device, prints)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sized
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,24 @@ def labelled(
         sentences[split] += Sentences(path, digest, first)
         labels[split] += [int(label)] * len(first)
     return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
+
+
+def notes(config: TextData | OwnText | LabelledData, corpora: Mapping[str, Sized]) -> tuple[str, ...]:
+    """What a split is, where it is not the whole of a file of its own."""
+    if isinstance(config, LabelledData):
+        shares = {split: getattr(config.share, split) for split in corpora}
+        return tuple(
+            f"{split}: {len(corpora[split]):,} sentences, the first {100 * share:g} % of each class's file"
+            f" (dataset.share.{split})"
+            for split, share in shares.items()
+            if share < 1
+        )
+    files = config.files()
+    return tuple(
+        f"{split}: {len(corpora[split]):,} sentences held out of {files['train'].name} (dataset.held_out)"
+        for split in ("val", "test")
+        if files[split] == files["train"]
+    )
 
 
 def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[str, np.ndarray]:

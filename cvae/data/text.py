@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -222,12 +222,14 @@ class Splits:
     """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were.
 
     `in_train` is the share of each other split's sentences that occur in train word for word.
+    `notes` say what was done with the files that nobody may have asked for.
     """
 
     vocabulary: Vocabulary
     corpora: dict[str, Corpus]
     fingerprints: dict[str, str]
     in_train: dict[str, float]
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def hashed(sentences: Iterable[Sequence[str]], hashes: array) -> Iterator[Sequence[str]]:

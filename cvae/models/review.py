@@ -18,7 +18,8 @@ from cvae.decode import State
 from cvae.gaussian import Gaussian
 from cvae.models.sentence import Decoder, TextVAE
 
-BEFORE, POSITIONS = 4, 25  # pads before the first word, and all the encoder sees
+BEFORE, POSITIONS = 4, 25  # pads before the first word, and all that a window of the encoder sees
+STEP = 4  # positions from one window to the next
 BIAS = 0.001  # at the start
 
 
@@ -53,7 +54,11 @@ class Convolution(nn.Linear):
 
 
 class ReviewEncoder(nn.Module):
-    """q(z | x): three convolutions over pads, words, `</s>` and pads to 25 positions; the rest is cut."""
+    """q(z | x): three convolutions over pads, words, `</s>` and pads to 25 positions.
+
+    A longer sentence, which the authors' corpus has none of, gets as many windows of 25 positions as it
+    takes, of whose features the largest count (max over time: Kim 2014).
+    """
 
     def __init__(self, config: ReviewModel, embedding: UnitEmbedding) -> None:
         super().__init__()
@@ -72,12 +77,18 @@ class ReviewEncoder(nn.Module):
 
     def forward(self, batch: Batch) -> Gaussian:
         """mean and logvar [B, Z]; how many pads a batch has plays no part."""
-        words = batch.tokens[:, 1 : POSITIONS - BEFORE + 1]
-        seen = functional.pad(words, (BEFORE, POSITIONS - BEFORE - words.size(1)))
+        words = batch.tokens[:, 1:]
+        further = max(0, -(-(BEFORE + words.size(1) - POSITIONS) // STEP))  # windows after the first
+        seen = functional.pad(words, (BEFORE, POSITIONS + STEP * further - BEFORE - words.size(1)))
         hidden = torch.relu(self.first(self.embedding(seen)))
         hidden = torch.relu(self.second(hidden))
-        hidden = torch.tanh(self.third(hidden))[:, 0]
-        return Gaussian(self.mean(hidden), self.logvar(hidden))
+        hidden = torch.tanh(self.third(hidden))
+        if further:
+            seen_before = POSITIONS + STEP * torch.arange(further, device=seen.device)
+            needed = BEFORE + batch.lengths[:, None] - 1 > seen_before
+            later = hidden[:, 1:].masked_fill(~needed[:, :, None], -torch.inf)
+            hidden = torch.cat([hidden[:, :1], later], 1).amax(1, keepdim=True)
+        return Gaussian(self.mean(hidden[:, 0]), self.logvar(hidden[:, 0]))
 
 
 class TiedOutput(nn.Module):
