@@ -100,3 +100,12 @@ def constant_answers(train: Exchanges, contexts: int, samples: int) -> Answers:
     """The commonest response of the train split, the first in the file of several, to every context."""
     counts = Counter(map(tuple, train.words(np.arange(len(train)))))
     return [[train.numbers(counts.most_common(1)[0][0])] * samples] * contexts
+
+
+def scores(score: Scorer, said: Answers, train: Exchanges, seed: int) -> dict[str, float]:
+    """Those of answers and, as random/* and constant/*, of as many that know no context."""
+    size = len(said), len(said[0])
+    blind = {"random": random_answers(train, *size, seed), "constant": constant_answers(train, *size)}
+    return score(said) | {
+        f"{name}/{key}": value for name, found in blind.items() for key, value in score(found).items()
+    }

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cvae.data.dialogs import UNKNOWN, Exchanges
+from cvae.data.dialogs import Exchanges
 from cvae.data.switchboard import SPEAKERS, STRANGER, Dialog, Utterance, tokenise
 from cvae.data.text import fixed
+from cvae.reading import UserError, listing
 
 if TYPE_CHECKING:
     from cvae.tasks.dialog import Answering
@@ -61,13 +62,13 @@ def conversations(task: Answering, split: str, count: int, seed: int = 0) -> lis
 def answers(task: Answering, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
     """What B says after a typed context, whose utterances are A's and B's in turn, the last one A's.
 
-    Both speakers are the train split's average person; a topic that it does not have counts as unknown.
+    Both speakers are the train split's average person; `topic` is one of its topics, or empty for unknown.
     """
     train = task.data.corpora["train"]
     person = tuple(train.people[:, :STRANGER].mean((0, 1)).tolist())
     turns = [(len(context) - 1 - place) % 2 for place in range(len(context))]
     typed = [Utterance(turn, tokenise(text), "") for turn, text in zip(turns, context, strict=True)]
-    dialog = Dialog(topic.upper(), [person, person], [*typed, Utterance(1, [], "")])
+    dialog = Dialog(topic, [person, person], [*typed, Utterance(1, [], "")])
     exchange = Exchanges([dialog], train.labels, train.config, task.device).batch(np.array([len(typed)]))
     return _said(task, task.answer(exchange, task.generator(seed))[0])
 
@@ -75,8 +76,13 @@ def answers(task: Answering, context: Sequence[str], topic: str = "", seed: int 
 def chat(task: Answering, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
     """What to print before the first line and after each: the answers to what A has typed.
 
-    A number chooses what B has said instead of the first answer; an empty line begins a new dialog.
+    A number chooses what B has said instead of the first answer; an empty line begins a new dialog. Raises
+    UserError for a topic that the train split does not have, in capitals or not.
     """
+    topics = {name.casefold(): name for name in task.data.topics}
+    if topic and topic.casefold() not in topics:
+        raise UserError(f"--topic {topic} is none of the train split's topics: {listing(topics)}")
+    topic = topics.get(topic.casefold(), "")
     yield "You are A. A number chooses another answer of B's than the first; an empty line begins anew."
     context, said = [], []
     for line in lines:
@@ -109,7 +115,10 @@ def _said(task: Answering, some: Sequence[Sequence[int]]) -> list[Said]:
 
 
 def _name(speaker: int) -> str:
-    return SPEAKERS[speaker] if speaker not in (STRANGER, UNKNOWN) else "?"
+    """A, B, and for others ?, ?2, ?3."""
+    if 0 <= speaker < STRANGER:
+        return SPEAKERS[speaker]
+    return "?" if speaker <= STRANGER else f"?{speaker - STRANGER + 1}"
 
 
 def page(runs: dict[str, list[Conversation]], show: Callable[[str], str] = str) -> str:

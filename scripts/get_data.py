@@ -303,13 +303,15 @@ def fetch(item: DataFile, folder: Path, base_url: str, force: bool = False) -> s
 def fetch_all(items: Sequence[DataFile], folder: Path, base_url: str, force: bool) -> bool:
     """Fetch the files one by one, one sentence on stderr for each failure; True if all is well."""
     good = True
-    for item in items:
+    for number, item in enumerate(items, start=1):
         try:
             print(f"{item.target}: {fetch(item, folder, base_url, force)}", flush=True)
         except DownloadError as err:
             good = False
-            complain(str(err))
-            if isinstance(err, NoAnswerError):
+            unanswered = isinstance(err, NoAnswerError)
+            left = len(items) - number if unanswered else 0
+            complain(f"{err} Not tried: the {left} files after it." if left else str(err))
+            if unanswered:
                 break
     return good
 

@@ -85,7 +85,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--top-p", type=share, default=1.0, metavar="P", help="draw from the likeliest P only"
     )
     parser.add_argument("--no-unk", action="store_true", help="never say <unk>")
-    parser.add_argument("--longest", type=count, default=60, metavar="N", help="words at most (60)")
+    parser.add_argument(
+        "--longest",
+        type=count,
+        metavar="N",
+        help="words at most (60; answers: as many as the model has read)",
+    )
     parser.add_argument("--seed", type=seed, default=0)
     parser.add_argument("--checkpoint", choices=("best", "last"), help="(default: the one the run reports)")
     parser.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
@@ -101,6 +106,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--beside", type=Path, nargs="+", default=[], metavar="RUN", help="more runs, for the same contexts"
     )
     options = parser.parse_args(arguments)
+    check(parser, options)
+    return options
+
+
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Ends the program with a sentence where options do not go together, or would not be read."""
     if (takes := MODES[options.mode]) is not None and len(options.sentences) != takes:
         given = len(options.sentences)
         parser.error(f"{options.mode} takes {takes or 'no'} sentences, each in quotes; found {given}")
@@ -110,13 +121,19 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         )
     if options.chat and (options.beside or options.json):
         parser.error("--chat is with one run, in text")
+    unread = ("split", "count") if options.chat else ("topic",)
+    unread = [f"--{name}" for name in unread if getattr(options, name) != parser.get_default(name)]
+    if options.mode != "arithmetic":
+        unread += [f"--{name}" for name, given in (("from", options.start), ("to", options.end)) if given]
+    if unread:
+        mode = "--chat" if options.chat else options.mode
+        parser.error(f"{' and '.join(unread)}: not read by {mode}")
     if options.top_p < 1 and not options.temperature:
         parser.error("--top-p is for drawn words: give --temperature too")
     if options.mode == "interpolate" and options.count < 2:
         parser.error("--count must be at least 2 places, the two ends")
     if not all(map(words_of, options.sentences)):
         parser.error("a sentence has no words")
-    return options
 
 
 def found(sampler: Sampler, options: argparse.Namespace) -> Found:
@@ -165,6 +182,7 @@ def dialog_task(folder: RunFolder, options: argparse.Namespace) -> Answering:
 
     task = run.reopen(config, folder, options.checkpoint)
     task.model.eval()
+    task.longest = options.longest or task.longest
     if options.split not in task.data.corpora:
         raise UserError(f"{folder} has no split {options.split}: {', '.join(task.data.corpora)}")
     return task
@@ -211,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.beside or config.task.name == "switchboard":
             print(answers(options))
             return 0
+        if options.answers is not None:
+            raise UserError(f"{folder} is a run of task={config.task.name}, which does not answer: --answers")
         from cvae import run
         from cvae.decode import How
         from cvae.samples import Sampler, text, without_unknown
@@ -218,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         how = How(options.temperature, options.top_p)
         how = without_unknown(how) if options.no_unk else how
         task = run.reopen(config, folder, options.checkpoint)
-        said = found(Sampler(task, how, options.longest, options.seed), options)
+        said = found(Sampler(task, how, options.longest or 60, options.seed), options)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1

@@ -379,7 +379,8 @@ def test_references_are_matched_by_their_context_wherever_they_stand(tmp_path, s
         {"responses": ["uh-huh"], "context": dialogs[0][:2]},
         {"responses": ["nowhere"], "context": ["said by nobody"]},
     ]
-    found = references.read(written(tmp_path, entries), corpus)
+    found, unused = references.read(written(tmp_path, entries), corpus)
+    assert unused == 1
     assert sorted(found) == [2, len(dialogs[0]) + 12]
     words = splits.vocabulary.words
     late = found[len(dialogs[0]) + 12]
@@ -391,8 +392,9 @@ def test_references_are_matched_by_their_context_wherever_they_stand(tmp_path, s
 
 
 def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):
-    entries = [{"responses": [word], "context": []} for word in ("yeah", "oh")]
-    found = references.read(written(tmp_path, entries), splits.corpora["test"])
+    entries = [{"responses": [word], "context": []} for word in ("yeah", "oh", "no")]
+    found, unused = references.read(written(tmp_path, entries), splits.corpora["test"])
+    assert unused == 1  # there are two dialogs
     first = utterances("test")[0]
     words = splits.vocabulary.words
     said = {number: words[some.responses[0][0]] for number, some in found.items()}
@@ -411,10 +413,39 @@ def test_references_may_begin_with_a_byte_order_mark(tmp_path, splits):
 def test_references_without_contexts_are_matched_by_place_if_they_are_as_many(tmp_path, splits):
     corpus = splits.corpora["test"]
     entries = [{"responses": ["yeah"] * (number + 1)} for number in range(len(corpus))]
-    found = references.read(written(tmp_path, entries), corpus)
+    found, unused = references.read(written(tmp_path, entries), corpus)
+    assert unused == 0
     assert [len(found[number].responses) for number in range(len(corpus))] == list(range(1, len(corpus) + 1))
     with pytest.raises(UserError, match="has 20 entries without a context for 21 responses"):
         references.read(written(tmp_path, entries[1:]), corpus)
+
+
+def test_contexts_may_be_written_as_the_authors_do(tmp_path, splits):
+    first, second = utterances("test")
+    entries = [
+        {"responses": ["yeah"], "context": ["A: <s> <d> </s>"]},
+        {"responses": ["oh"], "context": [f"{speaker}: {text} " for speaker, text in second[:3]]},
+        {
+            "responses": ["no"],
+            "context": ["A: <s> <d> </s>", *(f"{one}: {text}\n" for one, text in first[:2])],
+        },
+    ]
+    found, unused = references.read(written(tmp_path, entries), splits.corpora["test"])
+    words = splits.vocabulary.words
+    assert {number: words[some.responses[0][0]] for number, some in found.items()} == {
+        **{0: "yeah", len(first): "yeah"},
+        **{2: "<unk>", len(first) + 3: "oh"},
+    }
+    assert unused == 0
+
+
+def test_references_of_another_corpus_are_refused(tmp_path, splits):
+    own = [{"responses": ["yeah"], "context": utterances("test")[0][: n + 1]} for n in range(5)]
+    others = [{"responses": ["no"], "context": [f"said by nobody {n}"]} for n in range(6)]
+    assert references.read(written(tmp_path, own + others[:5]), splits.corpora["test"])[1] == 5
+    sentence = "of its 7 contexts one is one of this split, which has 21: at least half must be"
+    with pytest.raises(UserError, match=sentence):
+        references.read(written(tmp_path, own[:1] + others), splits.corpora["test"])
 
 
 @pytest.mark.parametrize(
@@ -429,7 +460,7 @@ def test_references_without_contexts_are_matched_by_place_if_they_are_as_many(tm
         ([{"responses": ["a"], "resp_dialog_acts": ["x", "y"]}], "entry 1: resp_dialog_acts must be one for"),
         ([{"responses": ["a"], "context": []}, {"responses": ["a"]}], "entry 2: no context, though others"),
         ([{"responses": ["a"], "context": "hi"}], "entry 1: context must be a list of utterances"),
-        ([{"responses": ["a"], "context": ["never said"]}], "none of its 1 contexts is one of this split"),
+        ([{"responses": ["a"], "context": ["never said"]}], "of its 1 contexts none is one of this split"),
     ],
 )
 def test_references_that_cannot_be_used_are_refused(tmp_path, splits, entries, sentence):
@@ -530,7 +561,7 @@ def test_measures_by_older_definitions_are_not_those_of_today(folders, tmp_path)
     }
 
 
-def test_references_replace_the_response_on_test_only(folders, tmp_path):
+def test_references_replace_the_response_on_test_only(folders, tmp_path, caplog):
     folder = RunFolder(folders[0])
     entries = [{"responses": ["yeah", "oh yeah"], "context": utterances("test")[0][:4]}]
     config = folder.configuration("cpu", references=str(written(tmp_path, entries)))
@@ -539,6 +570,11 @@ def test_references_replace_the_response_on_test_only(folders, tmp_path):
     with torch.no_grad():
         test, val = task.scores("test"), task.scores("val")
     assert (test["contexts"], test["references"]) == (1, 2) and "act_hit" not in test
+    assert "1 of 21 test responses, which alone are scored; 0 of its entries are for none" in caplog.text
+    counts = {name: count for name, count in task.counts().items() if "references" in name}
+    assert counts == {
+        **{"test/references": 1, "test/references_unused": 0, "test/references_unknown_acts": 0},
+    }
     assert (val["contexts"], val["references"]) == (9, 1)
 
 
@@ -618,6 +654,47 @@ def test_a_chat_goes_on_with_what_was_chosen(folders, capsys, monkeypatch):
     assert said[9:12] == said[1:4]
 
 
+def test_a_topic_is_one_of_the_corpus_in_capitals_or_not(folders, capsys, monkeypatch):
+    said, answer = {}, Answering.answer
+    for topic in ("music", "MUSIC", "Music", "Pets", ""):
+        heard = []
+        monkeypatch.setattr(sys, "stdin", io.StringIO("what about the dog\n"))
+        monkeypatch.setattr(
+            Answering, "answer", lambda *a, heard=heard: (heard.append(int(a[1].topics)), answer(*a))[1]
+        )
+        assert script().main([str(folders[0]), "--chat", "--topic", topic]) == 0
+        said[topic] = heard
+    assert said["music"] == said["MUSIC"] == said["Music"] != said["Pets"] and said[""] == [UNKNOWN]
+    assert script().main([str(folders[0]), "--chat", "--topic", "space flight"]) == 1
+    assert capsys.readouterr().err == (
+        "--topic space flight is none of the train split's topics: air pollution, music, pets\n"
+    )
+
+
+def test_answers_are_as_long_as_asked(folders, capsys):
+    command = [str(folders[0]), "--json", "--count", "9", "--temperature", "3", "--no-unk"]
+    for longest in (3, 50):
+        assert script().main([*command, "--longest", str(longest)]) == 0
+        found = json.loads(capsys.readouterr().out)
+        lengths = [len(said["text"].split()) for one in found[str(folders[0])] for said in one["answers"]]
+        assert (3 if longest == 3 else 39) <= max(lengths) <= longest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--topic", "music"], "--topic: not read by all"),
+        (["--chat", "--split", "test", "--count", "3"], "--split and --count: not read by --chat"),
+        (["--from", "1"], "--from: not read by all"),
+        (["--chat", "--to", "1"], "--to: not read by --chat"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(folders, capsys, arguments, sentence):
+    with pytest.raises(SystemExit):
+        script().main([str(folders[0]), *arguments])
+    assert sentence in capsys.readouterr().err
+
+
 def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
     config = configured("task=toy", "train.steps=4")
     other = RunFolder(tmp_path / "toy")
@@ -626,10 +703,12 @@ def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
     assert script().main([str(other.path), "--chat"]) == 1
     assert script().main([str(folders[0]), "prior"]) == 1
     assert script().main([str(folders[0]), "--beside", str(other.path)]) == 1
+    assert script().main([str(other.path), "--answers", "3"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"{other.path} is a run of task=toy, which does not answer",
         f"{folders[0]} answers in a dialog: leave out prior",
         f"{other.path} is a run of task=toy, which does not answer",
+        f"{other.path} is a run of task=toy, which does not answer: --answers",
     ]
     with pytest.raises(SystemExit):
         script().main([str(folders[0]), "--chat", "--json"])
@@ -652,7 +731,9 @@ def test_vectors_may_be_a_file_beside_the_data(folders, tmp_path):
     path.write_text("yeah 1 0\nthe 0 1\n<unk> 1 1\n")  # an unknown word is like no other
     task = reopen(folder.configuration("cpu", vectors=str(path)), folder)
     table, known = task.vectors
-    assert known.sum() == 2 and table[task.data.vocabulary.index["yeah"]].tolist() == [1, 0]
+    assert task.counts()["vectors"] == known.sum() == 2 and table[
+        task.data.vocabulary.index["yeah"]
+    ].tolist() == [1, 0]
     config = folder.configuration("cpu", vectors="nowhere.txt")
     with pytest.raises(UserError, match=r"no word vectors at .*dialogs/nowhere\.txt"):
         _ = reopen(dataclasses.replace(config), folder).vectors

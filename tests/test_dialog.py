@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cvae import data, gaussian, measures, objective
+from cvae import data, gaussian, measures, objective, talk
 from cvae.config import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
@@ -217,18 +217,16 @@ def test_the_authors_windows_are_theirs(size, window):
 
 def test_the_authors_unit_is_the_mean_over_batches(splits, model):
     corpus = splits.corpora["val"]
-    task = types.SimpleNamespace(
-        config=types.SimpleNamespace(autoencoder=False),
-        data=types.SimpleNamespace(corpora={"val": corpus}),
-        model=model,
-        generator=lambda: torch.Generator().manual_seed(0),
-    )
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(dialog, "AUTHORS_BATCH", 2)
         patch.setattr(corpus, "batch", lambda *a: double(Exchanges.batch(corpus, *a)))
-        found = Answering.authors_unit(task, "val")
+        found, off = (
+            dialog.authors_unit(model, corpus, deterministic, torch.Generator().manual_seed(0))
+            for deterministic in (False, True)
+        )
+        assert off.keys() == {f"authors/{name}" for name in ("rec", "rec_ppl", "batches", "responses")}
         patch.setattr(dialog, "AUTHORS_BATCH", 60)
-        assert Answering.authors_unit(task, "val") == {}
+        assert dialog.authors_unit(model, corpus, False, torch.Generator()) == {}
         noise = torch.Generator().manual_seed(0)
         batches = [corpus.batch(*window) for window in authors_windows(corpus, 2)]
         terms = [objective.terms(model, batch, generator=noise) for batch in batches]
@@ -321,6 +319,25 @@ def test_the_shares_of_unknown_words_and_of_responses_in_train_are_those_of_the_
     assert found.in_train == {"val": 2 / 5, "test": 1 / 2}
 
 
+def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
+    def joined(line):
+        names = ["C", "A", "D", "C", "B", "D"]
+        line["utts"] = [[name, *line["utts"][n][1:]] for n, name in enumerate(names)]
+        return line
+
+    corpus = data.build(copied(tmp_path, "test", joined), CPU).corpora["test"]
+    assert corpus.counts()["unknown_speakers"] == 1 + 4
+    own = np.flatnonzero(corpus.dialogs[corpus.places] == 1)
+    people = [corpus.batch(own[n : n + 1]).people[0].reshape(2, 4).any(1).tolist() for n in range(6)]
+    stranger, known = [False, False], [True, True]
+    assert people == [stranger, known, stranger, stranger, known, stranger]
+    # who of `<d>`, C, A, D, C and B is D
+    assert corpus.batch(own[5:]).floors.tolist() == [0, 0, 0, 1, 0, 0]
+    assert [talk._name(speaker) for speaker in corpus.speakers[corpus.places[own]]] == [
+        *("?", "A", "?2", "?", "B", "?2"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -346,6 +363,10 @@ def test_the_shares_of_unknown_words_and_of_responses_in_train_are_those_of_the_
         (
             lambda line: line | {"utts": [["A", "hi"]]},
             "utterance 1 must be [speaker, text, [dialog act",
+        ),
+        (
+            lambda line: line | {"utts": [["Ann", *line["utts"][0][1:]], ["Bo", *line["utts"][1][1:]]]},
+            "speakers must be named as they are described, A and B, found only Ann, Bo",
         ),
         (
             lambda line: line | {"utts": [*line["utts"], ["A", 3, ["x"]]]},
@@ -594,6 +615,7 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
     for n in range(3):
         assert model.embedding.weight[5 + n].tolist() == pytest.approx([n, 0, -1.5, 0.2, n + 0.5])
     assert 0 < model.embedding.weight[8].abs().max() <= 0.5
+    assert model.from_vectors == 3
     with pytest.raises(UserError, match=r"model\.embed must be 5, as in model\.vectors=.*, found 6"):
         DialogVAE(dataclasses.replace(MODEL, vectors=str(path), embed=6), splits.vocabulary, 3)
     for text, wrong in (

@@ -279,6 +279,7 @@ def test_server_down_stops_with_one_sentence(script, tmp_path, capsys):
     assert stored(tmp_path) == {}
     sentence = one_sentence(capsys)
     assert "refused" in sentence and f"{url}/a/one.txt" in sentence
+    assert sentence.endswith(f"Not tried: the {len(CONTENT) - 1} files after it.")
 
 
 def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypatch):

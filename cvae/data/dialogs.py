@@ -142,7 +142,7 @@ class Exchanges:
             "tokens": self.counted,
             "unknown_topics": int((self.topics == UNKNOWN).sum()),
             "unknown_acts": int((self.acts[self.places] == UNKNOWN).sum()),
-            "unknown_speakers": int((self.speakers == STRANGER).sum()),
+            "unknown_speakers": int((self.speakers >= STRANGER).sum()),
         }
 
     def numbers(self, words: Sequence[str]) -> list[int]:
@@ -182,8 +182,9 @@ class Exchanges:
         read = spans(self.text_starts[different], self.text_lengths[different])
         said = spans(self.text_starts[self.texts[places]], self.lengths[responses] - 1)
         speakers, dialogs = self.speakers[places], self.dialogs[places]
-        other = np.where(speakers == STRANGER, STRANGER, 1 - speakers)
-        people = np.concatenate([self.people[dialogs, speakers], self.people[dialogs, other]], 1)
+        known = np.minimum(speakers, STRANGER)
+        other = np.where(known == STRANGER, STRANGER, 1 - known)
+        people = np.concatenate([self.people[dialogs, known], self.people[dialogs, other]], 1)
         split = len(before.places)
         spoken = self._to(said.places)
         return Exchange(

@@ -10,6 +10,8 @@ from cvae.data.dialogs import UNKNOWN, Exchanges
 from cvae.data.switchboard import tokenise
 from cvae.reading import UserError, parse_json
 
+BEGINNING = "<s> <d> </s>"  # what the authors' contexts begin with; their texts are as in "A: uh-huh"
+
 
 class References(NamedTuple):
     """What may be said: numbers of words, of dialog acts where the file has them, and all the words."""
@@ -19,14 +21,14 @@ class References(NamedTuple):
     words: list[list[str]]
 
 
-def read(path: Path, corpus: Exchanges) -> dict[int, References]:
-    """The references of a split's responses, by their number.
+def read(path: Path, corpus: Exchanges) -> tuple[dict[int, References], int]:
+    """The references of a split's responses, by their number, and how many entries are those of none.
 
     The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Matched by `context`,
     the utterances before the response as texts or [speaker, text] with the oldest first, where entries have
     it: the authors match by place, which depends on how a sort breaks ties (protocol B5.7). Else by place
     in the split, whose number of responses the file must then have.
-    Raises UserError naming the file, and the entry, for what cannot be used.
+    Raises UserError naming the file, and the entry, for what cannot be used, and where that is most of it.
     """
     try:
         entries = parse_json(path.read_text(encoding="utf-8-sig"))
@@ -44,7 +46,7 @@ def read(path: Path, corpus: Exchanges) -> dict[int, References]:
                 f"{path} has {len(found):,} entries without a context for {len(corpus):,} responses:"
                 " they can be matched by place only where there are as many"
             )
-        return dict(enumerate(found))
+        return dict(enumerate(found)), 0
     if not all(contexts):
         raise UserError(f"{path}, entry {contexts.index(False) + 1}: no context, though others have one")
     return _by_context(path, entries, found, corpus)
@@ -64,28 +66,41 @@ def _references(path: Path, number: int, entry: Any, corpus: Exchanges) -> Refer
 
 def _by_context(
     path: Path, entries: list[Any], found: list[References], corpus: Exchanges
-) -> dict[int, References]:
+) -> tuple[dict[int, References], int]:
     """Entries with the same context serve its responses in turn, the last of them all that are left."""
     places = defaultdict(list)
     for number in range(len(corpus)):
         places[tuple(map(tuple, corpus.context(number)))].append(number)
     waiting = defaultdict(list)
     for number, (entry, references) in enumerate(zip(entries, found, strict=True), start=1):
-        waiting[_context(path, number, entry["context"], corpus)].append(references)
+        keys = _keys(path, number, entry["context"], corpus)
+        waiting[next((key for key in keys if key in places), keys[0])].append(references)
     matched = {
         number: waiting[key][min(turn, len(waiting[key]) - 1)]
         for key, numbers in places.items()
         if key in waiting
         for turn, number in enumerate(numbers)
     }
-    if not matched:
-        raise UserError(f"{path}: none of its {len(entries):,} contexts is one of this split")
-    return matched
+    used = sum(min(len(waiting[key]), len(numbers)) for key, numbers in places.items() if key in waiting)
+    if 2 * used < len(entries):
+        which = f"{used:,} are those" if used > 1 else "one is one" if used else "none is one"
+        raise UserError(
+            f"{path}: of its {len(entries):,} contexts {which} of this split, which has {len(corpus):,}:"
+            " at least half must be, or they are of another corpus"
+        )
+    return matched, len(entries) - used
 
 
-def _context(path: Path, number: int, context: Any, corpus: Exchanges) -> tuple[tuple[int, ...], ...]:
-    """The last utterances of a context as `Exchanges.context` has them."""
+def _keys(path: Path, number: int, context: Any, corpus: Exchanges) -> list[Any]:
+    """The last utterances of a context as `Exchanges.context` has them, as written and without speakers."""
     texts = [part[1] if isinstance(part, list) and len(part) > 1 else part for part in context or []]
     if not isinstance(context, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path}, entry {number}: context must be a list of utterances")
-    return tuple(tuple(corpus.numbers(tokenise(text))) for text in texts)[1 - corpus.config.window :]
+    ways = [texts]
+    if all(":" in text for text in texts):
+        said = (text.partition(":")[2].strip() for text in texts)
+        ways.append([text for text in said if text != BEGINNING])
+    return [
+        tuple(tuple(corpus.numbers(tokenise(text))) for text in way)[1 - corpus.config.window :]
+        for way in ways
+    ]

@@ -14,13 +14,13 @@ from cvae.reading import MARK, UserError, parse_json
 # NLTK's WordPunctTokenizer: runs of letters and digits, and runs of anything else but space
 TOKEN = re.compile(r"\w+|[^\w\s]+")
 SPEAKERS = ("A", "B")
-STRANGER = 2  # the number of any other speaker, about whom nothing is known
+STRANGER = 2  # the number of the first other speaker of a dialog; of these, 2, 3, ..., nothing is known
 SEXES = {"FEMALE": (1.0, 0.0), "MALE": (0.0, 1.0), "UNK": (0.0, 0.0)}
 EDUCATION = {"0": 0, "1": 1, "2": 2, "3": 3, "9": 2}  # 9 is unknown, and counts as the commonest
 
 
 class Utterance(NamedTuple):
-    """What was said: by SPEAKERS[speaker] (or a STRANGER), in lower case, and what it does in the dialog."""
+    """What was said: by SPEAKERS[speaker] or, from STRANGER on, others; in lower case; and its dialog act."""
 
     speaker: int
     words: list[str]
@@ -88,7 +88,11 @@ def _dialog(line: Any) -> Dialog:
     if not isinstance(line["utts"], list) or not line["utts"]:
         raise Malformed(f"utts must be a list of utterances, found {_short(line['utts'])}")
     people = [_person(name, line[name]) for name in SPEAKERS]
-    utterances = [_utterance(place, found) for place, found in enumerate(line["utts"], start=1)]
+    numbers = {name: number for number, name in enumerate(SPEAKERS)}
+    utterances = [_utterance(place, found, numbers) for place, found in enumerate(line["utts"], start=1)]
+    if all(utterance.speaker >= STRANGER for utterance in utterances):
+        others = ", ".join(list(numbers)[STRANGER:][:3])
+        raise Malformed(f"speakers must be named as they are described, A and B, found only {others[:60]}")
     return Dialog(_clean(line["topic"]), people, utterances)
 
 
@@ -108,13 +112,12 @@ def _person(name: str, found: Any) -> tuple[float, float, float, float]:
     return int(age) / 100, EDUCATION[education] / 3, *SEXES[sex]
 
 
-def _utterance(place: int, found: Any) -> Utterance:
+def _utterance(place: int, found: Any, numbers: dict[str, int]) -> Utterance:
+    """`numbers` are those of the speakers; somebody new gets the next one. Raises Malformed."""
     match found:
         case [str(speaker), str(text), [str(act), *_]]:
-            name = _clean(speaker)
-            return Utterance(
-                SPEAKERS.index(name) if name in SPEAKERS else STRANGER, tokenise(text), _clean(act)
-            )
+            number = numbers.setdefault(_clean(speaker), len(numbers))
+            return Utterance(number, tokenise(text), _clean(act))
     raise Malformed(f"utterance {place} must be [speaker, text, [dialog act, ...]], found {_short(found)}")
 
 

@@ -34,6 +34,7 @@ class DialogVAE(nn.Module):
     def __init__(self, config: DialogModel, vocabulary: Vocabulary, topics: int) -> None:
         super().__init__()
         self.config, words = config, len(vocabulary)
+        self.from_vectors = 0  # words whose vectors come from `config.vectors`
         self.embedding = nn.Embedding(words, config.embed)
         self.topic = nn.Embedding(topics, config.topic)
         self.utterance = GRU(config.embed, config.utterance, bidirectional=True)
@@ -89,6 +90,7 @@ class DialogVAE(nn.Module):
             )
         with torch.no_grad():
             self.embedding.weight[torch.from_numpy(known)] = torch.from_numpy(found[known])
+        self.from_vectors = int(known.sum())
 
     def shared(self, batch: Exchange, plain: bool = False) -> Exchange:
         """The batch with `condition` and `heard`: each different utterance is encoded once.

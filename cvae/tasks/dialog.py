@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +16,18 @@ from cvae import decode, gaussian, measures, metrics, objective, talk
 from cvae.acts import ActClassifier
 from cvae.config import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import DialogSplits, Exchange, Exchanges, Passages, authors_windows
+from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages, authors_windows
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
-from cvae.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
+from cvae.dialog_scores import Scorer, another_dialog, scores
 from cvae.gaussian import Gaussian
+from cvae.models.dialog import DialogVAE
 from cvae.objective import Terms
 from cvae.samples import literal
 from cvae.tasks.language_model import LanguageModelling
+
+log = logging.getLogger("cvae")
 
 NO_PRIOR = "schedule=none has no prior to answer from.\n"
 AUTHORS_BATCH = 60  # responses of a batch in the authors' validation and test
@@ -35,16 +40,46 @@ def rec_ppl(found: Terms) -> float:
     return metrics.perplexity(nats, tokens)
 
 
+def authors_unit(
+    model: DialogVAE, corpus: Exchanges, deterministic: bool, noise: torch.Generator
+) -> dict[str, float]:
+    """authors/*: the bound as the authors print it, the unweighted mean over their batches (protocol B4).
+
+    rec_ppl is the mean of the batches' exp(NLL / tokens); responses counts twice those that are scored twice.
+    Empty for a split of fewer dialogs than a batch has.
+    """
+    windows = list(authors_windows(corpus, AUTHORS_BATCH))
+    if not windows:
+        return {}
+    sums: Counter[str] = Counter()
+    for window in windows:
+        found = objective.terms(model, corpus.batch(*window), deterministic, noise)
+        sums.update(measures.bound(found) | {"rec_ppl": rec_ppl(found)})
+    names = ("rec", "rec_ppl") if deterministic else [name for name in sums if name != "ppl"]
+    means = {f"authors/{name}": sums[name] / len(windows) for name in names}
+    return means | {"authors/batches": len(windows), "authors/responses": AUTHORS_BATCH * len(windows)}
+
+
 class Answering(LanguageModelling):
     """The paper's dialog experiment (protocol B)."""
 
     def __init__(self, config: Config, model: nn.Module, data: DialogSplits) -> None:
         super().__init__(config, model, data)
+        self.longest = config.dataset.max_tokens - 2  # words of an answer
         # files that only the end of training needs are read now, so that what is wrong with them ends it now
         if config.task.references is not None:
-            self.references("test")
+            self._say_what_is_used()
         if config.task.vectors is not None:
             _ = self.vectors
+
+    def _say_what_is_used(self) -> None:
+        """Of the file of references, where it is not all or for all."""
+        (found, unused), count = self._references, len(self.data.corpora["test"])
+        if unused or len(found) < count:
+            log.warning(
+                f"warning: task.references has some for {len(found):,} of {count:,} test responses, which"
+                f" alone are scored; {unused:,} of its entries are for none"
+            )
 
     def cut(self, corpus: Exchanges) -> Passages:
         """A split in batches whose contexts overlap."""
@@ -57,6 +92,15 @@ class Answering(LanguageModelling):
         found |= {"topics": len(self.data.topics), "acts": len(self.data.acts)}
         for split, corpus in self.data.corpora.items():
             found |= {f"{split}/{name}": count for name, count in corpus.counts().items()}
+        if self.config.task.references is not None:
+            matched, unused = self._references
+            acts = [act for some in matched.values() for act in some.acts]
+            found |= {"test/references": len(matched), "test/references_unused": unused}
+            found |= {"test/references_unknown_acts": acts.count(UNKNOWN)}
+        if self.config.task.vectors is not None:
+            found["vectors"] = int(self.vectors[1].sum())
+        if self.config.model.vectors is not None:
+            found["model_vectors"] = self.model.from_vectors
         return found | {"train/batches": len(self.batches["train"])} | self.comparability()
 
     def words(self, batch: Exchange) -> list[str]:
@@ -89,28 +133,8 @@ class Answering(LanguageModelling):
     def final(self, split: str, found: Terms) -> dict[str, float]:
         """Once, on the best weights: what is costly, the bound in the authors' unit, and the answers."""
         values = super().final(split, found) | {"rec_ppl": rec_ppl(found)}
-        return values | self.authors_unit(split) | self.scores(split)
-
-    def authors_unit(self, split: str) -> dict[str, float]:
-        """authors/*: the bound as the authors print it, the unweighted mean over their batches (protocol B4).
-
-        rec_ppl is the mean of the batches' exp(NLL / tokens); responses counts those that are scored twice
-        twice. Empty for a split of fewer dialogs than a batch has.
-        """
-        corpus, noise = self.data.corpora[split], self.generator()
-        rows = []
-        for responses, starts in authors_windows(corpus, AUTHORS_BATCH):
-            batch = corpus.batch(responses, starts)
-            found = objective.terms(self.model, batch, self.config.autoencoder, noise)
-            values = measures.bound(found)
-            values = {"rec": values["rec"]} if self.config.autoencoder else values
-            rows.append(
-                {name: values[name] for name in values if name != "ppl"} | {"rec_ppl": rec_ppl(found)}
-            )
-        if not rows:
-            return {}
-        means = {f"authors/{name}": float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        return means | {"authors/batches": len(rows), "authors/responses": AUTHORS_BATCH * len(rows)}
+        corpus, off = self.data.corpora[split], self.config.autoencoder
+        return values | authors_unit(self.model, corpus, off, self.generator()) | self.scores(split)
 
     def scores(self, split: str) -> dict[str, float]:
         """How good and how diverse `samples` answers are to each of `contexts` contexts of a split.
@@ -120,31 +144,30 @@ class Answering(LanguageModelling):
         """
         if self.config.autoencoder:
             return {}
-        corpus, train, wanted = self.data.corpora[split], self.data.corpora["train"], self.references(split)
+        corpus, wanted = self.data.corpora[split], self.references(split)
         rows = np.array(sorted(wanted))
         rows = np.sort(rows[fixed(self.config.task.contexts, len(rows))])
         right = [wanted[row] for row in rows]
         partners = another_dialog(corpus.dialogs[corpus.places[rows]])
         score = Scorer(self.data.vocabulary.words, self.classifier, self.vectors, right, partners)
-        count = len(rows), self.config.task.samples
-        found = score(self.answers(split, rows))
-        for name, said in (
-            ("random", random_answers(train, *count, self.config.seed)),
-            ("constant", constant_answers(train, *count)),
-        ):
-            found |= {f"{name}/{key}": value for key, value in score(said).items()}
+        found = scores(score, self.answers(split, rows), self.data.corpora["train"], self.config.seed)
         references = float(np.mean([len(some.responses) for some in right]))
         return found | self.classifier.accuracy(corpus) | {"references": references, "contexts": len(rows)}
 
     def references(self, split: str) -> dict[int, References]:
         """What counts as right, by response; the response itself unless there is a file for test."""
-        corpus, name = self.data.corpora[split], self.config.task.references
-        if split == "test" and name is not None:
-            return references.read(self._beside_data(name), corpus)
+        corpus = self.data.corpora[split]
+        if split == "test" and self.config.task.references is not None:
+            return self._references[0]
         every = np.arange(len(corpus))
         acts = corpus.acts[corpus.places].tolist()
         rows = zip(corpus.sentences(every), acts, corpus.words(every), strict=True)
         return {n: References([said], [act], [words]) for n, (said, act, words) in enumerate(rows)}
+
+    @cached_property
+    def _references(self) -> tuple[dict[int, References], int]:
+        """What `references.read` makes of the file."""
+        return references.read(self._beside_data(self.config.task.references), self.data.corpora["test"])
 
     def answers(self, split: str, responses: np.ndarray, seed: int | None = None) -> list[list[list[int]]]:
         """`samples` answers, each as numbers, in place of each of these responses, in ascending order."""
@@ -162,7 +185,7 @@ class Answering(LanguageModelling):
             self.model,
             replace(batch, condition=condition),
             gaussian.sample(prior, noise),
-            self.config.dataset.max_tokens - 2,
+            self.longest,
             decode.How(task.temperature, task.top_p, (UNK,) if task.forbid_unknown else ()),
             noise,
         )
