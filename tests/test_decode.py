@@ -78,6 +78,13 @@ def test_top_p_keeps_the_smallest_set_of_words_that_reaches_p():
         assert set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist()) == kept
 
 
+def test_top_p_is_reached_by_words_that_add_up_to_it_exactly():
+    logits = torch.full((100, 8), -torch.inf)
+    logits[:, 3:7] = 0.0  # a quarter each
+    for p, kept in ((0.25, 1), (0.5, 2), (0.5001, 3), (0.75, 3)):
+        assert len(set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist())) == kept
+
+
 def test_a_forbidden_word_and_the_pad_are_never_said():
     model, z = make(seed=1).eval(), torch.randn(50, 3)
     how = How(temperature=2.0, forbid=(UNK, 5))
