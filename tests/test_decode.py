@@ -78,6 +78,20 @@ def test_top_p_keeps_the_smallest_set_of_words_that_reaches_p():
         assert set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist()) == kept
 
 
+def test_top_p_is_of_the_tempered_probabilities():
+    logits = torch.tensor([0.0, 0.05, 0.0, 0.4, 0.3, 0.25]).log().expand(1_000, -1)
+    # the likeliest has 0.51 at temperature 0.5 and 0.33 at 2
+    for temperature, p, kept in ((0.5, 0.5, {3}), (0.5, 0.52, {3, 4}), (2.0, 0.35, {3, 4})):
+        assert set(How(temperature=temperature, top_p=p).choose(logits, noise()).tolist()) == kept
+
+
+def test_top_p_is_reached_by_words_that_add_up_to_it_exactly():
+    logits = torch.full((100, 8), -torch.inf)
+    logits[:, 3:7] = 0.0  # a quarter each
+    for p, kept in ((0.25, 1), (0.5, 2), (0.5001, 3), (0.75, 3)):
+        assert len(set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist())) == kept
+
+
 def test_a_forbidden_word_and_the_pad_are_never_said():
     model, z = make(seed=1).eval(), torch.randn(50, 3)
     how = How(temperature=2.0, forbid=(UNK, 5))

@@ -252,7 +252,10 @@ def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
 
 def test_the_curves_of_a_run_have_its_validations_beside_its_training(tmp_path: Path):
     run = read_run(make_run(tmp_path / "run", until=3000))
-    loss, rec, kl = figures.curves.run_curves(run).axes[:3]
+    loss, rec, kl, *strips = figures.curves.run_curves(run).axes
+    for strip in strips:
+        (line,) = strip.get_lines()
+        np.testing.assert_array_equal(line.get_data(), run.series("train/beta"))
     panels = {"train/loss": (loss, -run.series("val/elbo")[1])}
     panels |= {f"train/{name}": (ax, run.series(f"val/{name}")[1]) for name, ax in (("rec", rec), ("kl", kl))}
     for key, (ax, checks) in panels.items():

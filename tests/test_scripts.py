@@ -419,6 +419,16 @@ def test_the_report_is_one_page_with_tables_figures_sentences_and_failures(runs,
         assert words in page.words
 
 
+def test_the_report_looks_at_quarters_of_the_longest_run(tmp_path):
+    for seed, updates in enumerate((8, 40)):
+        reported(tmp_path, str(seed), seed, {"updates": updates})
+        records = [{"step": step, "train/rec": 1.0} for step in range(updates)]
+        path = tmp_path / str(seed) / "metrics.jsonl"
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    caption, table = script("report").along_training(find_runs([tmp_path]))
+    assert table.head[-4:] == ["10", "20", "30", "40"] and "10 updates" in caption
+
+
 def test_the_reports_markdown_is_that_of_samples():
     text = "## A `b`\n\n- one <unk>\n  - two\n- three\n1. four **five**\n\nsix"
     assert script("report").markdown(text).replace("\n", "") == (
