@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cvae import data, gaussian, measures, objective, talk
+from cvae import data, gaussian, measures, objective, prints, talk
 from cvae.config import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
@@ -162,7 +162,7 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
 def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
     overrides = "task=switchboard", f"dataset.path={HERE}"
     config, folder = configured(*overrides), RunFolder(tmp_path)
-    folder.describe(config, "", {})
+    folder.describe(config, "", prints.corpus(config))
     record = folder.record
     assert record["config"]["dataset"].pop("whole_passages") is False
     (tmp_path / "run.json").write_text(json.dumps(record))
