@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvae import answers, data, figures, tables
+from cvae import answers, data, figures, tables, talk
 from cvae.acts import ActClassifier
 from cvae.config import DialogData
 from cvae.data import references, vectors
@@ -561,6 +561,15 @@ def test_a_topic_is_one_of_the_corpus_in_capitals_or_not(folders, capsys, monkey
     assert capsys.readouterr().err == (
         "--topic space flight is none of the train split's topics: air pollution, music, pets\n"
     )
+
+
+def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):
+    heard = []
+    monkeypatch.setattr(talk, "answers", lambda *a: heard.append(a[2]) or [talk.Said("yes", "")])
+    task = types.SimpleNamespace(data=types.SimpleNamespace(topics=["Music", "PETS"]))
+    for topic in ("music", "Pets"):
+        list(talk.chat(task, ["hello"], topic))
+    assert heard == ["Music", "PETS"]
 
 
 def test_answers_are_as_long_as_asked(folders, capsys):
