@@ -671,6 +671,15 @@ def test_a_topic_is_one_of_the_corpus_in_capitals_or_not(folders, capsys, monkey
     )
 
 
+def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):
+    heard = []
+    monkeypatch.setattr(talk, "answers", lambda *a: heard.append(a[2]) or [talk.Said("yes", "")])
+    task = types.SimpleNamespace(data=types.SimpleNamespace(topics=["Music", "PETS"]))
+    for topic in ("music", "Pets"):
+        list(talk.chat(task, ["hello"], topic))
+    assert heard == ["Music", "PETS"]
+
+
 def test_answers_are_as_long_as_asked(folders, capsys):
     command = [str(folders[0]), "--json", "--count", "9", "--temperature", "3", "--no-unk"]
     for longest in (3, 50):
