@@ -5,7 +5,7 @@ from pathlib import Path
 
 import hydra
 
-from cvae import cli
+from cvae.cli import main as cli
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")

@@ -29,13 +29,16 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cvae import cli, decode, gaussian, measures, objective, update  # noqa: F401  cli registers what conf uses
-from cvae.config import Config, load
+from cvae.cli import main as cli  # noqa: F401  registers what conf uses
+from cvae.config.reading import UserError
+from cvae.config.schema import Config, load
 from cvae.data.text import EOS
-from cvae.profiling import parts
-from cvae.reading import UserError
-from cvae.run import prepare
+from cvae.evaluation import latent
+from cvae.models import decode, gaussian, objective
 from cvae.tasks.language_model import LanguageModelling
+from cvae.training import steps
+from cvae.training.profiling import parts
+from cvae.training.run import prepare
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("ptb", "switchboard", "yelp", "toy")
@@ -113,7 +116,7 @@ def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
             "plain": lambda: [
                 objective.terms(model, batch, generator=noise, plain=True) for batch in batches
             ],
-            "ours": lambda: measures.survey(model, batches, False, noise),
+            "ours": lambda: latent.survey(model, batches, False, noise),
         }
     elif name == "iw_nll":
         tokens *= {"plain": PASSES, "ours": SAMPLES}[kind]
@@ -124,7 +127,7 @@ def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
                 for batch in batches
                 for _ in range(PASSES)
             ],
-            "ours": lambda: measures.importance_weighted(model, batches, SAMPLES, chunk, noise),
+            "ours": lambda: latent.importance_weighted(model, batches, SAMPLES, chunk, noise),
         }
     else:
         tokens = LONGEST * sum(len(batch.lengths) for batch in batches)
@@ -134,7 +137,7 @@ def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
 
 def our_step(task: LanguageModelling) -> Callable[[Any], Any]:
     """The update of train.py."""
-    made = update.build(task.model, task.config)
+    made = steps.build(task.model, task.config)
     return lambda batch: made(batch, BETA, RATE)
 
 

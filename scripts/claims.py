@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cvae.reading import UserError
-from cvae.runs import Run, RunsError, changes, find_runs, refuse_mixture
-from cvae.tables import FORMATS, Cell, Table, around, differing_text, final
+from cvae.config.reading import UserError
+from cvae.report.tables import FORMATS, Cell, Table, around, differing_text, final
+from cvae.runs.reader import Run, RunsError, changes, find_runs, refuse_mixture
 
 EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.folder import RunFolder, finite
-from cvae.reading import UserError, count
+from cvae.config.reading import UserError, count
+from cvae.runs.folder import RunFolder, finite
 
 EXAMPLES = """examples:
   python scripts/evaluate.py outputs/ptb/schedule-cyclical_task-ptb
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         asked = {key: value for key, value in vars(options).items() if key.startswith("iw_")}
         config = folder.configuration(options.device, options.data, **asked)
-        from cvae import run
+        from cvae.training import run
 
         task = run.reopen(config, folder, options.checkpoint)
         if options.split not in task.data.corpora:

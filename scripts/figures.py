@@ -9,9 +9,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cvae import figures
-from cvae.reading import UserError, count
-from cvae.runs import find_runs
+from cvae.config.reading import UserError, count
+from cvae.report import figures
+from cvae.runs.reader import find_runs
 
 EXAMPLES = """examples:
   python scripts/figures.py 2                          the schedules; needs no run

@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvae.config import TinyData
-from cvae.data import generated
-from cvae.folder import read_json, write_atomically
-from cvae.reading import count
+from cvae.config.reading import count
+from cvae.config.schema import TinyData
+from cvae.data import toy
+from cvae.runs.folder import read_json, write_atomically
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 RUNS = {
@@ -81,7 +81,7 @@ class Tally:
 def write_reviews(folder: Path) -> None:
     """Two kinds of sentences of the generated corpus, as the Yelp files have them."""
     folder.mkdir()
-    splits = generated.tiny(TinyData(name="tiny", sentences=600, sampler="equal_length"))
+    splits = toy.tiny(TinyData(name="tiny", sentences=600, sampler="equal_length"))
     for split, name in (("train", "train"), ("val", "dev"), ("test", "test")):
         texts = [" ".join(words) for words in splits[split]]
         for label in (0, 1):

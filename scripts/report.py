@@ -18,12 +18,12 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
-from cvae import figures, tables
-from cvae.config import reported
-from cvae.folder import read_json
-from cvae.reading import UserError, flatten
-from cvae.runs import Run, RunsError, differing_keys, find_runs
-from cvae.sweeps import Job, counted, find_jobs
+from cvae.config.reading import UserError, flatten
+from cvae.config.schema import reported
+from cvae.report import figures, tables
+from cvae.runs.folder import read_json
+from cvae.runs.reader import Run, RunsError, differing_keys, find_runs
+from cvae.runs.sweeps import Job, counted, find_jobs
 
 CHECKPOINTS = {"best": "the checkpoint with the best validation", "last": "the last checkpoint"}
 CODE = re.compile(r"(?<!`)(`+)(?!`)(.+?)(?<!`)\1(?!`)")

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.folder import RunFolder
-from cvae.reading import UserError, count, words_of
+from cvae.config.reading import UserError, count, words_of
+from cvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from cvae.samples import Found, Sampler
+    from cvae.evaluation.samples import Found, Sampler
     from cvae.tasks.dialog import Answering
 
 EXAMPLES = """examples:
@@ -178,7 +178,7 @@ def dialog_task(folder: RunFolder, options: argparse.Namespace) -> Answering:
     if options.mode != "all":
         raise UserError(f"{folder} answers in a dialog: leave out {options.mode}")
     config = folder.configuration(options.device, options.data, **words, **samples)
-    from cvae import run
+    from cvae.training import run
 
     task = run.reopen(config, folder, options.checkpoint)
     task.model.eval()
@@ -190,7 +190,7 @@ def dialog_task(folder: RunFolder, options: argparse.Namespace) -> Answering:
 
 def answers(options: argparse.Namespace) -> str:
     """The same contexts and what each run answers. Raises UserError where the contexts are not the same."""
-    from cvae import talk
+    from cvae.evaluation import chat
 
     found, first = {}, None
     for path in (options.folder, *options.beside):
@@ -201,18 +201,18 @@ def answers(options: argparse.Namespace) -> str:
             raise UserError(
                 f"{path} and {options.folder} differ in their data: their contexts are not the same"
             )
-        found[str(path)] = talk.conversations(task, options.split, options.count, options.seed)
+        found[str(path)] = chat.conversations(task, options.split, options.count, options.seed)
     if not options.json:
-        return talk.page(found)
-    plain = {name: [talk.plain(one) for one in some] for name, some in found.items()}
+        return chat.page(found)
+    plain = {name: [chat.plain(one) for one in some] for name, some in found.items()}
     return json.dumps(plain, indent=1, ensure_ascii=False)
 
 
 def chat(options: argparse.Namespace) -> None:
     """Prints answers to each line that is typed, until there are no more."""
-    from cvae import talk
+    from cvae.evaluation import chat
 
-    said = talk.chat(dialog_task(RunFolder(options.folder), options), sys.stdin, options.topic, options.seed)
+    said = chat.chat(dialog_task(RunFolder(options.folder), options), sys.stdin, options.topic, options.seed)
     for text in said:
         print(text, flush=True)
 
@@ -231,9 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.answers is not None:
             raise UserError(f"{folder} is a run of task={config.task.name}, which does not answer: --answers")
-        from cvae import run
-        from cvae.decode import How
-        from cvae.samples import Sampler, text, without_unknown
+        from cvae.evaluation.samples import Sampler, text, without_unknown
+        from cvae.models.decode import How
+        from cvae.training import run
 
         how = How(options.temperature, options.top_p)
         how = without_unknown(how) if options.no_unk else how

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvae.reading import UserError
-from cvae.sweeps import counted, find_jobs, seconds_left
+from cvae.config.reading import UserError
+from cvae.runs.sweeps import counted, find_jobs, seconds_left
 
 EXAMPLES = """examples:
   python scripts/status.py outputs/toy

@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cvae import scores, tables
-from cvae.figures import ORDER
-from cvae.reading import UserError, count
-from cvae.runs import Run, find_runs
-from cvae.sweeps import find_jobs
+from cvae.config.reading import UserError, count
+from cvae.report import accuracy, tables
+from cvae.report.figures import ORDER
+from cvae.runs.reader import Run, find_runs
+from cvae.runs.sweeps import find_jobs
 
 EXAMPLES = """examples:
   python scripts/table.py outputs/toy                                   the task's measures
@@ -56,7 +56,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def unmoved(runs: Sequence[Run], table: tables.Table) -> list[str]:
     """Return a note where a column averages fine-tuned classifiers and some of them are still their probe."""
-    still = sum(scores.still_probes(run.classifiers) for run in runs)
+    still = sum(accuracy.still_probes(run.classifiers) for run in runs)
     if not still or not any("/finetune/" in key for key in table.head):
         return []
     return [
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = find_runs(options.folders)
         if options.accuracy:
-            table = scores.accuracy_table(runs, ORDER)
+            table = accuracy.accuracy_table(runs, ORDER)
         elif options.at:
             table = tables.steps_table(runs, ORDER, options.at, options.window, options.columns)
         else:

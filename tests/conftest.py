@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cvae import cli
-from cvae.config import Config, load
+from cvae.cli import main as cli
+from cvae.config.schema import Config, load
 
 ROOT = Path(__file__).parent.parent
 

@@ -17,20 +17,22 @@ import numpy as np
 import pytest
 import torch
 
-from cvae import answers, data, figures, tables, talk
-from cvae.acts import ActClassifier
-from cvae.config import DialogData
+from cvae import data
+from cvae.config.reading import UserError
+from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
 from cvae.data.switchboard import tokenise
 from cvae.data.text import SPECIALS, UNK, Vocabulary, fixed
-from cvae.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
-from cvae.folder import RunFolder
-from cvae.gaussian import Gaussian
-from cvae.reading import UserError
-from cvae.run import prepare, reopen, run
-from cvae.runs import read_run
+from cvae.evaluation import chat, dialog_metrics
+from cvae.evaluation.acts import ActClassifier
+from cvae.evaluation.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
+from cvae.models.gaussian import Gaussian
+from cvae.report import figures, tables
+from cvae.runs.folder import RunFolder
+from cvae.runs.reader import read_run
 from cvae.tasks.dialog import Answering
+from cvae.training.run import prepare, reopen, run
 
 ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests/dialogs"
@@ -72,7 +74,7 @@ TABLE = {
 
 @pytest.mark.parametrize("answer", TABLE)
 def test_bleu_is_the_authors(answer):
-    found = answers.smoothed_bleu(answer.split(), ["i", "do", "not", "know"])
+    found = dialog_metrics.smoothed_bleu(answer.split(), ["i", "do", "not", "know"])
     assert found == pytest.approx(TABLE[answer], abs=6e-5)
 
 
@@ -81,7 +83,7 @@ def test_bleu_is_nltks():
     rng = np.random.default_rng(0)
     for _ in range(200):
         answer, reference = (rng.integers(0, 5, rng.integers(1, 12)).tolist() for _ in range(2))
-        found = answers.smoothed_bleu(answer, reference)
+        found = dialog_metrics.smoothed_bleu(answer, reference)
         for n in range(1, 5):
             weights = [1 / n] * n + [0] * (4 - n)
             smooth = score.SmoothingFunction().method7
@@ -90,7 +92,7 @@ def test_bleu_is_nltks():
 
 
 def test_precision_and_recall_are_over_answers_and_references():
-    found = answers.Agreement()
+    found = dialog_metrics.Agreement()
     found.add(np.array([[0.2, 0.8], [0.4, 0.1], [0.0, 0.0]]))  # three answers, two references
     found.add(np.array([[1.0]]))
     found.add(np.empty((0, 2)))  # left out
@@ -98,17 +100,17 @@ def test_precision_and_recall_are_over_answers_and_references():
     wanted = {"x_precision": precision, "x_recall": recall}
     wanted["x_f1"] = 2 * precision * recall / (precision + recall)
     assert found.values("x") == pytest.approx(wanted)
-    assert answers.Agreement().values("x") == {"x_precision": 0, "x_recall": 0, "x_f1": 0}
+    assert dialog_metrics.Agreement().values("x") == {"x_precision": 0, "x_recall": 0, "x_f1": 0}
 
 
 def test_sacrebleu_is_bounded_and_takes_as_many_references_as_there_are():
     said = [[["i", "do", "not", "know"], ["no"]], [["that", "is", "right"], ["yes", "it", "is"]]]
     right = [[["i", "do", "not", "know"]], [["yes", "it", "is"], ["that", "is", "right"]]]
-    found = answers.sacrebleu(said, right)
+    found = dialog_metrics.sacrebleu(said, right)
     assert found["sacrebleu_precision"] == pytest.approx((0.5 + 1) / 2)
     assert found["sacrebleu_recall"] == pytest.approx(1)
     assert 0.5 < found["corpus_bleu"] < 1
-    every = answers.sacrebleu([[one[0]] for one in said], right)
+    every = dialog_metrics.sacrebleu([[one[0]] for one in said], right)
     assert every["corpus_bleu"] == pytest.approx(1)
 
 
@@ -117,15 +119,15 @@ def test_sacrebleu_is_bounded_and_takes_as_many_references_as_there_are():
 
 def test_sentences_are_compared_by_average_and_extrema():
     words = np.array([[3.0, -1.0], [-2.0, 1.0], [-4.0, 0.0]])
-    assert answers.average(words).tolist() == [-1, 0]
-    assert answers.extrema(words).tolist() == [-4, 1]  # of 1 and -1 the higher
+    assert dialog_metrics.average(words).tolist() == [-1, 0]
+    assert dialog_metrics.extrema(words).tolist() == [-4, 1]  # of 1 and -1 the higher
     table = np.array([[0, 0], [1, 0], [0, 1], [-1, 0]], np.float32)
     known = np.array([False, True, True, True])
-    found = answers.bag_similarity([[[1], [2, 0]]], [[[1]]], table, known)
+    found = dialog_metrics.bag_similarity([[[1], [2, 0]]], [[[1]]], table, known)
     assert found["a_bow_precision"] == pytest.approx((1 + 0.5) / 2)
     assert found["a_bow_recall"] == pytest.approx(1)
-    assert answers.bag_similarity([[[0]]], [[[1]]], table, known)["a_bow_f1"] == 0  # nothing known
-    assert answers.bag_similarity([[[1]]], [[[3]]], table, known)["e_bow_f1"] == 0  # opposite
+    assert dialog_metrics.bag_similarity([[[0]]], [[[1]]], table, known)["a_bow_f1"] == 0  # nothing known
+    assert dialog_metrics.bag_similarity([[[1]]], [[[3]]], table, known)["e_bow_f1"] == 0  # opposite
 
 
 def test_greedy_matching_is_that_of_its_paper():
@@ -146,18 +148,18 @@ def test_greedy_matching_is_that_of_its_paper():
         return np.mean([max(row) for row in cosines])
 
     both = np.array([[(closest(a, r) + closest(r, a)) / 2 for r in right[:2]] for a in said])
-    found = answers.bag_similarity([said], [right], table, known)
+    found = dialog_metrics.bag_similarity([said], [right], table, known)
     assert found["greedy_precision"] == pytest.approx(both.max(1).mean())
     assert found["greedy_recall"] == pytest.approx(both.max(0).mean())
-    same = answers.bag_similarity([[[2, 3]]], [[[3, 2]]], table, known)
+    same = dialog_metrics.bag_similarity([[[2, 3]]], [[[3, 2]]], table, known)
     assert same["greedy_f1"] == pytest.approx(1) == same["a_bow_f1"]
     opposite = np.array([[1.0, 0], [-1.0, 0]])
-    apart = answers.bag_similarity([[[0]]], [[[1]]], opposite, np.array([True, True]))
+    apart = dialog_metrics.bag_similarity([[[0]]], [[[1]]], opposite, np.array([True, True]))
     assert (apart["greedy_precision"], apart["a_bow_precision"]) == (-1, 0)  # a cosine, and (cosine + 1) / 2
 
 
 def test_distinct_counts_ngrams_over_words_within_a_context_and_over_the_set():
-    found = answers.distinct([[[1, 2], [1, 2], [3]], [[1], []]])
+    found = dialog_metrics.distinct([[[1, 2], [1, 2], [3]], [[1], []]])
     assert found["different"] == 2
     assert found["distinct1"] == 3 / 6 and found["distinct2"] == 1 / 6
     assert found["distinct1_context"] == pytest.approx((3 / 5 + 1) / 2)
@@ -591,7 +593,7 @@ def test_answers_come_from_the_prior_and_the_context_they_answer(folders, monkey
         assert torch.equal(some.condition, batch.condition[[0, 0, 0, 1, 1, 1, 2, 2, 2]])
         return [[row] for row in range(len(z))]
 
-    monkeypatch.setattr("cvae.decode.generate", numbered)
+    monkeypatch.setattr("cvae.models.decode.generate", numbered)
     assert len(batch.condition.unique(dim=0)) == 3
     assert task.answer(batch, task.generator()) == [[[3 * row + n] for n in range(3)] for row in range(3)]
 
@@ -638,7 +640,7 @@ def test_in_a_chat_b_answers_what_a_has_said_last(said, folders, monkeypatch):
     folder, read = RunFolder(folders[0]), []
     task = reopen(folder.configuration("cpu"), folder)
     monkeypatch.setattr(task, "answer", lambda batch, noise: (read.append(batch), [[[4]]])[1])
-    talk.answers(task, said)
+    chat.answers(task, said)
     (batch,) = read
     assert batch.contexts.batch_sizes.tolist() == [1] * (1 + len(said))  # `<d>` first
     own = [float((len(said) - place) % 2 == 0) for place in range(len(said))]  # of B's are every other one
@@ -673,10 +675,10 @@ def test_a_topic_is_one_of_the_corpus_in_capitals_or_not(folders, capsys, monkey
 
 def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):
     heard = []
-    monkeypatch.setattr(talk, "answers", lambda *a: heard.append(a[2]) or [talk.Said("yes", "")])
+    monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[2]) or [chat.Said("yes", "")])
     task = types.SimpleNamespace(data=types.SimpleNamespace(topics=["Music", "PETS"]))
     for topic in ("music", "Pets"):
-        list(talk.chat(task, ["hello"], topic))
+        list(chat.chat(task, ["hello"], topic))
     assert heard == ["Music", "PETS"]
 
 

@@ -25,13 +25,15 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cvae import checkpoint, data, runs
-from cvae.config import Config, DialogData, load
+from cvae import data
+from cvae.config.reading import UserError
+from cvae.config.schema import Config, DialogData, load
 from cvae.data import files, references, switchboard, vectors
 from cvae.data.dialogs import Exchanges, build
 from cvae.data.text import Vocabulary
-from cvae.folder import RunFolder
-from cvae.reading import UserError
+from cvae.runs import reader
+from cvae.runs.folder import RunFolder
+from cvae.training import checkpoint
 from scripts import bench, claims, evaluate, get_data, kill, publish, report, sample, status, table
 from scripts import figures as scripts_figures
 
@@ -258,7 +260,7 @@ def test_records(folder, name, seed, tmp_path_factory):
     good = (folder / name).read_bytes()
     (folder / name).write_bytes(damaged(good, random.Random(seed)))
     try:
-        accepted(lambda: [read(folder) for read in (runs.read_run, runs.read_map)])
+        accepted(lambda: [read(folder) for read in (reader.read_run, reader.read_map)])
         accepted(lambda: RunFolder(folder).results)
         accepted(lambda: RunFolder(folder).configuration("cpu"))
     finally:

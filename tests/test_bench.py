@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cvae import memory, profiling
-from cvae.models import output
-from cvae.reading import UserError
-from cvae.run import prepare
+from cvae.config.reading import UserError
+from cvae.models.kernels import memory, output
+from cvae.training import profiling
+from cvae.training.run import prepare
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
 import bench

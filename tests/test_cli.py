@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cvae.help import GROUPS
+from cvae.cli.help import GROUPS
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cvae import cli, help, precheck
-from cvae.config import CAME_LATER, NOT_IDENTITY, Config, identity, load
-from cvae.folder import RunFolder
+from cvae.cli import help, precheck
+from cvae.cli import main as cli
+from cvae.config.reading import Choice, ConfigError, describe, fits, flatten
+from cvae.config.schema import CAME_LATER, NOT_IDENTITY, Config, identity, load
 from cvae.ranges import Range, hints, limits
-from cvae.reading import Choice, ConfigError, describe, fits, flatten
+from cvae.runs.folder import RunFolder
 
 CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))

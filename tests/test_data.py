@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvae import data
-from cvae.config import OwnText, TextData, TinyData, ToyData
-from cvae.data import files, generated
+from cvae.config.reading import UserError
+from cvae.config.schema import OwnText, TextData, TinyData, ToyData
+from cvae.data import files, toy
 from cvae.data.text import (
     BOS,
     EOS,
@@ -34,7 +35,6 @@ from cvae.data.text import (
     order,
     splits,
 )
-from cvae.reading import UserError
 
 CPU = torch.device("cpu")
 TINY = TinyData(name="tiny", sentences=100, sampler="equal_length")
@@ -242,7 +242,7 @@ def test_further_batches_are_of_the_same_epoch():
 
 def test_the_toy_sequences_are_one_hot_and_val_and_test_repeat_them():
     config = ToyData(name="toy", sequences=10, draws=3, sampler="equal_length")
-    found = generated.toy(config)
+    found = toy.toy(config)
     assert [row.index("1") for row in found["train"]] == list(range(10))
     assert all(row.count("0") == 9 and len(row) == 10 for row in found["train"])
     assert found["val"] == found["test"] and len(found["val"]) == 30
@@ -254,9 +254,9 @@ def test_the_toy_sequences_are_one_hot_and_val_and_test_repeat_them():
 
 def test_the_tiny_corpus_is_the_same_at_every_call_and_varied():
     torch.manual_seed(0)
-    first = generated.tiny(TINY)
+    first = toy.tiny(TINY)
     torch.manual_seed(1)
-    assert generated.tiny(TINY) == first
+    assert toy.tiny(TINY) == first
     assert {split: len(rows) for split, rows in first.items()} == {"train": 100, "val": 10, "test": 10}
     assert all(2 <= len(row) <= 40 for rows in first.values() for row in rows)
     assert len({tuple(row) for row in first["train"]}) > 80
@@ -272,7 +272,7 @@ def test_fingerprints_tell_corpora_apart():
     prints = [data.build(config, CPU).fingerprints for config in (TINY, TINY)]
     assert prints[0] == prints[1]
     assert set(prints[0]) == {"train", "val", "test"} and len(set(prints[0].values())) == 3
-    assert generated.fingerprint([["a"], ["b"]]) != generated.fingerprint([["a", "b"]])
+    assert toy.fingerprint([["a"], ["b"]]) != toy.fingerprint([["a", "b"]])
 
 
 # ---- text files ----

@@ -10,13 +10,13 @@ import torch
 from test_models import WORDS, batch_of, layers, make
 from test_scripts import script
 
-from cvae import figures
+from cvae.config.reading import UserError
 from cvae.data.text import BOS, EOS, PAD, UNK
-from cvae.decode import How, generate
-from cvae.folder import RunFolder
-from cvae.reading import UserError
-from cvae.run import reopen, run
-from cvae.samples import Sampler
+from cvae.evaluation.samples import Sampler
+from cvae.models.decode import How, generate
+from cvae.report import figures
+from cvae.runs.folder import RunFolder
+from cvae.training.run import reopen, run
 
 SMALL = (
     *("task=ptb", "dataset=tiny", "dataset.sentences=60", "model.embed=8", "model.hidden=12"),
@@ -137,7 +137,7 @@ def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):
         taken.append(which)
         return reopen(config, folder, which)
 
-    monkeypatch.setattr("cvae.run.reopen", taking)
+    monkeypatch.setattr("cvae.training.run.reopen", taking)
     for flags in ((), ("--checkpoint", "last")):
         said(folder, capsys, "prior", "--count", "1", *flags)
     assert taken == ["best", "last"]

@@ -14,20 +14,23 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from cvae import data, gaussian, measures, objective, prints, talk
-from cvae.config import DialogData, DialogModel, Objective, SemiAmortized
+from cvae import data
+from cvae.config.reading import UserError
+from cvae.config.schema import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
-from cvae.folder import FolderError, RunFolder
-from cvae.models import recurrent
+from cvae.evaluation import chat, latent
+from cvae.models import gaussian, objective
 from cvae.models.dialog import DialogVAE
-from cvae.models.recurrent import GRU
-from cvae.reading import UserError
+from cvae.models.kernels import gru as recurrent
+from cvae.models.kernels.gru import GRU
+from cvae.runs import fingerprints
+from cvae.runs.folder import FolderError, RunFolder
 from cvae.tasks import dialog
 from cvae.tasks.dialog import Answering
-from cvae.update.semi_amortized import SemiAmortizedUpdate
+from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
 
 CPU = torch.device("cpu")
 HERE = Path(__file__).parent / "dialogs"
@@ -162,7 +165,7 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
 def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
     overrides = "task=switchboard", f"dataset.path={HERE}"
     config, folder = configured(*overrides), RunFolder(tmp_path)
-    folder.describe(config, "", prints.corpus(config))
+    folder.describe(config, "", fingerprints.corpus(config))
     record = folder.record
     assert record["config"]["dataset"].pop("whole_passages") is False
     (tmp_path / "run.json").write_text(json.dumps(record))
@@ -333,7 +336,7 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
     assert people == [stranger, known, stranger, stranger, known, stranger]
     # who of `<d>`, C, A, D, C and B is D
     assert corpus.batch(own[5:]).floors.tolist() == [0, 0, 0, 1, 0, 0]
-    assert [talk._name(speaker) for speaker in corpus.speakers[corpus.places[own]]] == [
+    assert [chat._name(speaker) for speaker in corpus.speakers[corpus.places[own]]] == [
         *("?", "A", "?2", "?", "B", "?2"),
     ]
 
@@ -556,7 +559,7 @@ def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
     bare = found._replace(bow=None)
     more = objective.loss(found, 0.5) - objective.loss(bare, 0.5)
     assert more.item() == pytest.approx(found.bow.mean().item())
-    with_bow, without = measures.bound(found), measures.bound(bare)
+    with_bow, without = latent.bound(found), latent.bound(bare)
     assert with_bow.pop("bow") == pytest.approx(found.bow.mean().item()) and with_bow == without
     silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3).double()
     assert objective.terms(silent, batch).bow is None

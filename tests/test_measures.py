@@ -11,9 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import gaussian, measures, metrics, objective
 from cvae.data.text import BOS, PAD, UNK, Batch, Corpus, bucketed, fixed
-from cvae.gaussian import Gaussian
+from cvae.evaluation import latent, metrics
+from cvae.models import gaussian, objective
+from cvae.models.gaussian import Gaussian
 from cvae.models.sentence import SentenceVAE
 from cvae.tasks.language_model import LanguageModelling
 from tests.test_models import SENTENCES, batch_of, make
@@ -72,7 +73,7 @@ def rng(seed: int = 0) -> torch.Generator:
 
 
 def weighted(model: Linear, x: Tensor, samples: int, chunk: int = 100, seed: int = 0) -> dict[str, float]:
-    return measures.importance_weighted(model, batches(x), samples, chunk, rng(seed))
+    return latent.importance_weighted(model, batches(x), samples, chunk, rng(seed))
 
 
 # ---- the likelihood ----
@@ -121,10 +122,10 @@ def test_a_density_too_small_for_a_float_is_still_counted():
 
 def test_the_survey_holds_every_sequence_and_its_bound_is_the_closed_one():
     x, model = observations(3000), Linear(shift=0.3)
-    found, q = measures.survey(model, batches(x), False, rng())
+    found, q = latent.survey(model, batches(x), False, rng())
     assert q.mean.shape == found.kl.shape == (3000, LATENT) and found.nll.shape == (3000,)
     assert torch.equal(q.mean, model.posterior(Batch(x, x[:, 0])).mean)
-    values = measures.bound(found)
+    values = latent.bound(found)
     whole = batches(x, 3000)[0]
     gap = gaussian.kl(q, Linear().posterior(whole)).sum(-1).mean().item()
     nll = -MARGINAL.log_prob(x).mean().item()
@@ -147,7 +148,7 @@ def test_a_posterior_at_hand_changes_nothing_in_the_terms():
 def test_mutual_information_is_the_closed_one_and_not_bounded_by_a_batch():
     """I(x; z) = ½ Σ log(aggregated variance / posterior variance), the prior being the aggregate."""
     exact = 0.5 * (1 + (W**2).sum(0) / SIGMA**2).log().sum().item()
-    _, q = measures.survey(Linear(), batches(observations(1500), 2), False, rng())
+    _, q = latent.survey(Linear(), batches(observations(1500), 2), False, rng())
     found = metrics.mutual_information(q, rng())
     assert found == pytest.approx(exact, abs=0.08)
     assert found > math.log(2)  # what two sentences at a time could show at most
@@ -211,7 +212,7 @@ LINES = Corpus(
 
 
 def cut(model: Reader, size: int = 8, deterministic: bool = False) -> dict[str, float]:
-    return measures.paths(model, LINES.batches(np.arange(40), size), deterministic, rng())
+    return latent.paths(model, LINES.batches(np.arange(40), size), deterministic, rng())
 
 
 def test_a_decoder_that_ignores_z_has_no_path_a_and_one_that_ignores_words_no_path_b():
@@ -226,7 +227,7 @@ def test_no_sentence_keeps_its_z_and_batches_do_not_decide_whose_it_gets():
     found = []
     for size in (1, 7, 40):
         z = [batch.tokens[:, 1:2] for batch in LINES.batches(np.arange(40), size)]
-        pairs = torch.cat([torch.cat(z), torch.cat(measures._exchanged(z))], 1)
+        pairs = torch.cat([torch.cat(z), torch.cat(latent._exchanged(z))], 1)
         assert (pairs[:, 0] != pairs[:, 1]).all()
         assert set(pairs[:, 1].tolist()) == set(range(10, 50))
         found.append(cut(Reader(1, 1), size)["path_a"])
@@ -235,7 +236,7 @@ def test_no_sentence_keeps_its_z_and_batches_do_not_decide_whose_it_gets():
 
 def test_z_is_passed_on_along_one_random_cycle_through_all_sentences():
     z = [torch.arange(start, start + size)[:, None] for start, size in ((0, 7), (7, 30), (37, 3))]
-    partner = torch.cat(measures._exchanged(z))[:, 0].tolist()
+    partner = torch.cat(latent._exchanged(z))[:, 0].tolist()
     place, visited = 0, set()
     while place not in visited:
         visited.add(place)
@@ -256,7 +257,7 @@ def test_path_a_starts_from_a_sample_and_that_of_an_autoencoder_from_the_mean(de
             return super().decode_nll(batch, z)
 
     model = Listening()
-    measures.paths(model, batches(x), deterministic, rng())
+    latent.paths(model, batches(x), deterministic, rng())
     mean, spread = model.posterior(batches(x)[0])
     own, exchanged, *prior = read[0]
     assert torch.equal(own, mean) == deterministic and torch.equal(own, read[1][0])
@@ -362,7 +363,7 @@ def test_everything_at_once_is_recorded_with_how_much_it_saw_and_leaves_no_trace
 def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):
     model, task = trained
     model.eval()
-    _, q = measures.survey(model, task.batches["train"], False, task.generator())
+    _, q = latent.survey(model, task.batches["train"], False, task.generator())
     corpus = task.data.corpora["train"]
     some = model.posterior(corpus.batch(fixed(None, len(corpus))))
     expected = metrics.mutual_information(some, task.generator())
@@ -375,7 +376,7 @@ def test_a_language_model_has_the_same_likelihood_with_and_without_weights():
     found = task.evaluate("val", thorough=True)
     assert not {"mi", "au", "path_a", "path_a_prior", "mi_examples"} & set(found)
     assert found["iw_samples"] == 1 and found["iw_nll"] == pytest.approx(-found["iw_elbo"])
-    everything = measures.importance_weighted(
+    everything = latent.importance_weighted(
         task.model.eval(), task.fixed("val", None), 1, 100, task.generator()
     )
     assert everything["iw_ppl"] == pytest.approx(found["ppl"])

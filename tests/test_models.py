@@ -10,10 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae import objective
-from cvae.config import SentenceModel
+from cvae.config.schema import SentenceModel
 from cvae.data.text import BOS, EOS, PAD, UNK, Batch, Batches, Corpus
-from cvae.models import build
+from cvae.models import build, objective
 from cvae.models.sentence import SentenceVAE
 
 SMALL = {

@@ -10,16 +10,27 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
-from cvae import data, gaussian, measures, metrics, objective, tasks
-from cvae.config import Config, LanguageTask, Objective, SentenceModel, TinyData, ToyData, ToyTask, Train
+from cvae import data, tasks
+from cvae.config.schema import (
+    Config,
+    LanguageTask,
+    Objective,
+    SentenceModel,
+    TinyData,
+    ToyData,
+    ToyTask,
+    Train,
+)
 from cvae.data.text import Batch, Splits
-from cvae.gaussian import Gaussian
+from cvae.evaluation import latent, metrics
+from cvae.models import gaussian, objective
+from cvae.models.gaussian import Gaussian
+from cvae.models.objective import Terms
 from cvae.models.sentence import SentenceVAE
-from cvae.objective import Terms
 from cvae.schedules import Constant, ConstantRate, Off
 from cvae.tasks.language_model import LanguageModelling
 from cvae.tasks.toy import Synthetic
-from cvae.update import Update
+from cvae.training.steps import Update
 
 CPU = torch.device("cpu")
 MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
@@ -239,7 +250,7 @@ def test_the_bound_is_totals_over_sentences_and_over_tokens():
     nll = kl = tokens = sentences = 0
     rng = task.generator()
     with torch.no_grad():
-        found = measures.bound(measures.survey(model, task.batches["train"], False, task.generator())[0])
+        found = latent.bound(latent.survey(model, task.batches["train"], False, task.generator())[0])
         for batch in task.batches["train"]:
             q = model.posterior(batch)
             nll += model.decode_nll(batch, gaussian.sample(q, rng)).sum().item()

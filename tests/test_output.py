@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvae import objective
-from cvae.config import SentenceModel
+from cvae.config.schema import SentenceModel
 from cvae.data.text import PAD, Batch
-from cvae.models import build, output
-from cvae.models.output import output_nll
+from cvae.models import build, objective
+from cvae.models.kernels import output
+from cvae.models.kernels.output import output_nll
 from cvae.models.sentence import SentenceVAE
 
 V, H = 37, 6

@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cvae import gaussian
-from cvae.folder import RunFolder
-from cvae.loop import Loop
-from cvae.models import output
-from cvae.reading import UserError
-from cvae.run import prepare, run
-from cvae.update import build
-from cvae.update.plain import arithmetic
+from cvae.config.reading import UserError
+from cvae.models import gaussian
+from cvae.models.kernels import output
+from cvae.runs.folder import RunFolder
+from cvae.training.loop import Loop
+from cvae.training.run import prepare, run
+from cvae.training.steps import build
+from cvae.training.steps.plain import arithmetic
 
 SMALL = [
     "dataset=tiny",

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from cvae import cli, prints
-from cvae.config import Config
-from cvae.figures import curves_figure
-from cvae.folder import FolderError, RunFolder
-from cvae.precheck import _check_surroundings
-from cvae.runs import RunsError, find_runs
-from cvae.scores import accuracy_table
+from cvae.cli import main as cli
+from cvae.cli.precheck import _check_surroundings
+from cvae.config.schema import Config
+from cvae.report.accuracy import accuracy_table
+from cvae.report.figures import curves_figure
+from cvae.runs import fingerprints
+from cvae.runs.folder import FolderError, RunFolder
+from cvae.runs.reader import RunsError, find_runs
 from scripts import claims, figures, report, table
 
 DIALOGS = Path(__file__).parent / "dialogs"
@@ -55,7 +56,7 @@ def test_a_folder_answers_to_its_own_corpus_only(finished, text, tmp_path):
     check = lambda config: _check_surroundings(config, str(folder.path), {}, "")  # noqa: E731
     check(text("a.txt"))
     assert folder.answers(text("a.txt")) == finished
-    assert folder.unchecked(prints.corpus(text("a.txt"))) == ""
+    assert folder.unchecked(fingerprints.corpus(text("a.txt"))) == ""
     shutil.copy("a.txt", "same words elsewhere.txt")
     check(text("same words elsewhere.txt"))
     with pytest.raises(FolderError, match=r"run was trained on other data: test changed since; .*name=…"):
@@ -88,7 +89,7 @@ def test_without_its_corpus_a_finished_folder_answers_and_says_so(
     settle(folder.path, text("gone.txt"), True, **data)
     assert cli.check(command, CONF) is None
     said = "corpus not checked: train, val, test not on this machine"
-    assert folder.unchecked(prints.corpus(text("gone.txt"))) == said
+    assert folder.unchecked(fingerprints.corpus(text("gone.txt"))) == said
     with pytest.raises(SystemExit, match=r"no text at gone\.txt"):
         cli.check([*command, "overwrite=true"], CONF)
 
@@ -119,9 +120,9 @@ def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     given, name = OTHERS[key]
     config, path = dialogs(f"{key}={given}"), tmp_path / name
-    corpus, others = prints.corpus(config), prints.others(config)
+    corpus, others = fingerprints.corpus(config), fingerprints.others(config)
     assert corpus == {split: sha(file) for split, file in config.dataset.files().items()}
-    assert others == {key: sha(path)} and prints.others(dialogs()) == {}
+    assert others == {key: sha(path)} and fingerprints.others(dialogs()) == {}
 
     folder = settle(tmp_path / "run", config, True, **corpus, **others)
     folder.refuse_other(config)
@@ -131,19 +132,19 @@ def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypat
         folder.refuse_other(config)
     path.unlink()
     folder.refuse_other(config)
-    assert folder.unchecked(prints.others(config)) == f"corpus not checked: {key} not on this machine"
+    assert folder.unchecked(fingerprints.others(config)) == f"corpus not checked: {key} not on this machine"
 
     path.write_bytes(before)
     old = settle(tmp_path / "old", config, True, **corpus)  # as runs were before they recorded it
     old.refuse_other(config)
-    assert old.unchecked(prints.others(config)) == f"corpus not checked: {key} not in its run.json"
+    assert old.unchecked(fingerprints.others(config)) == f"corpus not checked: {key} not in its run.json"
     assert not old.unchecked(corpus)
     with pytest.raises(FolderError, match="other data: val changed since"):
         settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}).refuse_other(config)
 
 
 def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
-    from cvae import run
+    from cvae.training import run
 
     config = dialogs("task.references=references.json", "init_from=source")
     monkeypatch.chdir(tmp_path)
@@ -155,7 +156,7 @@ def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
     run.run(config, RunFolder(tmp_path / "run"))
     data = json.loads((tmp_path / "run" / "run.json").read_text())["data"]
     assert set(data) == {"train", "val", "test", "task.references", "init_from"}
-    assert data == prints.corpus(config) | prints.others(config)
+    assert data == fingerprints.corpus(config) | fingerprints.others(config)
 
     monkeypatch.setattr(run, "_take_weights", lambda *_: None)
     run.reopen(config, RunFolder(tmp_path / "run"))
@@ -165,12 +166,12 @@ def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
 
 
 def test_reopening_an_old_run_says_what_is_not_known_of_it(dialogs, tmp_path, monkeypatch, caplog):
-    from cvae import run
+    from cvae.training import run
 
     config = dialogs("task.references=references.json")
     (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
     monkeypatch.setattr(run, "_take_weights", lambda *_: None)
-    folder = settle(tmp_path / "run", config, True, **prints.corpus(config))
+    folder = settle(tmp_path / "run", config, True, **fingerprints.corpus(config))
     run.reopen(config, folder)
     (record,) = caplog.records
     assert record.getMessage().endswith(": corpus not checked: task.references not in its run.json")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from cvae.models import recurrent
-from cvae.models.recurrent import GRU
+from cvae.models.kernels import gru as recurrent
+from cvae.models.kernels.gru import GRU
 
 SETTINGS = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 I, H = 3, 4  # noqa: E741

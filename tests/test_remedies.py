@@ -20,20 +20,23 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cvae import checkpoint, cli, figures, gaussian, objective, tables
-from cvae.config import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
+from cvae.cli import main as cli
+from cvae.config.reading import ConfigError, UserError, flatten
+from cvae.config.schema import CAME_LATER, Config, SemiAmortized, SentenceModel, completed, identity, load
 from cvae.data.text import BOS, EOS, Batch, Batches, further
-from cvae.folder import Diverged, FolderError, RunFolder
-from cvae.loop import Loop
+from cvae.models import gaussian, objective
+from cvae.models.objective import Terms
 from cvae.models.sentence import SentenceVAE
-from cvae.objective import Terms
-from cvae.reading import ConfigError, UserError, flatten
-from cvae.record import Recorder
-from cvae.run import prepare, reopen, run, take_from
-from cvae.runs import Run, changes, find_runs
+from cvae.report import figures, tables
+from cvae.runs.folder import Diverged, FolderError, RunFolder
+from cvae.runs.reader import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageModelling
-from cvae.update import Update, build
-from cvae.update.semi_amortized import Refined, SemiAmortizedUpdate, refined
+from cvae.training import checkpoint
+from cvae.training.logger import Recorder
+from cvae.training.loop import Loop
+from cvae.training.run import prepare, reopen, run, take_from
+from cvae.training.steps import Update, build
+from cvae.training.steps.semi_amortized import Refined, SemiAmortizedUpdate, refined
 
 CONF = Path(__file__).parent.parent / "conf"
 REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
@@ -797,14 +800,16 @@ class TestPretrained:
         assert begun["encoder.mean.weight"].sub(saved["encoder.mean.weight"]).abs().max() < 1e-6
         apart = begun["decoder.output.weight"].sub(saved["decoder.output.weight"]).abs().max()
         assert apart > 1e-3 if reset else apart < 1e-6
-        monkeypatch.setattr("cvae.run.take_from", None)
+        monkeypatch.setattr("cvae.training.run.take_from", None)
         run(tiny("pretrained", **values), RunFolder(tmp_path))
         assert RunFolder(tmp_path).results["finished"]
 
     def test_a_run_that_starts_anew_starts_there_anew(self, source, tmp_path, monkeypatch):
         monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
         taken = []
-        monkeypatch.setattr("cvae.run.take_from", lambda *arguments, **named: taken.append(arguments))
+        monkeypatch.setattr(
+            "cvae.training.run.take_from", lambda *arguments, **named: taken.append(arguments)
+        )
         values = {"init_from": str(source), "train.stop_after": 1}
         for overwrite, times in ((False, 1), (False, 1), (True, 2)):
             run(tiny("pretrained", **values, overwrite=overwrite), RunFolder(tmp_path))

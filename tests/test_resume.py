@@ -25,15 +25,16 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.summary.writer.record_writer import RecordWriter
 from test_scripts import script
 
-from cvae import checkpoint, figures
-from cvae.config import Config, identity
-from cvae.folder import FolderError, RunFolder
-from cvae.loop import Diverged, Loop
-from cvae.reading import UserError
-from cvae.record import Recorder
-from cvae.run import prepare, reopen, run
+from cvae.config.reading import UserError
+from cvae.config.schema import Config, identity
+from cvae.report import figures
+from cvae.runs.folder import FolderError, RunFolder
 from cvae.tasks.language_model import LanguageModelling
-from cvae.update import Update
+from cvae.training import checkpoint
+from cvae.training.logger import Recorder
+from cvae.training.loop import Diverged, Loop
+from cvae.training.run import prepare, reopen, run
+from cvae.training.steps import Update
 from scripts import kill
 
 ROOT = Path(__file__).parent.parent
@@ -321,7 +322,7 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     rate = ("lr=cosine_restarts", "lr.cycles=2", "lr.warmup=3", f"lr.per={per}", "train.log_every=1")
     config = configured(*(AGGRESSIVE if update == "aggressive" else SHORT), *beta, *rate)
     task, made, updates, clock = prepare(config), [], [], [100.0]
-    monkeypatch.setattr("cvae.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("cvae.training.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     loop = Loop(config, task, RunFolder(tmp_path))
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
@@ -457,7 +458,12 @@ def test_overwrite_starts_anew(tmp_path, configured):
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
     hold = "with RunFolder(sys.argv[1]).held(): print('held', flush=True); input()"
-    program = [sys.executable, "-c", f"import sys\nfrom cvae.folder import RunFolder\n{hold}", str(tmp_path)]
+    program = [
+        sys.executable,
+        "-c",
+        f"import sys\nfrom cvae.runs.folder import RunFolder\n{hold}",
+        str(tmp_path),
+    ]
     other = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
     with pytest.raises(FolderError, match="another process"), RunFolder(tmp_path).held():

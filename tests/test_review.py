@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvae import objective
-from cvae.config import ReviewModel
+from cvae.config.schema import ReviewModel
 from cvae.data.text import PAD, Batch
-from cvae.models import build
+from cvae.models import build, objective
 from cvae.models.review import Convolution, ReviewVAE
 
 SMALL = {
@@ -207,7 +206,7 @@ def test_the_fused_output_layer_gives_the_same_loss_and_gradients(monkeypatch):
         return [nll, *torch.autograd.grad(nll.mean(), list(model.decoder.parameters()))]
 
     plain = found()
-    monkeypatch.setattr("cvae.models.output.FUSED_WORDS", 0)
+    monkeypatch.setattr("cvae.models.kernels.output.FUSED_WORDS", 0)
     for one, other in zip(plain, found(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 

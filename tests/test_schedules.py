@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from cvae import config
+from cvae.config import schema
 from cvae.schedules import Constant, ConstantRate, CosineRestarts, Cyclical, Exponential, Monotonic, Off
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -47,10 +47,10 @@ def published(n: int, start: float, stop: float, cycles: int, ratio: float, shap
     return found
 
 
-def preset(name: str) -> config.Config:
+def preset(name: str) -> schema.Config:
     """The committed experiment, composed as the command line does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return config.load(compose("config", overrides=[f"experiment=original/{name}"]))
+        return schema.load(compose("config", overrides=[f"experiment=original/{name}"]))
 
 
 # ---- β ----
@@ -167,7 +167,7 @@ def test_past_the_end_beta_is_stop(schedule):
 
 @pytest.mark.parametrize("group", ["schedule", "lr"])
 def test_what_is_not_said_in_python_is_what_the_command_line_has(group):
-    for name, kind in {"schedule": config.SCHEDULES, "lr": config.RATES}[group].items():
+    for name, kind in {"schedule": schema.SCHEDULES, "lr": schema.RATES}[group].items():
         values = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
         assert {"name": name} | vars(kind()) == values
 

@@ -18,14 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from cvae import checkpoint, figures, projector, samples, talk
-from cvae.folder import RunFolder, read_json
-from cvae.reading import UserError
-from cvae.run import reopen, run
-from cvae.runs import RunsError, differing_keys, find_runs
-from cvae.sweeps import find_jobs, plan, seconds_left
-from cvae.tables import Cell, around, direction, rows
+from cvae.config.reading import UserError
+from cvae.evaluation import chat, projector, samples
+from cvae.report import figures
+from cvae.report.tables import Cell, around, direction, rows
+from cvae.runs.folder import RunFolder, read_json
+from cvae.runs.reader import RunsError, differing_keys, find_runs
+from cvae.runs.sweeps import find_jobs, plan, seconds_left
 from cvae.tasks.language_model import LanguageModelling
+from cvae.training import checkpoint
+from cvae.training.run import reopen, run
 
 ROOT = Path(__file__).parent.parent
 SIZES = (
@@ -238,7 +240,7 @@ def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
 def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured, monkeypatch, capsys):
     folder, config = RunFolder(tmp_path / "run"), configured(*SIZES, "train.stop_after=5")
     with monkeypatch.context() as patch:
-        patch.setattr("cvae.loop.Loop.run", lambda loop, recorder: 1 / 0)
+        patch.setattr("cvae.training.loop.Loop.run", lambda loop, recorder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(config, folder)
     assert (folder.state, folder.error) == ("failed", "ZeroDivisionError: division by zero")
@@ -534,9 +536,9 @@ def test_words_are_shown_as_they_are_wherever_markdown_is_read(words, first):
         "interpolation": {"from": said, "to": said, "places": [{"share": 0.5, "sentence": said}]},
         "neighbours": [{"sentence": said, "nearest": [{"distance": 1.0, "sentence": said}]}],
     }
-    one = talk.Said(said, said)
-    dialogs = {"answers": [talk.Conversation("music", [("A", said)], "B", one, [one])]}
-    for text, count in ((samples.markdown(found), 8), (talk.page(dialogs, samples.literal), 5)):
+    one = chat.Said(said, said)
+    dialogs = {"answers": [chat.Conversation("music", [("A", said)], "B", one, [one])]}
+    for text, count in ((samples.markdown(found), 8), (chat.page(dialogs, samples.literal), 5)):
         for page in (markdown_to_safe_html(text), script("report").markdown(text)):
             reader = Balanced()
             reader.feed(page)

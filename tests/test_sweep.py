@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cvae import sweeps
-from cvae.folder import RunFolder
-from cvae.run import run
-from cvae.sweeps import Sweep, find_jobs
+from cvae.runs import sweeps
+from cvae.runs.folder import RunFolder
+from cvae.runs.sweeps import Sweep, find_jobs
+from cvae.training.run import run
 
 ROOT = Path(__file__).parent.parent
 SWEEP = (

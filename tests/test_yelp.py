@@ -23,22 +23,34 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_scripts import script
 from torch import nn
 
-from cvae import checkpoint, data, figures
-from cvae.classification import Classifier, Probe, Scaling, Score, in_order, judge, posteriors, probe, train
-from cvae.config import LabelledData, Shares
+from cvae import data
+from cvae.config.reading import UserError
+from cvae.config.schema import LabelledData, Shares
 from cvae.data import files
-from cvae.data.labels import held_out, stratified, without_words
+from cvae.data.labelled import held_out, stratified, without_words
 from cvae.data.text import BOS, EOS, SPECIALS, Batch, Corpus, Splits
-from cvae.figures import ORDER
-from cvae.folder import Diverged, FolderError, RunFolder
-from cvae.gaussian import Gaussian
-from cvae.loop import Loop
-from cvae.reading import UserError
-from cvae.run import prepare, reopen, run
-from cvae.runs import Run, find_runs, read_map
-from cvae.scores import accuracy_table, scores
+from cvae.evaluation.classifier import (
+    Classifier,
+    Probe,
+    Scaling,
+    Score,
+    in_order,
+    judge,
+    posteriors,
+    probe,
+    train,
+)
+from cvae.models.gaussian import Gaussian
+from cvae.report import figures
+from cvae.report.accuracy import accuracy_table, scores
+from cvae.report.figures import ORDER
+from cvae.runs.folder import Diverged, FolderError, RunFolder
+from cvae.runs.reader import Run, find_runs, read_map
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Cell
+from cvae.training import checkpoint
+from cvae.training.loop import Loop
+from cvae.training.run import prepare, reopen, run
 
 ROOT = Path(__file__).parent.parent
 quick = settings(max_examples=50, deadline=None)

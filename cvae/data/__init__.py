@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import torch
 
-from cvae.config import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
-from cvae.data import dialogs, files, generated
+from cvae.config.schema import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
+from cvae.data import dialogs, files, toy
 from cvae.data.text import Splits, splits
 
 
@@ -26,6 +26,6 @@ def build(
         least = config.min_count if isinstance(config, OwnText) else 1
         found = splits(sentences, device, prints, least, config.vocabulary)
         return replace(found, notes=files.notes(config, found.corpora))
-    sentences = generated.toy(config) if isinstance(config, ToyData) else generated.tiny(config)
-    prints = {split: generated.fingerprint(rows) for split, rows in sentences.items()}
+    sentences = toy.toy(config) if isinstance(config, ToyData) else toy.tiny(config)
+    prints = {split: toy.fingerprint(rows) for split, rows in sentences.items()}
     return splits(sentences, device, prints)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from cvae.config import DialogData
+from cvae.config.schema import DialogData
 from cvae.data import switchboard
 from cvae.data.switchboard import STRANGER, Dialog
 from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed, order, overlap

@@ -8,8 +8,8 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvae.config import DialogData
-from cvae.reading import MARK, UserError, parse_json
+from cvae.config.reading import MARK, UserError, parse_json
+from cvae.config.schema import DialogData
 
 # NLTK's WordPunctTokenizer: runs of letters and digits, and runs of anything else but space
 TOKEN = re.compile(r"\w+|[^\w\s]+")

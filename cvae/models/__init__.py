@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cvae.config import DialogModel, ReviewModel, SentenceModel
+from cvae.config.schema import DialogModel, ReviewModel, SentenceModel
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
 from cvae.models.review import ReviewVAE

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from cvae.config import DialogModel
+from cvae.config.reading import UserError
+from cvae.config.schema import DialogModel
 from cvae.data import vectors
 from cvae.data.dialogs import Exchange
 from cvae.data.text import UNK, Vocabulary
-from cvae.decode import State
-from cvae.gaussian import Gaussian
-from cvae.models.output import layer_nll
-from cvae.models.recurrent import GRU
-from cvae.reading import UserError
+from cvae.models.decode import State
+from cvae.models.gaussian import Gaussian
+from cvae.models.kernels.gru import GRU
+from cvae.models.kernels.output import layer_nll
 
 PEOPLE = 8  # numbers that describe the responder and the other speaker
 
@@ -152,7 +152,7 @@ class DialogVAE(nn.Module):
         return nll.new_zeros(len(z)).index_add(0, batch.owners, nll)
 
     def begin(self, batch: Exchange, z: Tensor) -> State:
-        """For `cvae.decode`: the state before the first word, z [B, Z]; it depends on `batch.condition`."""
+        """For `decode`: the state before the first word, z [B, Z]; it depends on `batch.condition`."""
         return (self._begin(self.shared(batch), z),)
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:

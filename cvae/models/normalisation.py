@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cvae.reading import UserError
+from cvae.config.reading import UserError
 
 UNKNOWN = -1.0  # no variance is negative
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cvae.config import ReviewModel
+from cvae.config.schema import ReviewModel
 from cvae.data.text import Batch
-from cvae.decode import State
-from cvae.gaussian import Gaussian
+from cvae.models.decode import State
+from cvae.models.gaussian import Gaussian
 from cvae.models.sentence import Decoder, TextVAE
 
 BEFORE, POSITIONS = 4, 25  # pads before the first word, and all that a window of the encoder sees

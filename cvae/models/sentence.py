@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cvae import gaussian
-from cvae.config import ReviewModel, SentenceModel
+from cvae.config.schema import ReviewModel, SentenceModel
 from cvae.data.text import UNK, Batch
-from cvae.decode import State
-from cvae.gaussian import Gaussian
+from cvae.models import gaussian
+from cvae.models.decode import State
+from cvae.models.gaussian import Gaussian
+from cvae.models.kernels.output import layer_nll
 from cvae.models.normalisation import NormalisedMean
-from cvae.models.output import layer_nll
 
 
 class Encoder(nn.Module):
@@ -119,7 +119,7 @@ class Decoder(nn.Module):
 
 
 class TextVAE(nn.Module):
-    """The three densities of an encoder, if any, and a decoder; see `cvae.objective.LatentModel`."""
+    """The three densities of an encoder, if any, and a decoder; see `cvae.models.objective.LatentModel`."""
 
     def __init__(
         self, config: SentenceModel | ReviewModel, encoder: nn.Module | None, decoder: Decoder
@@ -163,7 +163,7 @@ class TextVAE(nn.Module):
         return total
 
     def begin(self, batch: Batch | None, z: Tensor) -> State:
-        """For `cvae.decode`: the state before the first word, z [B, Z]; the batch plays no part."""
+        """For `decode`: the state before the first word, z [B, Z]; the batch plays no part."""
         return self.decoder.begin(z)
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from cvae.config import Config, DialogTask, ReviewTask, ToyTask
+from cvae.config.schema import Config, DialogTask, ReviewTask, ToyTask
 from cvae.data.text import Splits
 from cvae.tasks.dialog import Answering
 from cvae.tasks.language_model import LanguageModelling

@@ -12,19 +12,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from cvae import decode, gaussian, measures, metrics, objective, talk
-from cvae.acts import ActClassifier
-from cvae.config import Config
+from cvae.config.schema import Config
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages, authors_windows
 from cvae.data.references import References
 from cvae.data.text import SPECIALS, UNK, fixed
 from cvae.data.vectors import Vectors
-from cvae.dialog_scores import Scorer, another_dialog, scores
-from cvae.gaussian import Gaussian
+from cvae.evaluation import chat, latent, metrics
+from cvae.evaluation.acts import ActClassifier
+from cvae.evaluation.dialog_scores import Scorer, another_dialog, scores
+from cvae.evaluation.samples import literal
+from cvae.models import decode, gaussian, objective
 from cvae.models.dialog import DialogVAE
-from cvae.objective import Terms
-from cvae.samples import literal
+from cvae.models.gaussian import Gaussian
+from cvae.models.objective import Terms
 from cvae.tasks.language_model import LanguageModelling
 
 log = logging.getLogger("cvae")
@@ -54,7 +55,7 @@ def authors_unit(
     sums: Counter[str] = Counter()
     for window in windows:
         found = objective.terms(model, corpus.batch(*window), deterministic, noise)
-        sums.update(measures.bound(found) | {"rec_ppl": rec_ppl(found)})
+        sums.update(latent.bound(found) | {"rec_ppl": rec_ppl(found)})
     names = ("rec", "rec_ppl") if deterministic else [name for name in sums if name != "ppl"]
     means = {f"authors/{name}": sums[name] / len(windows) for name in names}
     return means | {"authors/batches": len(windows), "authors/responses": AUTHORS_BATCH * len(windows)}
@@ -139,8 +140,8 @@ class Answering(LanguageModelling):
     def scores(self, split: str) -> dict[str, float]:
         """How good and how diverse `samples` answers are to each of `contexts` contexts of a split.
 
-        See `cvae.dialog_scores`; random/* and constant/* are the same of answers that know no context. Empty
-        for an autoencoder, which has no prior to answer from.
+        See `cvae.evaluation.dialog_scores`; random/* and constant/* are the same of answers that know no
+        context. Empty for an autoencoder, which has no prior to answer from.
         """
         if self.config.autoencoder:
             return {}
@@ -210,8 +211,8 @@ class Answering(LanguageModelling):
         """What a finished run keeps for reading: contexts of test with the reference and the answers."""
         if self.config.autoencoder:
             return NO_PRIOR
-        found = talk.conversations(self, "test", self.config.task.examples)
-        return talk.page({"answers": found}, literal)
+        found = chat.conversations(self, "test", self.config.task.examples)
+        return chat.page({"answers": found}, literal)
 
     def glimpse(self) -> str:
         """At each validation: what was said last, the reference, and the answers, without acts: they cost."""

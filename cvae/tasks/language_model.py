@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cvae import measures, metrics, objective, projector, samples
-from cvae.config import Config, SemiAmortized
+from cvae.config.reading import UserError
+from cvae.config.schema import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
-from cvae.folder import RunFolder
-from cvae.gaussian import Gaussian
+from cvae.evaluation import latent, metrics, projector, samples
+from cvae.models import objective
+from cvae.models.gaussian import Gaussian
 from cvae.models.normalisation import normalisation
-from cvae.objective import LatentModel, Terms
-from cvae.reading import UserError
-from cvae.tables import BOUND
-from cvae.update.semi_amortized import Refined
+from cvae.models.objective import LatentModel, Terms
+from cvae.report.tables import BOUND
+from cvae.runs.folder import RunFolder
+from cvae.training.steps.semi_amortized import Refined
 
 PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
 POPULATION = 20_000  # training sentences, the same in every run, whose means batch_norm normalises by
@@ -99,7 +100,7 @@ class LanguageModelling:
     def evaluate(self, split: str, thorough: bool = False) -> dict[str, float]:
         """Measures of a split at β = 1, dropout off: those of a validation, `thorough` all there are."""
         with self.measuring():
-            found, q = measures.survey(
+            found, q = latent.survey(
                 self.model, self.batches[split], self.config.autoencoder, self.generator()
             )
             values = self.tracked(split, found, q)
@@ -121,13 +122,13 @@ class LanguageModelling:
     def tracked(self, split: str, found: Terms, q: Gaussian) -> dict[str, float]:
         """At each validation: the bound, mi and au, and the two paths; an autoencoder has no bound."""
         autoencoder = self.config.autoencoder
-        values = measures.bound(found)
+        values = latent.bound(found)
         if autoencoder:
             values = {"rec": values["rec"]}
         elif q.mean.size(-1):
             values |= self.information(split, q) | {"au": metrics.active_units(q)}
         batches = self.fixed(split, self.config.task.path_sentences)
-        return values | measures.paths(self.model, batches, autoencoder, self.generator())
+        return values | latent.paths(self.model, batches, autoencoder, self.generator())
 
     def refined(self, split: str, thorough: bool) -> dict[str, float]:
         """refined_*: the bounds with the posteriors that update=semi_amortized refines; else nothing."""
@@ -135,8 +136,8 @@ class LanguageModelling:
             return {}
         noise = self.generator()
         model = Refined(self.model, self.config.update, noise)
-        found, _ = measures.survey(model, self.batches[split], False, noise)
-        values = measures.bound(found) | (self.weighted(split, model) if thorough else {})
+        found, _ = latent.survey(model, self.batches[split], False, noise)
+        values = latent.bound(found) | (self.weighted(split, model) if thorough else {})
         return {f"refined_{name}": values[name] for name in values if name in BOUND}
 
     def information(self, split: str, q: Gaussian) -> dict[str, float]:
@@ -179,7 +180,7 @@ class LanguageModelling:
         batches = self.fixed(split, task.iw_sentences)
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(batches, "importance-weighted NLL", leave=False, unit="batch", disable=not visible)
-        found = measures.importance_weighted(model, bar, samples, task.iw_chunk, self.generator())
+        found = latent.importance_weighted(model, bar, samples, task.iw_chunk, self.generator())
         sentences = sum(len(batch.lengths) for batch in batches)
         return found | {"iw_samples": samples, "iw_sentences": sentences, "iw_chunk": task.iw_chunk}
 

@@ -13,16 +13,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from cvae import gaussian, models, projector
-from cvae.classification import Classifier, Probe, Scaling, judge, posteriors, probe, train
-from cvae.config import Config
-from cvae.data.labels import held_out, stratified, without_words
+from cvae import models
+from cvae.config.schema import Config
+from cvae.data.labelled import held_out, stratified, without_words
 from cvae.data.text import Splits, fixed
-from cvae.folder import Diverged, RunFolder, append_line, cut_unfinished, write_atomically
-from cvae.runs import read_classifiers, read_run
-from cvae.scores import accuracy_table, still_probes
+from cvae.evaluation import projector
+from cvae.evaluation.classifier import Classifier, Probe, Scaling, judge, posteriors, probe, train
+from cvae.models import gaussian
+from cvae.report.accuracy import accuracy_table, still_probes
+from cvae.runs.folder import Diverged, RunFolder, append_line, cut_unfinished, write_atomically
+from cvae.runs.reader import read_classifiers, read_run
 from cvae.tasks.language_model import LanguageModelling
-from cvae.transfer import take_from
+from cvae.training.transfer import take_from
 
 log = logging.getLogger("cvae")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cvae import metrics
-from cvae.gaussian import Gaussian
+from cvae.evaluation import metrics
+from cvae.models.gaussian import Gaussian
 from cvae.tasks.language_model import LanguageModelling
 
 

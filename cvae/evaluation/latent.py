@@ -1,0 +1,133 @@
+"""Measures of any model with a prior, a posterior and decode_nll; see `objective.LatentModel`.
+
+They expect evaluation mode without gradients and draw from the generator they are given, no other.
+Nats are per sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cvae.data.text import Batch, order
+from cvae.evaluation import metrics
+from cvae.models import gaussian, objective
+from cvae.models.gaussian import Gaussian
+from cvae.models.objective import LatentModel, Terms
+
+
+def survey(
+    model: LatentModel, batches: Iterable[Batch], deterministic: bool, generator: torch.Generator
+) -> tuple[Terms, Gaussian]:
+    """Terms and posteriors of all N sequences, in the order of the batches: nll [N], kl and mean [N, Z]."""
+    found, posteriors = [], []
+    for batch in batches:
+        batch = objective.shared(model, batch)
+        posteriors.append(model.posterior(batch))
+        found.append(objective.terms(model, batch, deterministic, generator, posteriors[-1]))
+    return (
+        Terms(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True))),
+        Gaussian(*map(torch.cat, zip(*posteriors, strict=True))),
+    )
+
+
+def bound(found: Terms) -> dict[str, float]:
+    """The ELBO and its parts, as the authors report them (protocol A4).
+
+    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). bow, the
+    bag-of-words loss of models that have one, is no part of them.
+    """
+    totals = torch.stack([part.double().sum() for part in found if part is not None])
+    nll, kl, tokens, *bow = totals.tolist()
+    count = len(found.nll)
+    return {
+        "elbo": -(nll + kl) / count,
+        "rec": nll / count,
+        "kl": kl / count,
+        "ppl": metrics.perplexity(nll + kl, tokens),
+        **({"bow": bow[0] / count} if bow else {}),
+    }
+
+
+def log_weights(
+    model: LatentModel, batch: Batch, samples: int, chunk: int, generator: torch.Generator
+) -> Tensor:
+    """log p(x | z) + log p(z) - log q(z | x) of `samples` z from each posterior: [samples, B], float64.
+
+    About `chunk` sequences are decoded at once, a sample of the whole batch at least. All noise is drawn
+    before the first of them, so the chunk changes memory and time only.
+    """
+    batch = objective.shared(model, batch)
+    q, p = model.posterior(batch), model.prior(batch)
+    noise = torch.empty((samples, *q.mean.shape), dtype=q.mean.dtype, device=q.mean.device)
+    z = q.mean + torch.exp(0.5 * q.logvar) * noise.normal_(generator=generator)
+    q, p = (Gaussian(density.mean.double(), density.logvar.double()) for density in (q, p))
+    ratio = gaussian.log_prob(p, z.double()) - gaussian.log_prob(q, z.double())
+    some = max(1, chunk // len(q.mean))
+    return ratio - torch.cat([model.decode_nll(batch, part).double() for part in z.split(some)])
+
+
+def importance_weighted(
+    model: LatentModel, batches: Iterable[Batch], samples: int, chunk: int, generator: torch.Generator
+) -> dict[str, float]:
+    """A tighter bound on the NLL than -ELBO, falling to the NLL as `samples` K grows.
+
+    iw_nll: -log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), the mean over sequences (Burda et al. 2016, equation
+    8). iw_ppl: exp of its total per token. iw_elbo: the ELBO of these sequences, over the same z.
+    """
+    total, sentences = 0, 0
+    for batch in batches:
+        weights = log_weights(model, batch, samples, chunk, generator)
+        nll = math.log(samples) - torch.logsumexp(weights, 0)
+        total = total + torch.stack([nll.sum(), weights.mean(0).sum(), batch.counted.double().sum()])
+        sentences += len(batch.lengths)
+    nll, elbo, tokens = total.tolist()
+    return {
+        "iw_nll": nll / sentences,
+        "iw_ppl": metrics.perplexity(nll, tokens),
+        "iw_elbo": elbo / sentences,
+    }
+
+
+def paths(
+    model: LatentModel, batches: Sequence[Batch], deterministic: bool, generator: torch.Generator
+) -> dict[str, float]:
+    """How much the decoder leans on z (path A) and on previous words (path B): the mean rise in NLL.
+
+    The two paths are those of the authors' blog post; each is cut while the other stays open.
+    path_a: z, a posterior sample (its mean where `deterministic`), is that of another sequence.
+    path_a_prior: z is drawn from the prior; absent where `deterministic`.
+    path_b: every previous word is `<unk>`; z stays. Without z there is only this one.
+    """
+    batches = [objective.shared(model, batch) for batch in batches]
+    q = [model.posterior(batch) for batch in batches]
+    own = [part.mean if deterministic else gaussian.sample(part, generator) for part in q]
+    cut = {"path_a": _exchanged(own)}
+    if not deterministic:
+        cut["path_a_prior"] = [gaussian.sample(model.prior(batch), generator) for batch in batches]
+    if not own[0].size(-1):
+        cut = {}
+    rises = []
+    for batch, z, *others in zip(batches, own, *cut.values(), strict=True):
+        nll = model.decode_nll(batch, torch.stack([z, *others])).double()
+        blind = model.decode_nll(batch.without_words(), z[None]).double()
+        rises.append(torch.cat([nll[1:], blind]) - nll[0])
+    means = torch.cat(rises, 1).mean(1).tolist()
+    return dict(zip([*cut, "path_b"], means, strict=True))
+
+
+def _exchanged(z: Sequence[Tensor]) -> list[Tensor]:
+    """Every row [Z] replaced by that of another sequence, from any of the batches.
+
+    Along one random cycle through all of them, so that neither batches nor lengths stay together; it
+    depends on their number only. A single sequence keeps its own.
+    """
+    together = torch.cat(list(z))
+    cycle = order(len(together), seed=0, epoch=1)
+    partner = np.empty_like(cycle)
+    partner[cycle] = np.roll(cycle, 1)
+    return list(together[torch.from_numpy(partner).to(together.device)].split([len(part) for part in z]))

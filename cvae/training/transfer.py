@@ -1,0 +1,30 @@
+"""`init_from`: the weights of a finished run, from which another goes on or whose encoder it classifies."""
+
+from __future__ import annotations
+
+from cvae.runs.folder import FolderError, RunFolder
+from cvae.tasks.language_model import LanguageModelling
+from cvae.training import checkpoint
+
+
+def take_from(source: RunFolder, task: LanguageModelling, encoder_only: bool) -> None:
+    """Gives a model the weights that a finished run reports: all of them, or its encoder's.
+
+    Raises FolderError where there is no such run, where its data or words are others, and where weights are
+    missing or differ in shape.
+    """
+    source.refuse_as_source(task.config)
+    source.refuse_other_data(task.data.fingerprints)
+    if (source / "vocabulary.txt").read_text(encoding="utf-8") != task.data.vocabulary.text:
+        raise FolderError(f"init_from={source} has another vocabulary.txt: its weights are about other words")
+    part = "encoder." if encoder_only else ""
+    there, here = (
+        {name: weight for name, weight in weights.items() if name.startswith(part)}
+        for weights in (checkpoint.load(source.reported)["model"], task.model.state_dict())
+    )
+    shapes = [{name: tuple(weight.shape) for name, weight in side.items()} for side in (there, here)]
+    if not here or shapes[0] != shapes[1]:
+        differing = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
+        misfit = ", ".join(dict.fromkeys(differing)) or "there is no encoder to take"
+        raise FolderError(f"init_from={source} is a model of another shape: {misfit}")
+    task.model.load_state_dict(there, strict=not encoder_only)
