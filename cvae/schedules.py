@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from cvae.ranges import Checked, Count, Range
+from annotated_types import Ge, Gt, Le
+
+from cvae.ranges import Checked, Count
 
 Shape = Literal["linear", "sigmoid", "cosine"]
-Beta = Annotated[float, Range(least=0)]
-Share = Annotated[float, Range(above=0, most=1)]
-Rate = Annotated[float, Range(above=0)]
+Beta = Annotated[float, Ge(0)]
+Share = Annotated[float, Gt(0), Le(1)]
+Rate = Annotated[float, Gt(0)]
 
 
 def ramp(shape: Shape, v: float) -> float:
@@ -54,6 +56,7 @@ class Constant(Checked):
     """β = `stop` at every step; 1 is the plain VAE, below 1 the β-VAE of Higgins et al. (2017)."""
 
     stop: Beta = 1.0
+    name: Literal["constant"] = field(default="constant", kw_only=True)
 
     def __call__(self, step: int, total: int) -> float:
         check_step(step, total)
@@ -73,6 +76,7 @@ class Cyclical(Checked):
     cycles: Count = 4
     ratio: Share = 0.5
     shape: Shape = "linear"
+    name: Literal["cyclical"] = field(default="cyclical", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -94,6 +98,7 @@ class Monotonic(Checked):
     stop: Beta = 1.0
     ratio: Share = 0.25
     shape: Shape = "linear"
+    name: Literal["monotonic"] = field(default="monotonic", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,6 +112,8 @@ class Monotonic(Checked):
 class Off(Checked):
     """β = 0: `schedule=none`, the deterministic autoencoder (z is the posterior mean)."""
 
+    name: Literal["none"] = field(default="none", kw_only=True)
+
     def __call__(self, step: int, total: int) -> float:
         check_step(step, total)
         return 0.0
@@ -117,7 +124,7 @@ class _Rate(Checked, abc.ABC):
     """What every learning rate has: the value it starts from and a linear warm-up in updates."""
 
     value: Rate = 1e-3
-    warmup: Annotated[int, Range(least=0)] = 0
+    warmup: Annotated[int, Ge(0)] = 0
 
     @abc.abstractmethod
     def factor(self, step: int, total: int, epoch: int) -> float:
@@ -134,6 +141,8 @@ class _Rate(Checked, abc.ABC):
 class ConstantRate(_Rate):
     """The same learning rate at every update."""
 
+    name: Literal["constant"] = field(default="constant", kw_only=True)
+
     def factor(self, step: int, total: int, epoch: int) -> float:
         return 1.0
 
@@ -149,6 +158,7 @@ class CosineRestarts(_Rate):
     period: Count | None = None
     cycles: Count = 4
     per: Literal["update", "epoch"] = "update"
+    name: Literal["cosine_restarts"] = field(default="cosine_restarts", kw_only=True)
 
     def factor(self, step: int, total: int, epoch: int) -> float:
         if self.per == "epoch":
@@ -165,8 +175,13 @@ class CosineRestarts(_Rate):
 class Exponential(_Rate):
     """The rate is multiplied by `decay` over every `every` updates, continuously."""
 
-    decay: Annotated[float, Range(above=0, most=1)] = 0.99
+    decay: Annotated[float, Gt(0), Le(1)] = 0.99
     every: Count = 1000
+    name: Literal["exponential"] = field(default="exponential", kw_only=True)
 
     def factor(self, step: int, total: int, epoch: int) -> float:
         return self.decay ** (step / self.every)
+
+
+Schedule = Constant | Monotonic | Cyclical | Off
+LearningRate = ConstantRate | CosineRestarts | Exponential

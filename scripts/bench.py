@@ -30,9 +30,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cvae.cli import main as cli  # noqa: F401  registers what conf uses
-from cvae.config.reading import UserError
-from cvae.config.schema import Config, load
+from cvae.config.load import load
+from cvae.config.schema import Config
 from cvae.data.text import EOS
+from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.models import decode, gaussian, objective
 from cvae.tasks.language_model import LanguageModelling

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from cvae.config.reading import UserError
+from cvae.errors import RunsError, UserError
 from cvae.report.tables import FORMATS, Cell, Table, around, differing_text, final
-from cvae.runs.reader import Run, RunsError, changes, find_runs, refuse_mixture
+from cvae.runs.reader import Run, changes, find_runs, refuse_mixture
 
 EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs

@@ -12,7 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cvae.config.reading import UserError, count
+from cvae.cli.arguments import count
+from cvae.errors import UserError
 from cvae.runs.folder import RunFolder, finite
 
 EXAMPLES = """examples:

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cvae.config.reading import UserError, count
+from cvae.cli.arguments import count
+from cvae.errors import UserError
 from cvae.report import figures
 from cvae.runs.reader import find_runs
 

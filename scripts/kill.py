@@ -28,10 +28,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cvae.config.reading import count
+from cvae.cli.arguments import count
 from cvae.config.schema import TinyData
 from cvae.data import toy
-from cvae.runs.folder import read_json, write_atomically
+from cvae.io import read_json, write_atomically
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 RUNS = {

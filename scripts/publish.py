@@ -15,8 +15,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from cvae.config.reading import UserError, count
-from cvae.runs.folder import write_atomically
+from cvae.cli.arguments import count
+from cvae.errors import UserError
+from cvae.io import write_atomically
 from cvae.runs.reader import Run, find_runs, read_metrics
 
 AS_OF_THE_LAST = ("step", "train/beta", "train/lr")

@@ -18,11 +18,12 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
-from cvae.config.reading import UserError, flatten
+from cvae.config.load import flatten
 from cvae.config.schema import reported
+from cvae.errors import RunsError, UserError
+from cvae.io import read_json
 from cvae.report import figures, tables
-from cvae.runs.folder import read_json
-from cvae.runs.reader import Run, RunsError, differing_keys, find_runs
+from cvae.runs.reader import Run, differing_keys, find_runs
 from cvae.runs.sweeps import Job, counted, find_jobs
 
 CHECKPOINTS = {"best": "the checkpoint with the best validation", "last": "the last checkpoint"}

@@ -10,7 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cvae.config.reading import UserError, count, words_of
+from cvae.cli.arguments import count
+from cvae.data.text import words_of
+from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from cvae.config.reading import UserError
+from cvae.errors import UserError
 from cvae.runs.sweeps import counted, find_jobs, seconds_left
 
 EXAMPLES = """examples:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from cvae.config.reading import UserError, count
+from cvae.cli.arguments import count
+from cvae.errors import UserError
 from cvae.report import accuracy, tables
 from cvae.report.figures import ORDER
 from cvae.runs.reader import Run, find_runs

@@ -9,7 +9,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from cvae.cli import main as cli
-from cvae.config.schema import Config, load
+from cvae.config.load import load
+from cvae.config.schema import Config
 
 ROOT = Path(__file__).parent.parent
 

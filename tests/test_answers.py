@@ -18,12 +18,12 @@ import pytest
 import torch
 
 from cvae import data
-from cvae.config.reading import UserError
 from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
 from cvae.data.switchboard import tokenise
 from cvae.data.text import SPECIALS, UNK, Vocabulary, fixed
+from cvae.errors import UserError
 from cvae.evaluation import chat, dialog_metrics
 from cvae.evaluation.acts import ActClassifier
 from cvae.evaluation.dialog_scores import Scorer, another_dialog, constant_answers, random_answers

@@ -26,11 +26,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvae import data
-from cvae.config.reading import UserError
-from cvae.config.schema import Config, DialogData, load
+from cvae.config.load import load
+from cvae.config.schema import Config, DialogData
 from cvae.data import files, references, switchboard, vectors
 from cvae.data.dialogs import Exchanges, build
 from cvae.data.text import Vocabulary
+from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint

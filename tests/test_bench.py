@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from cvae.config.reading import UserError
+from cvae.errors import UserError
 from cvae.models.kernels import memory, output
 from cvae.training import profiling
 from cvae.training.run import prepare

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_scripts import ROOT, script
 
-from cvae.config.reading import UserError
+from cvae.errors import RunsError, UserError
 from cvae.report import tables
-from cvae.runs.reader import RunsError, find_runs
+from cvae.runs.reader import find_runs
 
 claims = script("claims")
 Check = claims.Check

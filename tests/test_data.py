@@ -16,7 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cvae import data
-from cvae.config.reading import UserError
 from cvae.config.schema import OwnText, TextData, TinyData, ToyData
 from cvae.data import files, toy
 from cvae.data.text import (
@@ -35,6 +34,7 @@ from cvae.data.text import (
     order,
     splits,
 )
+from cvae.errors import UserError
 
 CPU = torch.device("cpu")
 TINY = TinyData(name="tiny", sentences=100, sampler="equal_length")

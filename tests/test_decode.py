@@ -10,8 +10,8 @@ import torch
 from test_models import WORDS, batch_of, layers, make
 from test_scripts import script
 
-from cvae.config.reading import UserError
 from cvae.data.text import BOS, EOS, PAD, UNK
+from cvae.errors import UserError
 from cvae.evaluation.samples import Sampler
 from cvae.models.decode import How, generate
 from cvae.report import figures

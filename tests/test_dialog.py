@@ -15,19 +15,19 @@ from torch import nn
 from torch.nn import functional
 
 from cvae import data
-from cvae.config.reading import UserError
 from cvae.config.schema import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
+from cvae.errors import FolderError, UserError
 from cvae.evaluation import chat, latent
 from cvae.models import gaussian, objective
 from cvae.models.dialog import DialogVAE
 from cvae.models.kernels import gru as recurrent
 from cvae.models.kernels.gru import GRU
 from cvae.runs import fingerprints
-from cvae.runs.folder import FolderError, RunFolder
+from cvae.runs.folder import RunFolder
 from cvae.tasks import dialog
 from cvae.tasks.dialog import Answering
 from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
@@ -170,7 +170,7 @@ def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_p
     assert record["config"]["dataset"].pop("whole_passages") is False
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert folder.configuration("cpu").dataset.whole_passages
-    with pytest.raises(FolderError, match=r"dataset\.whole_passages is 'absent' there and False here"):
+    with pytest.raises(FolderError, match=r"dataset\.whole_passages is True there and False here"):
         folder.refuse_other(config)
     folder.refuse_other(configured(*overrides, "dataset.whole_passages=true"))
 

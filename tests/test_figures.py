@@ -14,9 +14,9 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
-from cvae.config.reading import UserError
+from cvae.errors import RunsError, UserError
 from cvae.report import figures
-from cvae.runs.reader import Run, RunsError, find_runs, read_run
+from cvae.runs.reader import Run, find_runs, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic, Off
 
 ROOT = Path(__file__).resolve().parents[1]

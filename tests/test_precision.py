@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cvae.config.reading import UserError
+from cvae.errors import UserError
 from cvae.models import gaussian
 from cvae.models.kernels import output
 from cvae.runs.folder import RunFolder

@@ -14,11 +14,12 @@ import pytest
 from cvae.cli import main as cli
 from cvae.cli.precheck import _check_surroundings
 from cvae.config.schema import Config
+from cvae.errors import FolderError, RunsError
 from cvae.report.accuracy import accuracy_table
 from cvae.report.figures import curves_figure
 from cvae.runs import fingerprints
-from cvae.runs.folder import FolderError, RunFolder
-from cvae.runs.reader import RunsError, find_runs
+from cvae.runs.folder import RunFolder
+from cvae.runs.reader import find_runs
 from scripts import claims, figures, report, table
 
 DIALOGS = Path(__file__).parent / "dialogs"

@@ -25,10 +25,11 @@ from tensorboard.backend.event_processing.plugin_event_accumulator import EventA
 from tensorboard.summary.writer.record_writer import RecordWriter
 from test_scripts import script
 
-from cvae.config.reading import UserError
-from cvae.config.schema import Config, identity
+from cvae.config.load import identity
+from cvae.config.schema import Config
+from cvae.errors import FolderError, UserError
 from cvae.report import figures
-from cvae.runs.folder import FolderError, RunFolder
+from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import checkpoint
 from cvae.training.logger import Recorder

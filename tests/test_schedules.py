@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae.config import schema
+from cvae.config.load import load
 from cvae.schedules import Constant, ConstantRate, CosineRestarts, Cyclical, Exponential, Monotonic, Off
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -50,7 +51,7 @@ def published(n: int, start: float, stop: float, cycles: int, ratio: float, shap
 def preset(name: str) -> schema.Config:
     """The committed experiment, composed as the command line does."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return schema.load(compose("config", overrides=[f"experiment=original/{name}"]))
+        return load(compose("config", overrides=[f"experiment=original/{name}"]))
 
 
 # ---- β ----
@@ -167,7 +168,7 @@ def test_past_the_end_beta_is_stop(schedule):
 
 @pytest.mark.parametrize("group", ["schedule", "lr"])
 def test_what_is_not_said_in_python_is_what_the_command_line_has(group):
-    for name, kind in {"schedule": schema.SCHEDULES, "lr": schema.RATES}[group].items():
+    for name, kind in schema.options(schema.fields(schema.Config)[group]).items():
         values = OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"), resolve=True)
         assert {"name": name} | vars(kind()) == values
 

@@ -18,12 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from cvae.config.reading import UserError
+from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
+from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.tables import Cell, around, direction, rows
-from cvae.runs.folder import RunFolder, read_json
-from cvae.runs.reader import RunsError, differing_keys, find_runs
+from cvae.runs.folder import RunFolder
+from cvae.runs.reader import differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import checkpoint

@@ -24,11 +24,11 @@ from test_scripts import script
 from torch import nn
 
 from cvae import data
-from cvae.config.reading import UserError
 from cvae.config.schema import LabelledData, Shares
 from cvae.data import files
 from cvae.data.labelled import held_out, stratified, without_words
 from cvae.data.text import BOS, EOS, SPECIALS, Batch, Corpus, Splits
+from cvae.errors import Diverged, FolderError, UserError
 from cvae.evaluation.classifier import (
     Classifier,
     Probe,
@@ -44,7 +44,7 @@ from cvae.models.gaussian import Gaussian
 from cvae.report import figures
 from cvae.report.accuracy import accuracy_table, scores
 from cvae.report.figures import ORDER
-from cvae.runs.folder import Diverged, FolderError, RunFolder
+from cvae.runs.folder import RunFolder
 from cvae.runs.reader import Run, find_runs, read_map
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Cell

@@ -19,10 +19,11 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from cvae.cli.precheck import check
-from cvae.config.reading import UserError
-from cvae.config.schema import NOT_IDENTITY, Config, load
+from cvae.config.load import load
+from cvae.config.schema import NOT_IDENTITY, Config
+from cvae.errors import FolderError, UserError
 from cvae.runs import fingerprints
-from cvae.runs.folder import FolderError, RunFolder
+from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import alone_on_gpu
 
 log = logging.getLogger("cvae")

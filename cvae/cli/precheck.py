@@ -30,8 +30,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cvae.cli.help import GROUPS, help_text
-from cvae.config.reading import ConfigError, UserError, listing, unknown_key, unresolved
-from cvae.config.schema import Config, Files, load
+from cvae.config.load import load
+from cvae.config.messages import listing, unknown_key, unresolved
+from cvae.config.schema import Config, Files
+from cvae.errors import ConfigError, UserError
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep
 

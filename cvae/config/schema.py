@@ -1,13 +1,10 @@
-"""The typed configuration: what Hydra composed, checked once, with every mistake named.
+"""What a run may say: one frozen dataclass for each group, one field for each key, with its type and range.
 
-Torch-free, so that a wrong command is answered before torch is imported. `load` turns the composed
-container into a frozen `Config` or raises `ConfigError`, whose sentences report together: unknown and
-missing keys, wrong types, values out of range and combinations that contradict each other.
+Torch-free, so that a wrong command is answered before torch is imported.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import re
 import typing
@@ -15,23 +12,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from omegaconf import DictConfig
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import ConfigDict, Discriminator
 
 from cvae import schedules
-from cvae.config.reading import UNKNOWN, Choice, ConfigError, Reader, UserError, flatten, located
-from cvae.ranges import Checked, Count, Range, hints
+from cvae.errors import UserError
+from cvae.io import located
+from cvae.ranges import Count, fields
 
-Natural = Annotated[int, Range(least=0)]
-Positive = Annotated[float, Range(above=0)]
-Dropout = Annotated[float, Range(least=0, below=1)]
+BY_NAME = Discriminator("name")
+Natural = Annotated[int, Ge(0)]
+Positive = Annotated[float, Gt(0)]
+Dropout = Annotated[float, Ge(0), Lt(1)]
 Split = Literal["train", "val", "test"]
 Sampler = Literal["equal_length", "bucketed"]
 Mode = Literal["probe", "finetune", "scratch"]
-Share = Annotated[float, Range(above=0, most=1)]
+Share = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)
-class Train(Checked):
+class Train:
     """How long and how to train, and how often to look. Units: updates, unless a key says epochs."""
 
     steps: Count | None
@@ -47,26 +47,26 @@ class Train(Checked):
 
 
 @dataclass(frozen=True)
-class ToyData(Checked):
+class ToyData:
     """The ten synthetic sequences of the paper's Figures 2 to 4, generated."""
 
     name: Literal["toy"]
-    sequences: Annotated[int, Range(least=2, most=1000)]
+    sequences: Annotated[int, Ge(2), Le(1000)]
     draws: Count
     sampler: Sampler
 
 
 @dataclass(frozen=True)
-class TinyData(Checked):
+class TinyData:
     """A small generated corpus with something language-like in it, for tests and demos."""
 
     name: Literal["tiny"]
-    sentences: Annotated[int, Range(least=10, most=1_000_000)]
+    sentences: Annotated[int, Ge(10), Le(1_000_000)]
     sampler: Sampler
 
 
 @dataclass(frozen=True, kw_only=True)
-class Files(Checked):
+class Files:
     """A data set that lies below `path`; `files` says in which files."""
 
     name: str
@@ -116,7 +116,7 @@ class OwnText(Files):
     max_words: Count
     min_count: Count
     vocabulary: Count | None
-    held_out: Annotated[float, Range(above=0, below=0.5)]
+    held_out: Annotated[float, Gt(0), Lt(0.5)]
     sampler: Sampler
 
     def files(self) -> dict[str, Path]:
@@ -146,10 +146,10 @@ class DialogData(Files):
     """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
 
     name: Literal["switchboard"]
-    vocabulary: Annotated[int, Range(least=3)]
-    max_tokens: Annotated[int, Range(least=3)]
-    window: Annotated[int, Range(least=2)]
-    held_out: Annotated[float, Range(least=0, below=1)]
+    vocabulary: Annotated[int, Ge(3)]
+    max_tokens: Annotated[int, Ge(3)]
+    window: Annotated[int, Ge(2)]
+    held_out: Annotated[float, Ge(0), Lt(1)]
     consecutive: Count
     whole_passages: bool = True
 
@@ -159,7 +159,7 @@ class DialogData(Files):
 
 
 @dataclass(frozen=True)
-class Shares(Checked):
+class Shares:
     """How much of each class's file a split takes: its first sentences."""
 
     train: Share
@@ -195,7 +195,7 @@ class LabelledData(Files):
 
 
 @dataclass(frozen=True)
-class SentenceModel(Checked):
+class SentenceModel:
     """LSTM encoder, diagonal Gaussian z, LSTM decoder: protocol A2 of the paper's PTB experiment."""
 
     name: Literal["sentence"]
@@ -204,14 +204,14 @@ class SentenceModel(Checked):
     layers: Count
     latent: Natural
     dropout: Dropout
-    word_dropout: Annotated[float, Range(least=0, most=1)]
+    word_dropout: Annotated[float, Ge(0), Le(1)]
     init: Positive
-    batch_norm: Annotated[float, Range(least=0)] = 0.0
+    batch_norm: Annotated[float, Ge(0)] = 0.0
     skip: bool = False
 
 
 @dataclass(frozen=True)
-class ReviewModel(Checked):
+class ReviewModel:
     """CNN encoder, diagonal Gaussian z, LSTM decoder: protocol C2 of the paper's Yelp experiment."""
 
     name: Literal["review"]
@@ -221,11 +221,11 @@ class ReviewModel(Checked):
     hidden: Count
     layers: Count
     dropout: Dropout
-    word_dropout: Annotated[float, Range(least=0, most=1)]
+    word_dropout: Annotated[float, Ge(0), Le(1)]
 
 
 @dataclass(frozen=True)
-class DialogModel(Checked):
+class DialogModel:
     """The conditional VAE of the paper's dialog experiment: protocol B2."""
 
     name: Literal["dialog"]
@@ -239,22 +239,22 @@ class DialogModel(Checked):
     bow: bool
     bow_hidden: Count
     dropout: Dropout
-    word_dropout: Annotated[float, Range(least=0, most=1)]
+    word_dropout: Annotated[float, Ge(0), Le(1)]
     init: Positive
     vectors: str | None
 
 
 @dataclass(frozen=True)
-class Objective(Checked):
+class Objective:
     """What is added to, or changed in, nll + β KL: the keys are those of `cvae.models.objective.loss`."""
 
-    free_bits: Annotated[float, Range(least=0)]
-    free_bits_total: Annotated[float, Range(least=0)] = 0.0
+    free_bits: Annotated[float, Ge(0)]
+    free_bits_total: Annotated[float, Ge(0)] = 0.0
     kl_target: Positive | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured(Checked):
+class Measured:
     """How much of a split the costlier measures look at; null is all of it.
 
     `reported`: the checkpoint, best by validation or last, whose numbers and sentences a run's results are.
@@ -262,7 +262,7 @@ class Measured(Checked):
 
     reported: ClassVar[str] = "best"
 
-    path_sentences: Annotated[int, Range(least=2)] | None
+    path_sentences: Annotated[int, Ge(2)] | None
     iw_samples: Natural
     iw_sentences: Count | None
     iw_chunk: Count
@@ -278,7 +278,7 @@ class ToyTask(Measured):
     reported: ClassVar[str] = "last"
 
     name: Literal["toy"]
-    samples: Annotated[int, Range(least=10)]
+    samples: Annotated[int, Ge(10)]
 
 
 @dataclass(frozen=True)
@@ -286,11 +286,11 @@ class LanguageTask(Measured):
     """Language modelling: the bound, the likelihood, and how much of it goes through z."""
 
     name: Literal["ptb"]
-    mi_examples: Annotated[int, Range(least=2)] | None
+    mi_examples: Annotated[int, Ge(2)] | None
 
 
 @dataclass(frozen=True)
-class Finetune(Checked):
+class Finetune:
     """The second stage of task=yelp: classifiers on growing shares of the labels."""
 
     modes: list[Mode]
@@ -299,7 +299,7 @@ class Finetune(Checked):
     val_ratio: Positive
     val_least: Count
     penalties: list[Positive]
-    dropped: Annotated[float, Range(least=0, below=1)]
+    dropped: Annotated[float, Ge(0), Lt(1)]
     batch_size: Count
     lr: Positive
     encoder_lr: Positive
@@ -315,7 +315,7 @@ class ReviewTask(Measured):
     """Language modelling of reviews, then how well z tells their sentiment."""
 
     name: Literal["yelp"]
-    mi_examples: Annotated[int, Range(least=2)] | None
+    mi_examples: Annotated[int, Ge(2)] | None
     finetune: Finetune
 
 
@@ -325,10 +325,10 @@ class DialogTask(LanguageTask):
 
     name: Literal["switchboard"]
     patience: Count | None
-    contexts: Annotated[int, Range(least=2)] | None
+    contexts: Annotated[int, Ge(2)] | None
     samples: Count
-    temperature: Annotated[float, Range(least=0)]
-    top_p: Annotated[float, Range(above=0, most=1)]
+    temperature: Annotated[float, Ge(0)]
+    top_p: Annotated[float, Gt(0), Le(1)]
     forbid_unknown: bool
     references: str | None
     vectors: str | None
@@ -336,14 +336,14 @@ class DialogTask(LanguageTask):
 
 
 @dataclass(frozen=True)
-class Plain(Checked):
+class Plain:
     """One Adam step on all parameters."""
 
     name: Literal["plain"] = "plain"
 
 
 @dataclass(frozen=True)
-class Aggressive(Checked):
+class Aggressive:
     """The encoder catches up before every step of the decoder: `cvae.training.steps.aggressive`."""
 
     name: Literal["aggressive"]
@@ -352,68 +352,44 @@ class Aggressive(Checked):
 
 
 @dataclass(frozen=True)
-class SemiAmortized(Checked):
+class SemiAmortized:
     """Gradient steps on each sentence's posterior: `cvae.training.steps.semi_amortized`."""
 
     name: Literal["semi_amortized"]
     steps: Count
     lr: Positive
-    momentum: Annotated[float, Range(least=0, below=1)]
+    momentum: Annotated[float, Ge(0), Lt(1)]
     clip: Positive
 
 
-SCHEDULES = {
-    "constant": schedules.Constant,
-    "monotonic": schedules.Monotonic,
-    "cyclical": schedules.Cyclical,
-    "none": schedules.Off,
-}
-RATES = {
-    "constant": schedules.ConstantRate,
-    "cosine_restarts": schedules.CosineRestarts,
-    "exponential": schedules.Exponential,
-}
-DATASETS = {
-    "toy": ToyData,
-    "tiny": TinyData,
-    "ptb": TextData,
-    "text": OwnText,
-    "switchboard": DialogData,
-    "yelp": LabelledData,
-}
-MODELS = {"sentence": SentenceModel, "dialog": DialogModel, "review": ReviewModel}
-UPDATES = {"plain": Plain, "aggressive": Aggressive, "semi_amortized": SemiAmortized}
-TASKS = {"toy": ToyTask, "ptb": LanguageTask, "switchboard": DialogTask, "yelp": ReviewTask}
-
-
-def reported(container: dict[str, Any]) -> str:
-    """The checkpoint that the task of a recorded configuration reports: see `Measured`."""
-    task = container.get("task")
-    name = task.get("name") if isinstance(task, dict) else None
-    return TASKS.get(str(name), Measured).reported
-
-
 @dataclass(frozen=True)
-class Config(Checked):
-    """A whole run. `container` is the plain nested dict it was made from."""
+class Config:
+    """A whole run. A default is the value that says what was done before the key existed."""
+
+    # whole numbers are no numbers with a fraction, true is no number, and no key goes unread
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     name: str
-    seed: Annotated[int, Range(least=0, below=2**63)]
+    seed: Annotated[int, Ge(0), Lt(2**63)]
     device: Literal["auto", "cpu", "cuda"]
     threads: Count | None
     overwrite: bool
     train: Train
-    schedule: Annotated[Any, Choice(SCHEDULES)]
-    lr: Annotated[Any, Choice(RATES)]
-    dataset: Annotated[Any, Choice(DATASETS)]
-    model: Annotated[Any, Choice(MODELS)]
+    schedule: Annotated[schedules.Schedule, BY_NAME]
+    lr: Annotated[schedules.LearningRate, BY_NAME]
+    dataset: Annotated[ToyData | TinyData | TextData | OwnText | DialogData | LabelledData, BY_NAME]
+    model: Annotated[SentenceModel | DialogModel | ReviewModel, BY_NAME]
     objective: Objective
-    task: Annotated[Any, Choice(TASKS)]
-    update: Annotated[Any, Choice(UPDATES)] = Plain()
+    task: Annotated[ToyTask | LanguageTask | DialogTask | ReviewTask, BY_NAME]
+    update: Annotated[Plain | Aggressive | SemiAmortized, BY_NAME] = Plain()
     init_from: str | None = None
     reset_decoder: bool = False
     precision: Literal["float32", "tf32", "bf16"] = "float32"
-    container: dict[str, Any] = dataclasses.field(repr=False, compare=False, default_factory=dict)
+
+    @property
+    def container(self) -> dict[str, Any]:
+        """The run as a plain nested dict: what run.json keeps."""
+        return dataclasses.asdict(self)
 
     @property
     def autoencoder(self) -> bool:
@@ -437,8 +413,6 @@ class Config(Checked):
         return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
 
 
-_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
-
 # what may change between two starts of the same run; everything else is the run's identity
 NOT_IDENTITY = {
     "name",
@@ -451,159 +425,16 @@ NOT_IDENTITY = {
 }
 
 
-# keys that came after the first published runs, with the value that says what was done before
-CAME_LATER: dict[str, Any] = {
-    "init_from": None,
-    "reset_decoder": False,
-    "precision": "float32",
-    "dataset.longest": None,
-    "dataset.vocabulary": None,
-    "dataset.whole_passages": True,
-    "model.batch_norm": 0.0,
-    "model.skip": False,
-    "objective.free_bits_total": 0.0,
-    "objective.kl_target": None,
-    "update.name": "plain",
-}
+def options(hint: Any) -> dict[str, type]:
+    """Return the classes that a group's `name` chooses from; none for an annotation of another kind."""
+    if not any(isinstance(part, Discriminator) for part in getattr(hint, "__metadata__", ())):
+        return {}
+    union = typing.get_args(hint)[0]
+    return {typing.get_args(fields(cls)["name"])[0]: cls for cls in typing.get_args(union)}
 
 
-def identity(container: dict[str, Any]) -> dict[str, Any]:
-    """The flat keys and values by which a folder knows its run, as they were before keys came later."""
-    absent = object()
-    return {
-        key: value
-        for key, value in flatten(container).items()
-        if key not in NOT_IDENTITY and CAME_LATER.get(key, absent) != value
-    }
-
-
-def completed(container: dict[str, Any]) -> dict[str, Any]:
-    """A recorded configuration with the keys that came later than its run."""
-    container = copy.deepcopy(container)
-    for key, value in CAME_LATER.items():
-        *groups, last = key.split(".")
-        section = container
-        for group in groups:
-            section = section.setdefault(group, {})
-        if _has(key, container):
-            section.setdefault(last, value)
-    return container
-
-
-def _has(key: str, container: dict[str, Any]) -> bool:
-    """Whether a configuration may hold a key: of a group, only if the class that its name chooses has it."""
-    group, _, last = key.rpartition(".")
-    kinds = [
-        part for part in getattr(hints(Config).get(group), "__metadata__", ()) if isinstance(part, Choice)
-    ]
-    named = container[group].get("name") if kinds and last != "name" else None
-    chosen = kinds[0].options.get(named) if named else None
-    return chosen is None or last in hints(chosen)
-
-
-def contradictions(config: Any) -> typing.Iterator[str]:
-    """One sentence for each combination of values that makes no sense; each alone is fine.
-
-    `config` may hold UNKNOWN wherever a value could not be read.
-    """
-    train, latent = config.train, getattr(config.model, "latent", UNKNOWN)
-    dataset = getattr(config.dataset, "name", UNKNOWN)
-    off = isinstance(config.schedule, schedules.Off)
-    if getattr(train, "steps", UNKNOWN) is None and getattr(train, "epochs", UNKNOWN) is None:
-        yield "train.steps and train.epochs are both null: one of them must say how long to train"
-    watched = getattr(train, "validate_on", UNKNOWN)
-    if isinstance(watched, list) and "val" not in watched:
-        yield "train.validate_on must contain val, which selects the best checkpoint"
-    if isinstance(watched, list) and len(set(watched)) < len(watched):
-        yield "train.validate_on names a split twice"
-    updates = getattr(train, "steps", None) or UNKNOWN
-    if 1 <= updates < getattr(config.schedule, "cycles", 1):
-        yield f"schedule.cycles is more than the {updates} updates of train.steps: a cycle needs at least one"
-    if 1 <= updates < getattr(config.lr, "warmup", 0):
-        yield f"lr.warmup is more than the {updates} updates of train.steps"
-    if off and latent == 0:
-        yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
-    yield from _contradictory_remedies(config, off, latent)
-    if getattr(config.task, "name", None) == "toy":
-        if isinstance(dataset, str) and dataset != "toy":
-            yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
-        if latent == 0:
-            yield "task=toy draws the latent space: model.latent must be > 0"
-    if getattr(config.task, "name", None) == "yelp":
-        if isinstance(dataset, str) and dataset != "yelp":
-            yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
-        if latent == 0:
-            yield "task=yelp classifies z: model.latent must be > 0"
-        yield from _finetune_contradictions(config)
-    names = [getattr(part, "name", UNKNOWN) for part in (config.task, config.dataset, config.model)]
-    dialog = [name == of for name, of in zip(names, ("switchboard", "switchboard", "dialog"), strict=True)]
-    if any(dialog) and not all(dialog) and UNKNOWN not in names:
-        task, dataset, model = names
-        yield (
-            "task=switchboard, dataset=switchboard and model=dialog go together, found"
-            f" task={task}, dataset={dataset} and model={model}"
-        )
-    if isinstance(config.name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", config.name):
-        yield (
-            "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
-            f" it becomes a folder below outputs, found {config.name!r}"
-        )
-
-
-def _contradictory_remedies(config: Any, off: bool, latent: int) -> typing.Iterator[str]:
-    """The same for remedies, alone and together."""
-
-    def chosen(section: Any, *keys: str) -> list[str]:
-        return [key for key in keys if (getattr(section, key, None) or 0) > 0]
-
-    without = "schedule=none" if off else "model.latent=0"
-    rates = [
-        f"objective.{key}" for key in chosen(config.objective, "free_bits", "free_bits_total", "kl_target")
-    ]
-    if len(rates) > 1:
-        yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
-    for key in rates if off or latent == 0 else ():
-        yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
-    if isinstance(config.update, Aggressive | SemiAmortized) and (off or latent == 0):
-        yield f"update={config.update.name} is about the posterior, and {without} has none: leave one out"
-    for key in chosen(config.model, "batch_norm", "skip") if latent == 0 else ():
-        yield f"model.{key} acts on z, and model.latent=0 has none: leave one of them out"
-    if config.reset_decoder is True and config.init_from is None:
-        yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
-    if config.reset_decoder is True and latent == 0:
-        yield "reset_decoder keeps the encoder, and model.latent=0 has none: leave one of them out"
-    if chosen(config.model, "batch_norm"):
-        if getattr(config.dataset, "sampler", None) == "equal_length":
-            yield (
-                "model.batch_norm needs several sentences in a batch, and dataset.sampler=equal_length makes"
-                " batches of one: dataset.sampler=bucketed does not"
-            )
-        if getattr(config.train, "batch_size", None) == 1:
-            yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
-
-
-def _finetune_contradictions(config: Any) -> typing.Iterator[str]:
-    """The same of the classifiers."""
-    finetune = config.task.finetune
-    lists = {name: getattr(finetune, name, UNKNOWN) for name in ("modes", "shares", "penalties")}
-    for name, values in lists.items():
-        if isinstance(values, list) and len(set(values)) < len(values):
-            yield f"task.finetune.{name} names a value twice"
-        if values == [] and name != "modes" and lists["modes"]:
-            yield f"task.finetune.{name} is empty: give one value at least, or leave out all modes"
-    if config.init_from is not None and not config.reset_decoder and lists["modes"] in ([], ["scratch"]):
-        yield "init_from restores an encoder: task.finetune.modes must have probe or finetune"
-
-
-def load(composed: DictConfig | dict[str, Any]) -> Config:
-    """The typed, frozen configuration.
-
-    Raises ConfigError with one line for each unknown key, wrong type, value out of range and
-    contradictory combination.
-    """
-    reader = Reader()
-    container, config = reader.read(Config, composed)
-    reader.problems += contradictions(config)
-    if reader.problems:
-        raise ConfigError("\n".join(reader.problems))
-    return dataclasses.replace(config, container=container)
+def reported(container: dict[str, Any]) -> str:
+    """Return the checkpoint that the task of a recorded configuration reports: see `Measured`."""
+    task = container.get("task")
+    name = task.get("name") if isinstance(task, dict) else None
+    return getattr(options(fields(Config)["task"]).get(str(name)), "reported", Measured.reported)

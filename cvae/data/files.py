@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.config.reading import UserError, words_of
 from cvae.config.schema import LabelledData, OwnText, TextData
-from cvae.data.text import SPECIALS, order
+from cvae.data.text import SPECIALS, order, words_of
+from cvae.errors import UserError
 
 ROW = 1000  # lines in a row of the cache: a row for each line takes twice the time
 

@@ -6,9 +6,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvae.config.reading import UserError, parse_json
 from cvae.data.dialogs import UNKNOWN, Exchanges
 from cvae.data.switchboard import tokenise
+from cvae.errors import UserError
+from cvae.io import parse_json
 
 BEGINNING = "<s> <d> </s>"  # what the authors' contexts begin with; their texts are as in "A: uh-huh"
 

@@ -8,8 +8,10 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvae.config.reading import MARK, UserError, parse_json
 from cvae.config.schema import DialogData
+from cvae.data.text import MARK
+from cvae.errors import UserError
+from cvae.io import parse_json
 
 # NLTK's WordPunctTokenizer: runs of letters and digits, and runs of anything else but space
 TOKEN = re.compile(r"\w+|[^\w\s]+")

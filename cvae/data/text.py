@@ -59,6 +59,15 @@ class Vocabulary:
         return words
 
 
+# the byte order mark: how a text is encoded, wherever it stands, and no part of a word
+MARK = "\ufeff"
+
+
+def words_of(line: str) -> list[str]:
+    """Return the words of a line: what stands between white space, without byte order marks."""
+    return line.replace(MARK, "").split()
+
+
 @dataclass(frozen=True)
 class Batch:
     """`tokens` [B, L], `<s>` first, padded with 0 after `</s>`; `lengths` [B] count both.

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.config.reading import MARK, UserError
-from cvae.data.text import Vocabulary
+from cvae.data.text import MARK, Vocabulary
+from cvae.errors import UserError
 
 Vectors = tuple[np.ndarray, np.ndarray]  # of words [V, D], and which words [V] have one
 

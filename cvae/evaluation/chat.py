@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cvae.config.reading import UserError, listing
+from cvae.config.messages import listing
 from cvae.data.dialogs import Exchanges
 from cvae.data.switchboard import SPEAKERS, STRANGER, Dialog, Utterance, tokenise
 from cvae.data.text import fixed
+from cvae.errors import UserError
 
 if TYPE_CHECKING:
     from cvae.tasks.dialog import Answering

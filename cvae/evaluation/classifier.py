@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from cvae.config.schema import Finetune
 from cvae.data.text import Batch, Corpus, bucketed, order
+from cvae.errors import Diverged
 from cvae.models.gaussian import Gaussian
-from cvae.runs.folder import Diverged
 
 CHUNK = 256  # sentences encoded at once where nothing is learnt
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.runs.folder import write_atomically
+from cvae.io import write_atomically
 
 MAP = "map.jsonl"
 CONFIG = """embeddings {

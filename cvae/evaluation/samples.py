@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.config.reading import UserError, listing, words_of
+from cvae.config.messages import listing
 from cvae.data import files
-from cvae.data.text import UNK, Corpus, fixed
+from cvae.data.text import UNK, Corpus, fixed, words_of
+from cvae.errors import UserError
 from cvae.models import gaussian
 from cvae.models.decode import How, generate
 

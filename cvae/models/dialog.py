@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
-from cvae.config.reading import UserError
 from cvae.config.schema import DialogModel
 from cvae.data import vectors
 from cvae.data.dialogs import Exchange
 from cvae.data.text import UNK, Vocabulary
+from cvae.errors import UserError
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian
 from cvae.models.kernels.gru import GRU

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cvae.config.reading import UserError
+from cvae.errors import UserError
 
 UNKNOWN = -1.0  # no variance is negative
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cvae.errors import RunsError
 from cvae.report.tables import Cell, Table
-from cvae.runs.reader import Group, Run, RunsError, differing_keys, refuse_mixture, refuse_other_data
+from cvae.runs.reader import Group, Run, differing_keys, refuse_mixture, refuse_other_data
 
 MODES = ("probe", "finetune", "scratch")
 # older runs also have accuracy_sample, of a probe fitted on means: it says nothing about samples

@@ -8,7 +8,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from cvae.runs.reader import APART, Run, RunsError, changes, differing_keys, measured, refuse_mixture
+from cvae.errors import RunsError
+from cvae.runs.reader import APART, Run, changes, differing_keys, measured, refuse_mixture
 
 BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")

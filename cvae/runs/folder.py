@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import shutil
 import subprocess
 import time
@@ -19,8 +18,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cvae import __version__
-from cvae.config.reading import UserError, fits, located, parse_json
-from cvae.config.schema import Config, completed, identity, load, reported
+from cvae.config.load import completed, identity, load
+from cvae.config.schema import Config, reported
+from cvae.errors import FolderError, UserError
+from cvae.io import located, not_numbers, read_json, write_atomically
 from cvae.runs import fingerprints
 
 FORMAT = 1
@@ -43,83 +44,12 @@ OURS = (
 )
 
 
-class FolderError(UserError):
-    """The run folder cannot be used by this command."""
-
-
-class Diverged(UserError):
-    """A loss, a gradient or a weight is not a finite number; `rows` are those of a classifier's batch."""
-
-    def __init__(self, message: str, rows: Any = None) -> None:
-        super().__init__(message)
-        self.rows = rows
-
-
-def write_atomically(path: Path, content: str | memoryview, previous: Path | None = None) -> None:
-    """Either the old or the new content stands under `path`, never a part of it.
-
-    The old one goes to `previous`. Raises OSError, the old one in its place, where it cannot be written.
-    """
-    draft = path.with_name(f"{path.name}.tmp")
-    try:
-        with draft.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        with contextlib.suppress(OSError):
-            draft.unlink()  # a part of a file only fills the disk
-        raise
-    if previous is not None and path.exists():
-        path.replace(previous)
-    draft.replace(path)
-
-
 def finite(record: dict[str, Any]) -> dict[str, Any]:
     """Return the record with null for numbers that are not finite, such as exp of a large KL."""
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in record.items()
     }
-
-
-def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Adds one line of JSON to a record; it is on the disk when this returns."""
-    with path.open("ab") as file:
-        file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def cut_unfinished(path: Path) -> None:
-    """Takes a last line that was not finished off a record, if there is one."""
-    if not path.exists():
-        return
-    whole, _, rest = path.read_bytes().rpartition(b"\n")
-    if rest:
-        with path.open("ab") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file, None where there is no file. Raises FolderError where it is broken."""
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (ValueError, OSError) as error:
-        raise FolderError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise FolderError(f"{path} must hold a JSON object, found {type(found).__name__}")
-    return found
-
-
-def not_numbers(record: dict[str, Any], *also: str) -> str:
-    """What is wrong where a measure of a record, or a key of `also`, is no number; null passes."""
-    for key, value in record.items():
-        if ("/" in key or key in also) and not (value is None or fits(float, value)):
-            return f"{key} must be a number, found {str(value)[:40]!r}"
-    return ""
 
 
 class RunFolder:

@@ -10,19 +10,18 @@ from typing import Any, get_args
 
 import numpy as np
 
-from cvae.config.reading import UserError, fits, listing, parse_json
-from cvae.config.schema import Mode, identity, reported
-from cvae.runs.folder import RunFolder, not_numbers, read_json
+from cvae.config.load import identity
+from cvae.config.messages import listing
+from cvae.config.schema import Mode, reported
+from cvae.errors import RunsError
+from cvae.io import not_numbers, parse_json, read_json
+from cvae.runs.folder import RunFolder
 
 Group = tuple[str, str]
 # measures of dialogs that older runs, which have no greedy_f1, took otherwise: against references cut and
 # mapped to <unk>, and over n-grams instead of words
 REDEFINED = ("sacrebleu_", "corpus_bleu", "distinct2")
 APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
-
-
-class RunsError(UserError):
-    """Runs cannot be read or compared; the message names the file, and the line where there is one."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def numbered(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, 
 
 def _whole(value: Any) -> bool:
     """Whether it is a whole number from 0 on that an array can hold."""
-    return fits(int, value) and 0 <= value < 2**63
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from cvae.runs.folder import ERROR, RunFolder, read_json, write_atomically
+from cvae.io import read_json, write_atomically
+from cvae.runs.folder import ERROR, RunFolder
 from cvae.runs.reader import below, read_metrics
 
 PLAN = "sweep.json"

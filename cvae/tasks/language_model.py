@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from cvae.config.reading import UserError
 from cvae.config.schema import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
+from cvae.errors import UserError
 from cvae.evaluation import latent, metrics, projector, samples
 from cvae.models import objective
 from cvae.models.gaussian import Gaussian

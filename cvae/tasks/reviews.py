@@ -17,11 +17,13 @@ from cvae import models
 from cvae.config.schema import Config
 from cvae.data.labelled import held_out, stratified, without_words
 from cvae.data.text import Splits, fixed
+from cvae.errors import Diverged
 from cvae.evaluation import projector
 from cvae.evaluation.classifier import Classifier, Probe, Scaling, judge, posteriors, probe, train
+from cvae.io import append_line, cut_unfinished, write_atomically
 from cvae.models import gaussian
 from cvae.report.accuracy import accuracy_table, still_probes
-from cvae.runs.folder import Diverged, RunFolder, append_line, cut_unfinished, write_atomically
+from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_classifiers, read_run
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training.transfer import take_from

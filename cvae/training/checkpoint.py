@@ -13,18 +13,14 @@ import torch
 from torch import nn
 
 from cvae import __version__
-from cvae.config.reading import UserError
-from cvae.config.schema import Config, identity
+from cvae.config.load import identity
+from cvae.errors import CheckpointError
+from cvae.io import write_atomically
 from cvae.models.normalisation import without_running_values
-from cvae.runs.folder import write_atomically
 
 log = logging.getLogger("cvae")
 
 FORMAT = 1
-
-
-class CheckpointError(UserError):
-    """A checkpoint cannot be used."""
 
 
 def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
@@ -43,7 +39,7 @@ def previous(path: Path) -> Path:
     return path.with_name(path.name.replace("last", "previous"))
 
 
-def latest(path: Path, config: Config) -> dict[str, Any] | None:
+def latest(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
     """What `path` holds or, where it cannot be used, what the previous file does; None where neither is.
 
     Raises CheckpointError where there are files and none can be used to go on with this run.
@@ -79,7 +75,7 @@ def _first(error: Exception) -> str:
     return " ".join(str(error).split("\n\t")[:2][-1].split())
 
 
-def load(path: Path, config: Config | None = None) -> dict[str, Any]:
+def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """The content, tensors on the CPU; with `config` it must be that run's.
 
     Raises CheckpointError naming the file and what is wrong with it. The zip's checksums come first: torch
@@ -106,7 +102,7 @@ def load(path: Path, config: Config | None = None) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} was written in another format, by cvae {written}; this is cvae {__version__}"
         )
-    if config is not None and identity(found.get("config", {})) != identity(config.container):
+    if config is not None and identity(found.get("config", {})) != identity(config):
         raise CheckpointError(f"{path} is of another run: its configuration is not the folder's")
     if isinstance(found.get("model"), dict) and without_running_values(found["model"]):
         log.warning(

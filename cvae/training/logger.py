@@ -11,9 +11,11 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from cvae.config.schema import Config, identity
+from cvae.config.load import identity
+from cvae.config.schema import Config
+from cvae.errors import FolderError
 from cvae.report.figures import plane_picture
-from cvae.runs.folder import FolderError, RunFolder, finite
+from cvae.runs.folder import RunFolder, finite
 from cvae.runs.reader import Snapshot, numbered
 
 log = logging.getLogger("cvae")

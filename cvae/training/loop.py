@@ -18,9 +18,10 @@ from tqdm import tqdm
 
 from cvae.config.schema import Config
 from cvae.data.text import further
+from cvae.errors import Diverged
 from cvae.evaluation.metrics import perplexity
 from cvae.models.objective import Terms
-from cvae.runs.folder import Diverged, RunFolder
+from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import checkpoint
 from cvae.training.logger import Recorder
@@ -130,7 +131,7 @@ class Loop:
         Raises CheckpointError for a file that cannot be used.
         """
         path = self.folder / "checkpoint_last.pt"
-        saved = checkpoint.latest(path, self.config)
+        saved = checkpoint.latest(path, self.config.container)
         if saved is None:
             return 0, {}
         checkpoint.restore(self.task.model, saved["model"], path)

@@ -14,13 +14,14 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
-from cvae.config.reading import UserError
 from cvae.config.schema import Config
+from cvae.errors import FolderError, UserError
+from cvae.io import write_atomically
 from cvae.models.kernels import memory
 from cvae.report import figures
 from cvae.report.tables import MEASURES
 from cvae.runs import fingerprints
-from cvae.runs.folder import ERROR, FolderError, RunFolder, write_atomically
+from cvae.runs.folder import ERROR, RunFolder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import checkpoint
 from cvae.training.logger import BOUNDS, Recorder
@@ -106,7 +107,7 @@ def evaluate(task: LanguageModelling, split: str) -> dict[str, float]:
 
 def _take_weights(task: LanguageModelling, folder: RunFolder, which: str) -> None:
     path = folder / f"checkpoint_{which}.pt"
-    checkpoint.restore(task.model, checkpoint.load(path, task.config)["model"], path)
+    checkpoint.restore(task.model, checkpoint.load(path, (folder.record or {}).get("config"))["model"], path)
 
 
 def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cvae.runs.folder import FolderError, RunFolder
+from cvae.errors import FolderError
+from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import checkpoint
 

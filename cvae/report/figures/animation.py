@@ -12,9 +12,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from cvae.errors import RunsError
 from cvae.report.figures.latents import clouds, measured, plane, plane_limit, scatter
 from cvae.report.figures.style import COLOURS, GREY, OTHER_COLOUR, group_runs, labels, tidy
-from cvae.runs.reader import Group, Run, RunsError
+from cvae.runs.reader import Group, Run
 
 SIDE, GAP = 2.3, 0.15  # inches, of a latent panel and between two
 

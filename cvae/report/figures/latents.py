@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle
 
+from cvae.errors import RunsError
 from cvae.report.figures.style import COLOURS, GREY, group_runs, labels, note, run_title, thousands
-from cvae.runs.reader import Group, Run, RunsError, Snapshot
+from cvae.runs.reader import Group, Run, Snapshot
 
 SNAPSHOTS = (1000, 10000, 11000, 20000, 31000, 40000)
 # Petroff (2021): ten colours in the spirit of tab10, chosen for colour-blind readers as well.

@@ -14,8 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from cvae.errors import RunsError
 from cvae.report.figures.style import COLOURS, GREY, MARKERS, ORDER, OTHER_MARKER, labels, one_task, plain
-from cvae.runs.reader import Run, RunsError, changes
+from cvae.runs.reader import Run, changes
 
 KL, REC = "test/kl", "test/rec"
 

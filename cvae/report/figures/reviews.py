@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from cvae.errors import RunsError
 from cvae.report.accuracy import Scores, majority, pretrained, scores, still_probes
 from cvae.report.figures.style import GREY, ORDER, group_runs, labels, look_of, note
-from cvae.runs.reader import Run, RunsError, read_map
+from cvae.runs.reader import Run, read_map
 
 TITLES = {"probe": "frozen encoder: logistic layer on z's mean", "finetune": "encoder fine-tuned"}
 WITHOUT = look_of(("", ""), [""]) | {"linestyle": (0, (3, 1.5))}

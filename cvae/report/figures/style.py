@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cvae.runs.reader import Group, Run, RunsError, refuse_mixture
+from cvae.errors import RunsError
+from cvae.runs.reader import Group, Run, refuse_mixture
 
 ORDER = ("constant", "monotonic", "cyclical", "none")
 # Okabe and Ito's colours; markers tell the schedules apart in grey print too.

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cvae.config.reading import UserError
 from cvae.data.text import Batch
+from cvae.errors import UserError
 from cvae.models.objective import Terms
 from cvae.training.steps.plain import Update, frozen
 

@@ -1,0 +1,162 @@
+"""From what Hydra composed to a checked `Config`, with every mistake named in a sentence of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import TypeAdapter, ValidationError
+
+from cvae.config.messages import describe, listing, number, shown, unknown_key, unresolved
+from cvae.config.rules import contradictions
+from cvae.config.schema import NOT_IDENTITY, Config, options
+from cvae.errors import ConfigError
+from cvae.ranges import fields
+
+OUTSIDE = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
+
+
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    """Return pydantic's validator of a whole run, built once."""
+    return TypeAdapter(Config)
+
+
+def load(composed: DictConfig | dict[str, Any]) -> Config:
+    """Return the typed, frozen configuration.
+
+    Raises ConfigError with one line for each unknown key, wrong type, value out of range and
+    contradictory combination.
+    """
+    unresolved_keys: dict[str, str] = {}
+    container = resolve(composed, unresolved_keys)
+    problems, config = dict(unresolved_keys), None
+    try:
+        # as JSON, from which pydantic's strict mode makes plain dataclasses
+        config = _adapter().validate_json(json.dumps(container, default=str))
+    except ValidationError as error:
+        for key, sentence in _sentences(error, container):
+            problems.setdefault(key, sentence)
+    readable = {key: value for key, value in flatten(container).items() if not _within(key, problems)}
+    found = [*problems.values(), *contradictions(readable)]
+    if found or config is None:
+        raise ConfigError("\n".join(found))
+    return config
+
+
+def _within(key: str, groups: Iterable[str]) -> bool:
+    """Return whether a flat key is one of `groups` or lies below one."""
+    return any(f"{key}.".startswith(f"{group}.") for group in groups)
+
+
+def resolve(node: DictConfig | dict[str, Any], problems: dict[str, str], path: str = "") -> dict[str, Any]:
+    """Return the plain dict of a node without Hydra's own part.
+
+    `problems` gets a sentence for each key that does not resolve; its value becomes null.
+    """
+    plain = {}
+    for key in node:
+        where = f"{path}{key}"
+        if where == "hydra":
+            continue
+        try:
+            value = node[key]
+            if isinstance(value, ListConfig):
+                value = OmegaConf.to_container(value, resolve=True)
+        except OmegaConfBaseException as error:
+            problems[where] = unresolved(error, where)
+            value = None
+        is_group = isinstance(value, DictConfig | dict)
+        plain[str(key)] = resolve(value, problems, f"{where}.") if is_group else value
+    return plain
+
+
+def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} becomes {"a.b": 1}; lists stay whole."""
+    flat = {}
+    for key, value in container.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def completed(container: dict[str, Any]) -> dict[str, Any]:
+    """Return a recorded configuration with the defaults of keys that came later than its run."""
+    return _completed(Config, container)
+
+
+def _completed(cls: type, section: dict[str, Any]) -> dict[str, Any]:
+    filled = dict(section)
+    for field in dataclasses.fields(cls):
+        if field.name not in filled and field.default is not dataclasses.MISSING:
+            default = field.default
+            filled[field.name] = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+        value, hint = filled.get(field.name), fields(cls)[field.name]
+        if isinstance(value, dict):
+            kind = options(hint).get(value.get("name"), hint)
+            filled[field.name] = _completed(kind, value) if dataclasses.is_dataclass(kind) else value
+    return filled
+
+
+def identity(container: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat keys and values by which a folder knows its run."""
+    return {key: value for key, value in flatten(completed(container)).items() if key not in NOT_IDENTITY}
+
+
+def _sentences(error: ValidationError, container: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (flat key, sentence) for each problem: of a group unknown keys first, ranges last."""
+    order = [field.name for field in dataclasses.fields(Config)]
+    keys = list(flatten(container))
+
+    def rank(details: Any) -> tuple[int, int]:
+        kind = 0 if details["type"] == "unexpected_keyword_argument" else 1 + (details["type"] in OUTSIDE)
+        top = details["loc"][0] if details["loc"] else ""
+        place = order.index(top) if top in order else -1
+        return place, kind
+
+    for details in sorted(error.errors(), key=rank):
+        yield _sentence(details, container, keys)
+
+
+def _sentence(details: Any, container: dict[str, Any], keys: list[str]) -> tuple[str, str]:
+    """Return the flat key and the sentence of one of pydantic's errors."""
+    cls, hint, path, label, siblings = Config, Config, "", "", {}
+    value: Any = container
+    for part in details["loc"]:
+        if part in (choices := options(hint)):  # pydantic names the class that a group's name chose
+            cls, label, siblings = choices[part], f"{path}={part}", choices
+        elif isinstance(part, str) and part in fields(cls):
+            path, hint = f"{path}.{part}".lstrip("."), fields(cls)[part]
+            value = value.get(part) if isinstance(value, dict) else None
+            if dataclasses.is_dataclass(hint):
+                cls, label, siblings = hint, path, {}
+        elif isinstance(part, str):
+            key = f"{path}.{part}".lstrip(".")
+            return key, _unknown(key, cls, path, label, siblings, keys)
+    if details["type"] == "missing":
+        return path, f"{path} is missing"
+    if details["type"] in OUTSIDE:
+        kind, limits = number(hint)
+        return path, f"{path} must be {limits}, found {kind(details['input'])!r}"
+    if choices := options(hint):
+        name = value.get("name") if isinstance(value, dict) else None
+        return path, f"{path}.name must be one of {listing(choices)}, found {shown(name)}"
+    return path, f"{path} must be {describe(hint)}, found {shown(value)}"
+
+
+def _unknown(key: str, cls: type, path: str, label: str, siblings: dict[str, type], keys: list[str]) -> str:
+    """Return the sentence about a key that a group does not have, and which of its siblings have it."""
+    prefix = f"{path}." if path else ""
+    allowed = [name for name in fields(cls) if not (path and name == "name")]
+    sentence = unknown_key(key, allowed, prefix, label, keys)
+    last = key.removeprefix(prefix)
+    if owners := [name for name, option in siblings.items() if last in fields(option)]:
+        sentence += f"; {path}={' or '.join(owners)} has it, and a run takes one {path}"
+    return sentence

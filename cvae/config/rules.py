@@ -1,0 +1,128 @@
+"""Combinations of values that make no sense although each alone is fine: one sentence for each."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+
+
+class Known(dict[str, Any]):
+    """The flat keys whose values could be read; a key that is absent matches no rule."""
+
+    def number(self, key: str) -> float:
+        """Return the number under a key, or NaN, which compares false with everything."""
+        value = self.get(key)
+        return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+
+    def is_null(self, key: str) -> bool:
+        """Return whether the value is known to be null."""
+        return self.get(key, ...) is None
+
+    def list(self, key: str) -> list[Any] | None:
+        """Return the list under a key, None where there is none."""
+        value = self.get(key)
+        return value if isinstance(value, list) else None
+
+    def positive(self, group: str, *names: str) -> list[str]:
+        """Return those keys of a group that are switched on: true, or a number above 0."""
+        return [f"{group}.{name}" for name in names if (self.get(f"{group}.{name}") or 0) > 0]
+
+
+def contradictions(values: dict[str, Any]) -> Iterator[str]:
+    """Yield a sentence for each contradiction. `values` are the flat keys that could be read."""
+    known = Known(values)
+    yield from _training(known)
+    yield from _remedies(known)
+    yield from _tasks(known)
+    name = known.get("name")
+    if isinstance(name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", name):
+        yield (
+            "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
+            f" it becomes a folder below outputs, found {name!r}"
+        )
+
+
+def _training(known: Known) -> Iterator[str]:
+    """Yield what is wrong between train, schedule and lr."""
+    if known.is_null("train.steps") and known.is_null("train.epochs"):
+        yield "train.steps and train.epochs are both null: one of them must say how long to train"
+    splits = known.list("train.validate_on")
+    if splits is not None and "val" not in splits:
+        yield "train.validate_on must contain val, which selects the best checkpoint"
+    if splits is not None and len(set(splits)) < len(splits):
+        yield "train.validate_on names a split twice"
+    steps = known.number("train.steps")
+    if 1 <= steps < known.number("schedule.cycles"):
+        yield f"schedule.cycles is more than the {steps} updates of train.steps: a cycle needs at least one"
+    if 1 <= steps < known.number("lr.warmup"):
+        yield f"lr.warmup is more than the {steps} updates of train.steps"
+    if known.get("schedule.name") == "none" and known.get("model.latent") == 0:
+        yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
+
+
+def _remedies(known: Known) -> Iterator[str]:
+    """Yield what is wrong with remedies, alone and together."""
+    off, no_latent = known.get("schedule.name") == "none", known.get("model.latent") == 0
+    without = "schedule=none" if off else "model.latent=0"
+    rates = known.positive("objective", "free_bits", "free_bits_total", "kl_target")
+    if len(rates) > 1:
+        yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
+    for key in rates if off or no_latent else ():
+        yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+    step = known.get("update.name")
+    if step in ("aggressive", "semi_amortized") and (off or no_latent):
+        yield f"update={step} is about the posterior, and {without} has none: leave one out"
+    for key in known.positive("model", "batch_norm", "skip") if no_latent else ():
+        yield f"{key} acts on z, and model.latent=0 has none: leave one of them out"
+    if known.get("reset_decoder") is True and known.is_null("init_from"):
+        yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
+    if known.get("reset_decoder") is True and no_latent:
+        yield "reset_decoder keeps the encoder, and model.latent=0 has none: leave one of them out"
+    if known.positive("model", "batch_norm"):
+        if known.get("dataset.sampler") == "equal_length":
+            yield (
+                "model.batch_norm needs several sentences in a batch, and dataset.sampler=equal_length makes"
+                " batches of one: dataset.sampler=bucketed does not"
+            )
+        if known.get("train.batch_size") == 1:
+            yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
+
+
+def _tasks(known: Known) -> Iterator[str]:
+    """Yield what is wrong between a task, its dataset and its model."""
+    task, dataset, model = (known.get(f"{group}.name") for group in ("task", "dataset", "model"))
+    no_latent = known.get("model.latent") == 0
+    if task == "toy":
+        if dataset not in (None, "toy"):
+            yield f"task=toy measures the ten synthetic sequences and needs dataset=toy, found {dataset}"
+        if no_latent:
+            yield "task=toy draws the latent space: model.latent must be > 0"
+    if task == "yelp":
+        if dataset not in (None, "yelp"):
+            yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
+        if no_latent:
+            yield "task=yelp classifies z: model.latent must be > 0"
+        yield from _finetuning(known)
+    of_dialogs = [task == "switchboard", dataset == "switchboard", model == "dialog"]
+    if any(of_dialogs) and not all(of_dialogs) and None not in (task, dataset, model):
+        yield (
+            "task=switchboard, dataset=switchboard and model=dialog go together, found"
+            f" task={task}, dataset={dataset} and model={model}"
+        )
+
+
+def _finetuning(known: Known) -> Iterator[str]:
+    """Yield what is wrong with the classifiers of task=yelp."""
+    lists = {name: known.list(f"task.finetune.{name}") for name in ("modes", "shares", "penalties")}
+    for name, values in lists.items():
+        if values is not None and len(set(values)) < len(values):
+            yield f"task.finetune.{name} names a value twice"
+        if values == [] and name != "modes" and lists["modes"]:
+            yield f"task.finetune.{name} is empty: give one value at least, or leave out all modes"
+    starts = known.get("init_from") is not None and not known.get("reset_decoder")
+    if starts and lists["modes"] in ([], ["scratch"]):
+        yield "init_from restores an encoder: task.finetune.modes must have probe or finetune"

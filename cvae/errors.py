@@ -1,0 +1,35 @@
+"""Every error a user can cause: one sentence, printed without a traceback."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hydra.errors import CompactHydraException
+
+
+class UserError(CompactHydraException):
+    """A mistake or a circumstance the user can act on."""
+
+
+class ConfigError(UserError):
+    """The configuration is wrong; the message holds one line for each problem."""
+
+
+class FolderError(UserError):
+    """The run folder cannot be used by this command."""
+
+
+class RunsError(UserError):
+    """Runs cannot be read or compared; the message names the file, and the line where there is one."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be used."""
+
+
+class Diverged(UserError):
+    """A loss, a gradient or a weight is not finite; `rows` are those of a classifier's batch."""
+
+    def __init__(self, message: str, rows: Any = None) -> None:
+        super().__init__(message)
+        self.rows = rows

@@ -1,0 +1,101 @@
+"""JSON and files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import to_absolute_path
+
+from cvae.errors import FolderError
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return what a JSON text holds. Raises ValueError, saying what is wrong, for what is not JSON."""
+    try:
+        found = json.loads(text)
+        if b"\\ud" in (text.encode() if isinstance(text, str) else text).lower():
+            json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("lists or objects nested too deeply") from None
+    except UnicodeEncodeError:
+        raise ValueError("a text has half a character in it, a surrogate without its other half") from None
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """Return the object in a JSON file, None without a file. Raises FolderError where it is broken."""
+    try:
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError) as error:
+        raise FolderError(f"{path} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise FolderError(f"{path} must hold a JSON object, found {type(found).__name__}")
+    return found
+
+
+def write_atomically(path: Path, content: str | memoryview, previous: Path | None = None) -> None:
+    """Write a file so that either the old or the new content stands under `path`, never a part of it.
+
+    The old file becomes `previous`. Raises OSError, with the old file still in place.
+    """
+    draft = path.with_name(f"{path.name}.tmp")
+    try:
+        with draft.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()  # a part of a file only fills the disk
+        raise
+    if previous is not None and path.exists():
+        path.replace(previous)
+    draft.replace(path)
+
+
+def append_line(path: Path, record: dict[str, Any]) -> None:
+    """Append a record as a line of JSON; it is on the disk when this returns."""
+    with path.open("ab") as file:
+        file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def cut_unfinished(path: Path) -> None:
+    """Remove an unfinished last line from a file of records, if there is one."""
+    if not path.exists():
+        return
+    whole, _, rest = path.read_bytes().rpartition(b"\n")
+    if rest:
+        with path.open("ab") as file:
+            file.truncate(len(whole) + 1 if whole else 0)
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; true and false are not."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def not_numbers(record: dict[str, Any], *also: str) -> str:
+    """Return what is wrong where a measure of a record, or a key of `also`, is no number; null passes."""
+    for key, value in record.items():
+        if ("/" in key or key in also) and not (value is None or is_number(value)):
+            return f"{key} must be a number, found {str(value)[:40]!r}"
+    return ""
+
+
+def located(path: str) -> Path:
+    """Return a typed path: `~` is the home folder, and a relative one starts where the command was given.
+
+    With hydra.job.chdir=true that is not the current folder.
+    """
+    found = Path(path).expanduser()
+    there = Path(to_absolute_path(str(found)))
+    return found if there == found.absolute() else there
