@@ -384,7 +384,7 @@ class Config(Checked):
     name: str
     seed: Annotated[int, Range(least=0, below=2**63)]
     device: Literal["auto", "cpu", "cuda"]
-    threads: Count | None
+    threads: Annotated[int, Range(least=1, most=4096)] | None
     overwrite: bool
     train: Train
     schedule: Annotated[Any, Choice(SCHEDULES)]

@@ -48,8 +48,8 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def count(text: str) -> int:
-    """A whole number above 0, for argparse."""
-    if (number := int(text)) < 1:
+    """A whole number from 1 to a million, for argparse."""
+    if not 1 <= (number := int(text)) <= 1_000_000:
         raise ValueError
     return number
 

@@ -198,8 +198,11 @@ def rows(runs: Sequence[Run], order: Sequence[str], fold: bool = False) -> dict[
 
 
 def final(runs: Sequence[Run], key: str) -> Cell:
-    """A value of results.json, of the finished runs."""
-    return Cell(tuple(run.results[key] for run in runs if run.results.get("finished") and key in run.results))
+    """A value of results.json, of the finished runs. Raises RunsError for one that is no number."""
+    found = [run.results[key] for run in runs if run.results.get("finished") and key in run.results]
+    if text := [value for value in found if isinstance(value, str)]:
+        raise RunsError(f"{key} is no number: {text[0]}")
+    return Cell(tuple(found))
 
 
 def times(found: dict[tuple[str, ...], list[Run]]) -> list[Cell]:

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.reading import UserError
 from cvae.runs import Run, changes, find_runs
 from cvae.tables import FORMATS, Cell, Table, around, final

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae import scores, tables
 from cvae.figures import ORDER
 from cvae.reading import UserError, count
