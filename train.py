@@ -5,6 +5,8 @@ from pathlib import Path
 
 import hydra
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # the cvae beside this, whichever is installed
+
 from cvae.cli import main as cli
 
 

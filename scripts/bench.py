@@ -26,10 +26,16 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.cli import main as cli  # noqa: F401  registers what conf uses
+from cvae.cli.arguments import count
+from cvae.cli.precheck import sentence
 from cvae.config.load import load
 from cvae.config.schema import Config
 from cvae.data.text import EOS
@@ -69,7 +75,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--task", nargs="+", choices=[*TASKS, "all"], default=["ptb"], help="(default: ptb)")
     add("--work", nargs="+", choices=[*WORKS, "all"], default=["step"], help="(default: step)")
     add("--seconds", type=float, default=60, help="to measure each work of each task (default: %(default)s)")
-    add("--threads", type=int, metavar="N", help="torch's threads (default: torch's choice)")
+    add("--threads", type=count, metavar="N", help="torch's threads (default: torch's choice)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
     add("--parts", action="store_true", help="instead: where the time of an update goes")
     add("--startup", action="store_true", help="instead: the time to the first update, and the memory")
@@ -78,8 +84,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.seconds > 0:
         parser.error("--seconds must be above 0")
-    if options.threads is not None and options.threads < 1:
-        parser.error("--threads must be at least 1")
     if options.text and min(options.text) < 100:
         parser.error("--text must be at least 100 sentences")
     if wrong := [given for given in options.overrides if "=" not in given]:
@@ -95,7 +99,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def configuration(task: str, overrides: Sequence[str], threads: int | None) -> Config:
     """A task's run as train.py would have it."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        return load(compose("config", [f"task={task}", f"threads={threads or 'null'}", *overrides]))
+        try:
+            return load(compose("config", [f"task={task}", f"threads={threads or 'null'}", *overrides]))
+        except UserError:
+            raise
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise UserError(f"{' '.join(overrides)}: {sentence(error)}") from None
 
 
 Work = Callable[[], Any]
@@ -381,8 +390,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     print(report)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    try:
+        if options.json is not None:
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+    except OSError as error:
+        print(error, file=sys.stderr)
+        return 1
     return 0
 
 

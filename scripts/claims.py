@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.errors import RunsError, UserError
 from cvae.report.tables import FORMATS, Cell, Table, around, differing_text, final
 from cvae.runs.reader import Run, changes, find_runs, refuse_mixture

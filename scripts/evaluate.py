@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.cli.arguments import count
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder, finite
@@ -59,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = folder.configuration(options.device, options.data, **asked)
         from cvae.training import run
 
-        task = run.reopen(config, folder, options.checkpoint)
-        if options.split not in task.data.corpora:
-            raise UserError(f"{folder} has no split {options.split}: {', '.join(task.data.corpora)}")
+        task = run.reopen(config, folder, options.checkpoint, options.split)
         found = run.evaluate(task, options.split)
     except UserError as error:
         print(error, file=sys.stderr)

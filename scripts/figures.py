@@ -9,7 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from cvae.cli.arguments import count
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.errors import UserError
 from cvae.report import figures
 from cvae.runs.reader import find_runs
@@ -29,6 +30,13 @@ All but 2 read every run in and below the given folders. A row or line is one sc
 (and learning rate, where it varies); runs that differ in their seed share it."""
 
 
+def dpi(text: str) -> int:
+    """A resolution that can be drawn, for argparse."""
+    if not 10 <= (number := int(text)) <= 1200:
+        raise ValueError
+    return number
+
+
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, with folders that figures 3 and 4 need."""
     parser = argparse.ArgumentParser(
@@ -46,7 +54,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="DIR",
         help="where to write (default: the first folder, or outputs/figures when none is given)",
     )
-    parser.add_argument("--dpi", type=count, default=150, help="of the PNG (default: 150)")
+    parser.add_argument("--dpi", type=dpi, default=150, help="of the PNG, 10 to 1200 (default: 150)")
     options = parser.parse_args(arguments)
     if options.figure != "2" and not options.folders:
         parser.error(f"figure {options.figure} needs a folder with runs, for instance outputs/toy")

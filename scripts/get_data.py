@@ -7,6 +7,7 @@ gets its final name only once it is complete and its content is the expected one
 """
 
 import argparse
+import contextlib
 import hashlib
 import http.client
 import ipaddress
@@ -274,7 +275,8 @@ def download(item: DataFile, target: Path, base_url: str) -> None:
             )
         part.replace(target)
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # it must not hide what went wrong
+            part.unlink()
 
 
 def fetch(item: DataFile, folder: Path, base_url: str, force: bool = False) -> str:

@@ -28,9 +28,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.cli.arguments import count
 from cvae.config.schema import TinyData
 from cvae.data import toy
+from cvae.errors import UserError
 from cvae.io import read_json, write_atomically
 
 TRAIN = Path(__file__).parent.parent / "train.py"
@@ -287,9 +290,16 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status is 1 where a run did not survive or differs from the one left in peace."""
     options = parse(arguments)
-    options.to.mkdir(parents=True)
-    write_reviews(options.to / "reviews")
     rng, record, status = random.Random(options.seed), {}, 0
+    try:
+        options.to.mkdir(parents=True)
+        write_reviews(options.to / "reviews")
+        if options.record:
+            options.record.parent.mkdir(parents=True, exist_ok=True)
+            before = read_json(options.record) or {}
+    except (UserError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
     for name in options.runs:
         try:
             found = trial(name, options.to.resolve(), options.kills, rng)
@@ -300,9 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         record[name] = found
         print(f"{name}: {', '.join(f'{key} {value}' for key, value in found.items())}", flush=True)
     if options.record:
-        options.record.parent.mkdir(parents=True, exist_ok=True)
-        record = (read_json(options.record) or {}) | record
-        write_atomically(options.record, json.dumps(record, indent=1) + "\n")
+        write_atomically(options.record, json.dumps(before | record, indent=1) + "\n")
     return status
 
 

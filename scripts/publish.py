@@ -15,6 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.cli.arguments import count
 from cvae.errors import UserError
 from cvae.io import write_atomically
@@ -83,7 +85,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         for run in find_runs([options.folder]):
-            target = options.to / options.folder.name / run.folder.relative_to(options.folder)
+            target = options.to / options.folder.resolve().name / run.folder.relative_to(options.folder)
+            if target.resolve() == run.folder.resolve():
+                raise UserError(f"--to {options.to}: {run.folder} would be replaced by its own thinned copy")
             publish(run, target, options.thin)
             print(target)
     except (UserError, OSError) as error:

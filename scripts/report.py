@@ -18,6 +18,8 @@ import jinja2
 import yaml
 from matplotlib.figure import Figure
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.config.load import flatten
 from cvae.config.schema import reported
 from cvae.errors import RunsError, UserError
@@ -171,14 +173,13 @@ def said(runs: Sequence[Run]) -> list[tuple[str, str]]:
         pages = [(run.seed, path) for run in members if (path := run.folder / "samples.md").exists()]
         for seed, path in pages[:1]:
             title = ", ".join([*map(named, differing_keys(runs), names), f"seed {seed}"])
-            found.append((title, markdown(path.read_text(encoding="utf-8"))))
+            found.append((title, markdown(path.read_text(encoding="utf-8", errors="replace"))))
     return found
 
 
 def failures(jobs: Sequence[Job]) -> list[tuple[Job, str]]:
     """The jobs that are not done, with what error.txt says of those that failed."""
-    texts = {job: job.folder / "error.txt" for job in jobs if job.state != "done"}
-    return [(job, path.read_text(encoding="utf-8") if path.exists() else "") for job, path in texts.items()]
+    return [(job, job.folder.error_text) for job in jobs if job.state != "done"]
 
 
 def page(folder: Path) -> str:

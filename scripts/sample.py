@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.cli.arguments import count
 from cvae.data.text import words_of
 from cvae.errors import UserError
@@ -182,11 +184,9 @@ def dialog_task(folder: RunFolder, options: argparse.Namespace) -> Answering:
     config = folder.configuration(options.device, options.data, **words, **samples)
     from cvae.training import run
 
-    task = run.reopen(config, folder, options.checkpoint)
+    task = run.reopen(config, folder, options.checkpoint, options.split)
     task.model.eval()
     task.longest = options.longest or task.longest
-    if options.split not in task.data.corpora:
-        raise UserError(f"{folder} has no split {options.split}: {', '.join(task.data.corpora)}")
     return task
 
 
@@ -215,8 +215,15 @@ def chat(options: argparse.Namespace) -> None:
     from cvae.evaluation import chat
 
     said = chat.chat(dialog_task(RunFolder(options.folder), options), sys.stdin, options.topic, options.seed)
-    for text in said:
-        print(text, flush=True)
+    try:
+        for text in said:
+            print(text, flush=True)
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"what is typed must be UTF-8, found the byte {error.object[error.start]:#04x}"
+        ) from None
+    except KeyboardInterrupt:
+        print()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -239,7 +246,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         how = How(options.temperature, options.top_p)
         how = without_unknown(how) if options.no_unk else how
-        task = run.reopen(config, folder, options.checkpoint)
+        task = run.reopen(config, folder, options.checkpoint, options.split)
         said = found(Sampler(task, how, options.longest or 60, options.seed), options)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
 from cvae.errors import UserError
 from cvae.runs.sweeps import counted, find_jobs, seconds_left
 

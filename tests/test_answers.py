@@ -706,6 +706,28 @@ def test_what_would_not_be_read_is_refused(folders, capsys, arguments, sentence)
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["²", "9" * 5000, "٣ ²", "①"])
+def test_what_is_no_number_of_an_answer_is_something_said(text, folders, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(f"yeah\n{text}\n٢\n"))
+    assert script().main([str(folders[0]), "--chat"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line[:3] for line in said[1:7]] == ["1. ", "2. ", "3. "] * 2
+    assert said[7] == "B has said: " + said[5][3:].rpartition(" (")[0]
+
+
+def test_a_chat_ends_in_a_sentence_where_it_is_no_text_and_quietly_at_ctrl_c(folders, capsys, monkeypatch):
+    class Interrupted(io.StringIO):
+        def __next__(self) -> str:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"ye\xffah\n"), encoding="utf-8"))
+    assert script().main([str(folders[0]), "--chat"]) == 1
+    assert capsys.readouterr().err == "what is typed must be UTF-8, found the byte 0xff\n"
+    monkeypatch.setattr(sys, "stdin", Interrupted())
+    assert script().main([str(folders[0]), "--chat"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
     config = configured("task=toy", "train.steps=4")
     other = RunFolder(tmp_path / "toy")

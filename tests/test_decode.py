@@ -100,6 +100,17 @@ def test_a_forbidden_word_and_the_pad_are_never_said():
     assert UNK in {word for row in generate(model, None, z, 30, How(2.0), noise()) for word in row}
 
 
+@pytest.mark.parametrize("how", [How(temperature=1e-320), How(temperature=1e-9, top_p=1e-300)])
+def test_the_coldest_draws_and_the_smallest_shares_are_the_likeliest_word(how):
+    logits = torch.randn(50, 20, generator=noise()) * 30
+    assert torch.equal(how.choose(logits, noise()), How().choose(logits, None))
+
+
+def test_the_hottest_draws_are_of_all_words_that_are_allowed():
+    drawn = How(temperature=1e308, forbid=(UNK,)).choose(torch.randn(20).expand(3000, -1), noise())
+    assert set(drawn.tolist()) == set(range(20)) - {PAD, BOS, UNK}
+
+
 def test_no_sentence_is_longer_than_asked_and_the_seed_decides_the_draws():
     model, z, how = make().eval(), torch.randn(30, 3), How(temperature=1.5)
     first = generate(model, None, z, 7, how, noise(1))

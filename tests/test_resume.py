@@ -744,6 +744,18 @@ def test_a_folder_that_is_deleted_or_replaced_ends_the_run(
         assert {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} == other
 
 
+def test_a_disk_that_is_full_does_not_hide_what_ended_the_run(tmp_path, monkeypatch, configured):
+    def full(self, *_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Loop, "run", lambda self, recorder: 1 / 0)
+    monkeypatch.setattr("torch.utils.tensorboard.SummaryWriter.close", full)
+    monkeypatch.setattr("logging.FileHandler.close", full)
+    with pytest.raises(ZeroDivisionError):
+        run(configured(*TOY), RunFolder(tmp_path / "run"))
+    assert RunFolder(tmp_path / "run").error == "ZeroDivisionError: division by zero"
+
+
 @pytest.mark.parametrize("name", ["", "train.log", ".lock", "error.txt", "checkpoint_last.pt.tmp"])
 def test_a_place_where_nothing_can_be_written_is_told(name, tmp_path, configured):
     folder = tmp_path / "run"

@@ -6,6 +6,8 @@ import importlib.util
 import json
 import math
 import re
+import runpy
+import shlex
 import shutil
 import sys
 from html.parser import HTMLParser
@@ -31,6 +33,7 @@ from cvae.training import checkpoint
 from cvae.training.run import reopen, run
 
 ROOT = Path(__file__).parent.parent
+TRAIN = ROOT / "train.py"
 SIZES = (
     "train.steps=20",
     "train.log_every=5",
@@ -581,3 +584,80 @@ def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configur
             reader = Balanced()
             reader.feed(page)
             assert reader.words.count("def __init__ ( self , *args* )") >= 2
+
+
+# ---- bad input to scripts ----
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "prior --split held",
+        "reconstruct --split held",
+        "neighbours --split held",
+        'neighbours "1 0" --split held',
+    ],
+)
+def test_a_split_that_a_run_does_not_have_is_refused(command, runs, capsys):
+    assert script("sample").main([str(runs / "constant-0"), *shlex.split(command)]) == 1
+    assert capsys.readouterr().err.endswith("constant-0 has no split held: train, val, test\n")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("table {runs} --columns checkpoint", "checkpoint is no number: last"),
+        ("figures 2 --dpi 100000", "argument --dpi: invalid dpi value: '100000'"),
+        ("figures 2 --dpi 1", "argument --dpi: invalid dpi value: '1'"),
+        ("sample {runs} --count 1000000000000", "argument --count: invalid count value: '1000000000000'"),
+        ("kill toy --to {file}/below", "Not a directory"),
+        ("kill toy --to {new} --record {runs}", "cannot be read: "),
+        ("bench foo.bar=1 --parts", "foo.bar=1 device=cpu: Could not override 'foo.bar'"),
+        ("bench threads=² --parts", "threads=² device=cpu: LexerNoViableAltException"),
+        ("bench --threads 99999999999", "argument --threads: invalid count value: '99999999999'"),
+        ("publish {runs} --to {runs}/..", "would be replaced by its own thinned copy"),
+        ("publish {runs}/constant-0/.. --to {runs}/..", "would be replaced by its own thinned copy"),
+    ],
+)
+def test_what_a_script_cannot_do_ends_in_a_sentence(command, said, runs, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    places = {"runs": runs, "file": tmp_path / "file", "new": tmp_path / "new"}
+    before = {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+    name, *arguments = (word.format(**places) for word in shlex.split(command))
+    try:
+        status = script(name).main(arguments)
+    except SystemExit as ended:
+        status = ended.code
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert status in (1, 2) and said in last
+    assert before == {path: path.read_bytes() for path in runs.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("content", [None, b"\xff broken \xfe\nTraceback"])
+def test_an_error_txt_that_cannot_be_read_hides_nothing(content, tmp_path, capsys):
+    faked(tmp_path, "a", 0)
+    path = tmp_path / "a" / "error.txt"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert script("status").main([str(tmp_path)]) == 0
+    said = f"stopped {tmp_path}/a" if content is None else f"failed {tmp_path}/a: � broken �"
+    assert capsys.readouterr().out.splitlines()[1] == said
+    assert script("report").main([str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize(
+    "path", [TRAIN, *sorted((ROOT / "scripts").glob("*.py"))], ids=lambda path: path.stem
+)
+def test_a_script_uses_the_cvae_of_its_own_checkout(path, tmp_path, monkeypatch):
+    """Whichever is installed, or first on the path."""
+    for place in ("here", "other"):
+        (tmp_path / place / "cvae").mkdir(parents=True)
+        (tmp_path / place / "cvae" / "__init__.py").write_text(f"raise ImportError('the one {place}')")
+    copy = tmp_path / "here" / path.relative_to(ROOT)
+    copy.parent.mkdir(exist_ok=True)
+    shutil.copy(path, copy)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cvae"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "other"), *sys.path])
+    if "from cvae" in path.read_text():
+        with pytest.raises(ImportError, match="the one here"):
+            runpy.run_path(str(copy))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from cvae.cli import main as cli
 from cvae.runs import sweeps
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, find_jobs
@@ -159,3 +161,50 @@ def test_a_parallel_job_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     with sweeps.alone_on_gpu("cpu", joblib), sweeps.alone_on_gpu("auto", {"_target_": "x.BasicLauncher"}):
         assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
+
+
+def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys):
+    """Cleaning up must not hide the cause: here there is no folder yet, there its plan is broken."""
+
+    def fails() -> None:
+        raise ZeroDivisionError("the cause")
+
+    launcher = {"_target_": "x.BasicLauncher"}
+    monkeypatch.setenv("PYTHONPATH", "first")
+    for place in (tmp_path / "none", tmp_path / "broken"):
+        monkeypatch.setattr(cli, "check", lambda *_, place=place: Sweep(place, "cpu", launcher))
+        if place.name == "broken":
+            place.mkdir()
+            (place / "sweep.json").write_text("[1]")
+        with pytest.raises(ZeroDivisionError, match="the cause"):
+            cli.start(fails, ["-m"], tmp_path / "conf")
+        monkeypatch.setattr(sys, "argv", ["train.py"])
+        with pytest.raises(SystemExit) as ended:
+            cli.start(lambda: None, ["-m"], tmp_path / "conf")
+        assert ended.value.code == 1
+    assert capsys.readouterr().err.count("must hold a JSON object") == 2
+    # what a launcher starts has the cvae of this checkout before any other
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+
+
+def test_a_plan_that_is_broken_ends_the_command_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "sweep.json").write_text("[1]")
+    sweep = Sweep(tmp_path, "cpu", {"_target_": "x.BasicLauncher"}, {str(tmp_path / "a"): ["seed=0"]})
+    monkeypatch.setattr(cli, "check", lambda *_: sweep)
+    monkeypatch.setenv("PYTHONPATH", "")
+    with pytest.raises(SystemExit, match=r"sweep\.json must hold a JSON object, found list"):
+        cli.start(lambda: None, ["-m"], tmp_path / "conf")
+
+
+def test_a_search_has_a_storage_and_goes_on_from_it(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
+    short = ("train.steps=20", "train.validate_every=10", "dataset.draws=2", "task.samples=10", "threads=1")
+    search = ("-m", "name=search", "hydra/sweeper=optuna", "hydra.sweeper.n_trials=1")
+    stored = ("hydra.sweeper.storage=sqlite:///x.db", "hydra.sweeper.study_name=s", "seed=int(interval(0,9))")
+    completed = "select count(*) from trials where state = 'COMPLETE'"
+    for number in (1, 2):
+        sweep = start(tmp_path, *short, *stored, sweep=search)
+        _, errors = sweep.communicate()
+        assert sweep.returncode == 0, errors
+        with sqlite3.connect(tmp_path / "x.db") as study:
+            assert study.execute(completed).fetchone() == (number,)

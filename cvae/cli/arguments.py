@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def count(text: str) -> int:
-    """Return a whole number above 0, for argparse."""
-    if (number := int(text)) < 1:
+    """Return a whole number from 1 to a million, for argparse."""
+    if not 1 <= (number := int(text)) <= 1_000_000:
         raise ValueError
     return number

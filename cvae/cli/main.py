@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from cvae.config.schema import NOT_IDENTITY, Config
 from cvae.errors import FolderError, UserError
 from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
-from cvae.runs.sweeps import alone_on_gpu
+from cvae.runs.sweeps import Sweep, alone_on_gpu
 
 log = logging.getLogger("cvae")
 
@@ -103,8 +104,9 @@ def _start(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
         multirun = hydra.mode == RunMode.MULTIRUN
         if multirun:
             log.error(f"{folder}: {error}")  # Hydra itself shows the first failing job of a sweep only
-        if (multirun or folder.record) and not (folder.error or isinstance(error, FolderError)):
-            folder.fail(error)  # it came before the run held its folder
+        with contextlib.suppress(UserError):  # another one, of the folder, must not hide this one
+            if (multirun or folder.record) and not (folder.error or isinstance(error, FolderError)):
+                folder.fail(error)  # it came before the run held its folder
         raise
 
 
@@ -152,6 +154,8 @@ def start(main: Callable[[], Any], arguments: Sequence[str], conf: Path) -> None
     """Checks the command and hands it to Hydra; a sweep ends by saying what became of each job."""
     sys.argv[1:] = arguments = [quoted(argument) for argument in arguments]
     sweep = check(arguments, conf)
+    # a launcher's processes import the cvae beside conf, too
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(conf.parent), os.environ.get("PYTHONPATH"))))
     if sweep is None:
         _interruptible(main)
         return
@@ -159,13 +163,24 @@ def start(main: Callable[[], Any], arguments: Sequence[str], conf: Path) -> None
         sweep.begin()
     except OSError as error:
         sys.exit(f"{error.filename or sweep.place} cannot be written: {error.strerror}")
+    except UserError as error:
+        sys.exit(str(error))
     try:
         _interruptible(main)
     finally:
         sys.stderr.flush()
-        all_done = sweep.end()
+        all_done = _told(sweep)
     if not all_done:
         sys.exit(1)
+
+
+def _told(sweep: Sweep) -> bool:
+    """Whether all jobs are done, after saying so; a bad folder must not hide what ended the sweep."""
+    try:
+        return sweep.end()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return False
 
 
 def _interruptible(main: Callable[[], Any]) -> None:

@@ -372,7 +372,7 @@ class Config:
     name: str
     seed: Annotated[int, Ge(0), Lt(2**63)]
     device: Literal["auto", "cpu", "cuda"]
-    threads: Count | None
+    threads: Annotated[int, Ge(1), Le(4096)] | None
     overwrite: bool
     train: Train
     schedule: Annotated[schedules.Schedule, BY_NAME]

@@ -91,7 +91,7 @@ def chat(task: Answering, lines: Iterable[str], topic: str = "", seed: int = 0) 
         if not text:
             context, said = [], []
             yield "A new dialog."
-        elif text.isdigit() and said:
+        elif text.isdecimal() and len(text) < 10 and said:
             chosen = said[(int(text) - 1) % len(said)]
             context[-1] = chosen.text
             yield f"B has said: {chosen.text}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from cvae.data.text import BOS, EOS, PAD
 
 State = tuple[Tensor, ...]
+COLDEST = 1e-6  # a temperature below it, or above its inverse, is as it is; float32 could not divide by it
 
 
 class Generator(Protocol):
@@ -41,10 +42,11 @@ class How:
         logits = logits.float().index_fill(-1, logits.new_tensor([PAD, BOS, *self.forbid]).long(), -torch.inf)
         if not self.temperature:
             return logits.argmax(-1)
-        shares = torch.softmax(logits / self.temperature, -1)
+        shares = torch.softmax(logits / min(max(self.temperature, COLDEST), 1 / COLDEST), -1)
         if self.top_p < 1:
             ranked, words = shares.sort(dim=-1, descending=True, stable=True)
             beyond = ranked.cumsum(-1) - ranked >= self.top_p
+            beyond[..., 0] = False  # of a share that rounds to 0, too
             shares = torch.zeros_like(shares).scatter(-1, words, ranked.masked_fill(beyond, 0.0))
         return torch.multinomial(shares, 1, generator=generator)[:, 0]
 

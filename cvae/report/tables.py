@@ -228,8 +228,11 @@ def rows(runs: Sequence[Run], order: Sequence[str], fold: bool = False) -> dict[
 
 
 def final(runs: Sequence[Run], key: str) -> Cell:
-    """A value of results.json, see `runs.measured`, of the finished runs."""
-    found = [measured(run.results, key) for run in runs if run.results.get("finished")]
+    """A value of results.json (`reader.measured`) of the finished runs. Raises RunsError for no number."""
+    finished = [run for run in runs if run.results.get("finished")]
+    if text := [run.results[key] for run in finished if isinstance(run.results.get(key), str)]:
+        raise RunsError(f"{key} is no number: {text[0]}")
+    found = [measured(run.results, key) for run in finished]
     return Cell(tuple(value for value in found if value is not None))
 
 

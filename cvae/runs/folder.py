@@ -104,8 +104,15 @@ class RunFolder:
     @property
     def error(self) -> str:
         """The first line of what ended the last start, empty where nothing did."""
-        path = self / ERROR
-        return path.read_text(encoding="utf-8").partition("\n")[0] if path.exists() else ""
+        return self.error_text.partition("\n")[0]
+
+    @property
+    def error_text(self) -> str:
+        """All of it, with its traceback where it is no sentence."""
+        try:
+            return (self / ERROR).read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return ""
 
     @property
     def busy(self) -> bool:

@@ -138,12 +138,14 @@ class Sweep:
 
     def end(self) -> bool:
         """Prints what became of the jobs; whether all of them are done."""
-        jobs = [Job(RunFolder(folder)) for folder in self.jobs] or find_jobs([self.place])
+        jobs = [Job(RunFolder(folder)) for folder in self.jobs]
+        if not jobs and self.place.is_dir():
+            jobs = find_jobs([self.place])
         print(f"{len(jobs)} runs: {counted(jobs)}")
         for job in jobs:
             if job.state != "done":
                 print(job)
-        return all(job.state == "done" for job in jobs)
+        return bool(jobs) and all(job.state == "done" for job in jobs)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import nullcontext, suppress
 from typing import Any
 
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -167,7 +168,8 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self.board.close()
-        for file in self._files.values():
-            file.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        with suppress(OSError) if kind else nullcontext():  # it must not hide what ended the run
+            self.board.close()
+            for file in self._files.values():
+                file.close()

@@ -85,12 +85,17 @@ def _located(config: Config) -> Any:
     return dataclasses.replace(config.model, vectors=str(config.beside_data(name)))
 
 
-def reopen(config: Config, folder: RunFolder, which: str | None = None) -> LanguageModelling:
+def reopen(
+    config: Config, folder: RunFolder, which: str | None = None, split: str = "val"
+) -> LanguageModelling:
     """The task with the weights of a run's best or last checkpoint, by default the one that it reports.
 
-    Raises FolderError where the data are not those of the run, CheckpointError for an unusable file.
+    Raises FolderError where the data are not those of the run or have no such split, CheckpointError for an
+    unusable file.
     """
     task = prepare(config)
+    if split not in task.data.corpora:
+        raise FolderError(f"{folder} has no split {split}: {', '.join(task.data.corpora)}")
     data = task.data.fingerprints | fingerprints.others(dataclasses.replace(config, init_from=None))
     folder.refuse_other_data(data)
     if unchecked := folder.unchecked(data):
@@ -215,4 +220,5 @@ def _log_file(folder: RunFolder) -> Iterator[None]:
         raise
     finally:
         log.removeHandler(handler)
-        handler.close()
+        with suppress(OSError):  # what a full disk could not take
+            handler.close()
