@@ -651,6 +651,10 @@ class TestCommandLine:
         assert "seed is 4 there and 3 here" in said and "overwrite=true" in said
         assert refused("-m", "seed=2,3") == said
 
+    def test_a_source_that_is_no_finished_run(self, refused):
+        said = refused("task=ptb", "dataset=tiny", "init_from=nowhere", "reset_decoder=true")
+        assert said == "init_from=nowhere is not the folder of a finished run"
+
     def test_the_same_run_and_one_to_overwrite_are_let_through(self, tmp_path, monkeypatch, composed):
         monkeypatch.chdir(tmp_path)
         folder = tmp_path / "outputs" / "toy" / "seed-3"

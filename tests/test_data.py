@@ -222,9 +222,10 @@ def test_an_epoch_is_every_batch_once_and_the_next_has_them_in_another_order(sam
     assert first != second
 
 
-def test_further_batches_are_of_the_same_epoch():
+def test_further_batches_are_of_the_same_epoch_and_of_the_seed_and_the_step():
     class Numbered:
-        seed = 3
+        def __init__(self, seed: int) -> None:
+            self.seed = seed
 
         def __len__(self) -> int:
             return 5
@@ -232,9 +233,14 @@ def test_further_batches_are_of_the_same_epoch():
         def at(self, step: int) -> int:
             return step
 
-    for step in range(15):
-        drawn = set(itertools.islice(further(Numbered(), step), 60))
-        assert drawn == set(range(step // 5 * 5, step // 5 * 5 + 5))
+    found = set()
+    for seed in range(3):
+        for step in range(15):
+            drawn = list(itertools.islice(further(Numbered(seed), step), 60))
+            first = step // 5 * 5
+            assert set(drawn) == set(range(first, first + 5))
+            found.add(tuple(number - first for number in drawn))
+    assert len(found) == 3 * 15
 
 
 # ---- generated corpora ----

@@ -377,6 +377,17 @@ def test_publishing_keeps_means_and_validations_and_drops_places(runs, tmp_path,
     assert "path" not in copy.config["dataset"]
 
 
+def test_a_published_run_names_no_place_of_this_machine(tmp_path):
+    config = {"seed": 0, "task": {"name": "ptb"}, "dataset": {"name": "ptb", "path": "/home/me/ptb"}}
+    folder = tmp_path / "ptb" / "a"
+    folder.mkdir(parents=True)
+    about = {"config": config, "command": "python train.py dataset.path=/home/me/ptb"}
+    (folder / "run.json").write_text(json.dumps(about))
+    assert script("publish").main([str(tmp_path / "ptb"), "--to", str(tmp_path / "to")]) == 0
+    copy = (tmp_path / "to" / "ptb" / "a" / "run.json").read_text()
+    assert "/home/me" not in copy and json.loads(copy)["config"]["dataset"] == {"name": "ptb"}
+
+
 class Balanced(HTMLParser):
     """Fails on tags that do not match, and collects what a page would load from elsewhere."""
 
