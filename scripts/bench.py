@@ -358,10 +358,12 @@ def beginnings(found: dict[str, dict[str, float]]) -> str:
 def recorded(path: Path) -> str:
     """Return the table of the numbers that --json wrote. Raises UserError where they are none."""
     try:
-        found = read_json(path) or {}
-        one = next(iter(found.values()))
+        found = read_json(path) or {"": {}}
+        one = min(found.values(), key=len)
+        if not one:
+            raise ValueError
         return (compared if "seconds" in one else beginnings if "peak_mib" in one else taken_apart)(found)
-    except (StopIteration, KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path} holds no numbers that --json wrote") from None
 
 

@@ -42,6 +42,19 @@ def test_a_command_that_fails_is_reported():
         docs.rewritten("<!-- python scripts/table.py nowhere -->\n<!-- end -->\n")
 
 
+@pytest.mark.parametrize(
+    "content", [None, "{}", "[]", "{", '{"toy": {}}', '{"toy": {"seconds": 1}}', '{"a": 1}']
+)
+@pytest.mark.parametrize("name", ["bench", "kill"])
+def test_records_that_cannot_be_read_end_in_a_sentence(name, content, tmp_path, capsys):
+    path = tmp_path / "record.json"
+    if content is not None:
+        path.write_text(content)
+    assert script(name).main(["--read", str(path)]) == 1
+    said = capsys.readouterr()
+    assert not said.out and said.err.count("\n") == 1 and str(path) in said.err
+
+
 def test_the_readme_is_read_in_five_minutes():
     lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 150
