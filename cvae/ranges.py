@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 import typing
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ Count = Annotated[int, Ge(1)]
 SIGNS = {Ge: (">=", operator.ge), Gt: (">", operator.gt), Le: ("<=", operator.le), Lt: ("<", operator.lt)}
 
 
+@functools.cache
 def fields(cls: type) -> dict[str, Any]:
     """Return the annotations of a dataclass's fields, with their `Annotated` parts."""
     known = typing.get_type_hints(cls, include_extras=True)

@@ -41,6 +41,7 @@ from cvae.config.schema import Config
 from cvae.data.text import EOS
 from cvae.errors import UserError
 from cvae.evaluation import latent
+from cvae.io import read_json
 from cvae.models import decode, gaussian, objective
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import steps
@@ -61,6 +62,7 @@ EXAMPLES = """examples:
   python scripts/bench.py --task all --startup            from the command to the first update
   python scripts/bench.py --text 10000 1000000            the same for texts of so many sentences
   python scripts/bench.py --task ptb --device cuda precision=bf16
+  python scripts/bench.py --read outputs/published/bench/ptb.json   the table of what --json wrote
 
 Nothing else should run: a busy core costs work with barriers more than it costs a matrix product."""
 
@@ -81,6 +83,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--startup", action="store_true", help="instead: the time to the first update, and the memory")
     add("--text", nargs="+", type=int, metavar="N", help="instead: that for texts of N sentences")
     add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
+    add("--read", type=Path, metavar="FILE", help="measure nothing: print the table of what --json wrote")
     options = parser.parse_args(arguments)
     if not options.seconds > 0:
         parser.error("--seconds must be above 0")
@@ -342,13 +345,18 @@ def compared(found: dict[str, Any]) -> str:
 
 
 def taken_apart(found: dict[str, dict[str, float]]) -> str:
-    """A row for each part of each task's update."""
-    rows = []
+    """Return a row for each part of an update, its share of each task's, and one of milliseconds."""
+    whole = {task: sum(spent.values()) for task, spent in found.items()}
+    shares: dict[str, dict[str, float]] = {}
     for task, spent in found.items():
-        whole = sum(spent.values())
-        rows += [[f"{task}: {part}", f"{1e3 * s:.1f}", f"{s / whole:.0%}"] for part, s in spent.items()]
-        rows.append([f"{task}: all", f"{1e3 * whole:.1f}", "100%"])
-    return table(["part of an update", "ms", "share"], rows)
+        for part, s in spent.items():
+            shares.setdefault(part, {})[task] = s / whole[task]
+    ranked = sorted(shares, key=lambda part: (part == "the rest", -max(shares[part].values())))
+    rows = [
+        [part, *(f"{shares[part][t]:.0%}" if t in shares[part] else "-" for t in found)] for part in ranked
+    ]
+    rows.append(["all, in ms", *(f"{1e3 * s:.1f}" for s in whole.values())])
+    return table(["part of an update", *found], rows)
 
 
 def beginnings(found: dict[str, dict[str, float]]) -> str:
@@ -360,9 +368,28 @@ def beginnings(found: dict[str, dict[str, float]]) -> str:
     return table(["started", "first update after s", "peak memory", "tokens/s"], rows)
 
 
+def recorded(path: Path) -> str:
+    """Return the table of the numbers that --json wrote. Raises UserError where they are none."""
+    try:
+        found = read_json(path) or {"": {}}
+        one = min(found.values(), key=len)
+        if not one:
+            raise ValueError
+        return (compared if "seconds" in one else beginnings if "peak_mib" in one else taken_apart)(found)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise UserError(f"{path} holds no numbers that --json wrote") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures what is asked for and prints its table."""
     options = parse(arguments)
+    if options.read is not None:
+        try:
+            print(recorded(options.read))
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
     threads, found = options.threads, {}
     if threads:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before the processes import torch

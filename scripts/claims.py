@@ -28,6 +28,7 @@ EXAMPLES = """examples:
   python scripts/claims.py                       of the published runs
   python scripts/claims.py outputs               of your own, where you have them
   python scripts/claims.py --brief               a line for each claim, with the check that fared worst
+  python scripts/claims.py --short               the same of the claims that the README shows
   python scripts/claims.py outputs --train       first trains what has no runs yet: hours to days"""
 RULES = """\
 > and <: the difference of two means, measured in the larger of two pooled standard deviations over seeds
@@ -123,11 +124,15 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, the experiments whose runs it is about, and what must be so for it to hold."""
+    """A sentence, the experiments whose runs it is about, and what must be so for it to hold.
+
+    short: the sentence that stands for it in the README; empty where it is not shown there.
+    """
 
     claim: str
     experiments: Sequence[str]
     checks: Sequence[Check]
+    short: str = ""
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> Claim:
@@ -135,7 +140,7 @@ class Claim:
         checks = [Check(**check) for check in content["checks"]]
         if not any(check.main for check in checks):
             raise UserError(f"claims.yaml: no check of the claim {content['claim']!r} has main: true")
-        return cls(content["claim"], content["experiments"], checks)
+        return cls(content["claim"], content["experiments"], checks, content.get("short", ""))
 
 
 def members(runs: Sequence[Run], side: Side) -> list[Run]:
@@ -249,6 +254,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("folders", nargs="*", type=Path, help="folders whose subfolders are experiments")
     parser.add_argument("--brief", action="store_true", help="of each claim only the check that fared worst")
+    parser.add_argument("--short", action="store_true", help="--brief of what the README shows, no rules")
     parser.add_argument("--format", choices=FORMATS, default="markdown")
     parser.add_argument("--train", action="store_true", help="train the experiments that have no runs, first")
     return parser.parse_args(arguments)
@@ -282,17 +288,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     try:
         known = read()
+        if options.short:
+            known = [replace(claim, claim=claim.short) for claim in known if claim.short]
         names = list(dict.fromkeys(name for claim in known for name in claim.experiments))
         folders = [*options.folders, Path("outputs/published")]
         runs = gathered(names, folders)
         if options.train:
             train([name for name in names if not runs.get(name) or (Path("outputs") / name).is_dir()])
             runs = gathered(names, [Path("outputs"), *folders])
-        table = claims_table(known, runs, options.brief)
+        table = claims_table(known, runs, options.brief or options.short)
     except UserError as error:
         print(error, file=sys.stderr)
         return 1
-    if options.format == "markdown":
+    if options.short:
+        table = replace(table, notes=[])
+    elif options.format == "markdown":
         table = replace(table, notes=[*table.notes, " ".join(RULES.split())])
     print(FORMATS[options.format](table))
     return 0

@@ -4,6 +4,7 @@
     (what the command prints)
     <!-- end -->
 
+The commands are those of table.py and claims.py, `bench.py --read FILE` and `kill.py --read FILE`.
 With --check nothing is written: where a block is not what its command prints, a diff and exit status 1.
 """
 
@@ -24,7 +25,9 @@ from types import ModuleType
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"<!-- python scripts/(?P<script>table|claims)\.py(?P<rest>[^\n]*?) -->\n(?P<text>.*?)<!-- end -->", re.S
+    r"<!-- python scripts/(?P<script>table|claims|bench|kill)\.py(?P<rest>[^\n]*?) -->\n"
+    r"(?P<text>.*?)<!-- end -->",
+    re.S,
 )
 
 

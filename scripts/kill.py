@@ -3,7 +3,7 @@
 Weights, every record and results.json (but for time/) must be equal bit for bit, no line that was on the
 disk at a kill may be missing at the end, and TensorBoard must read no step twice. A third of the kills come
 as soon as a checkpoint is being written. Prints, and with --record writes, how many were survived and what
-they hit.
+they hit; --read prints a table of what --record wrote.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from cvae.config.schema import TinyData
 from cvae.data import toy
 from cvae.errors import UserError
 from cvae.io import read_json, write_atomically
+from cvae.report.tables import Table
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 RUNS = {
@@ -279,17 +280,49 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
     parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts of each run")
+    parser.add_argument("--read", type=Path, metavar="FILE", help="kill nothing: a table of such a file")
     options = parser.parse_args(arguments)
     if unknown := set(options.runs) - set(RUNS):
         parser.error(f"unknown run {', '.join(sorted(unknown))}: one of {', '.join(RUNS)}")
-    if options.to.exists():
+    if options.read is None and options.to.exists():
         parser.error(f"--to {options.to} exists: name a new folder")
     return options
+
+
+def table(path: Path) -> Table:
+    """Return a row for each run of a record, and one for all. Raises UserError where there is no record."""
+    try:
+        found = read_json(path) or {}
+        places = sorted({place for one in found.values() for place in one["hits"]})
+        counts = {
+            name: [
+                one["kills"],
+                *(one["hits"].get(place, 0) for place in places),
+                one["lines_on_disk_at_kills"],
+                one["bytes_lost"],
+                len(one["differ"]) + len(one["twice_in_tensorboard"]),
+            ]
+            for name, one in found.items()
+        }
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path} holds no counts that --record wrote") from None
+    if not counts:
+        raise UserError(f"{path} holds no counts that --record wrote")
+    counts["all"] = [sum(column) for column in zip(*counts.values(), strict=True)]
+    head = ["run", "kills", *places, "lines on the disk at kills", "bytes lost", "differences"]
+    return Table(head, [[name, *map(str, row)] for name, row in counts.items()])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status is 1 where a run did not survive or differs from the one left in peace."""
     options = parse(arguments)
+    if options.read is not None:
+        try:
+            print(table(options.read).markdown())
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return 1
+        return 0
     rng, record, status = random.Random(options.seed), {}, 0
     try:
         options.to.mkdir(parents=True)

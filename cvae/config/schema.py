@@ -6,6 +6,7 @@ Torch-free, so that a wrong command is answered before torch is imported.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import typing
 from dataclasses import dataclass
@@ -425,6 +426,7 @@ NOT_IDENTITY = {
 }
 
 
+@functools.cache
 def options(hint: Any) -> dict[str, type]:
     """Return the classes that a group's `name` chooses from; none for an annotation of another kind."""
     if not any(isinstance(part, Discriminator) for part in getattr(hint, "__metadata__", ())):
