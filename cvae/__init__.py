@@ -1,3 +1,3 @@
-"""Text VAEs under any annealing schedule: see README.md for the map of the package."""
+"""Text VAEs under any annealing schedule: see docs/architecture.md for the rooms of the package."""
 
 __version__ = "0.1.0"

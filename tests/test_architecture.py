@@ -1,0 +1,73 @@
+"""Imports run downwards: the rooms of docs/architecture.md, in their order."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GROUND = {"errors", "io", "ranges", "schedules"}
+# what each room may import beside the ground and itself
+BELOW = {
+    "config": set(),
+    "runs": {"config"},
+    "report": {"config", "runs"},
+    "data": {"config"},
+    "models": {"config", "data"},
+    "evaluation": {"config", "data", "models"},
+    "tasks": {"config", "data", "models", "evaluation"},
+}
+BELOW["training"] = {*BELOW}
+BELOW["cli"] = {*BELOW}
+# still upwards or across, each to be gone: the file and the room that it imports
+STILL = {
+    ("evaluation/chat.py", "tasks"),
+    ("evaluation/samples.py", "tasks"),
+    ("tasks/language_model.py", "report"),
+    ("tasks/language_model.py", "runs"),
+    ("tasks/language_model.py", "training"),
+    ("tasks/reviews.py", "report"),
+    ("tasks/reviews.py", "runs"),
+    ("tasks/reviews.py", "training"),
+}
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the rooms and ground modules of cvae that a file imports, for types only too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "cvae":
+            inside = node.module.split(".")[1:2] or [alias.name for alias in node.names]
+            yield from (name for name in inside if name != "__version__")
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("cvae."))
+
+
+def crossing() -> set[tuple[str, str]]:
+    """Return each (file, room) of an import that does not run downwards."""
+    found = set()
+    for path in sorted((ROOT / "cvae").rglob("*.py")):
+        name = path.relative_to(ROOT / "cvae").as_posix()
+        room = name.split("/")[0].removesuffix(".py")
+        allowed = GROUND | ({room} | BELOW[room] if room in BELOW else set())
+        found |= {(name, other) for other in imported(path) if other not in allowed}
+    return found
+
+
+def test_imports_run_downwards():
+    assert crossing() == STILL
+
+
+def test_every_module_is_in_a_room_or_on_the_ground():
+    names = {path.stem if path.is_file() else path.name for path in (ROOT / "cvae").iterdir()}
+    assert names - {"__init__", "__pycache__"} == GROUND | BELOW.keys()
+
+
+@pytest.mark.parametrize(
+    "line", ["from cvae.cli import main", "import cvae.cli", "from cvae import cli"]
+)
+def test_every_way_to_import_is_seen(line, tmp_path):
+    (tmp_path / "module.py").write_text(line + "\n")
+    assert list(imported(tmp_path / "module.py")) == ["cli"]
