@@ -65,9 +65,7 @@ def test_every_module_is_in_a_room_or_on_the_ground():
     assert names - {"__init__", "__pycache__"} == GROUND | BELOW.keys()
 
 
-@pytest.mark.parametrize(
-    "line", ["from cvae.cli import main", "import cvae.cli", "from cvae import cli"]
-)
+@pytest.mark.parametrize("line", ["from cvae.cli import main", "import cvae.cli", "from cvae import cli"])
 def test_every_way_to_import_is_seen(line, tmp_path):
     (tmp_path / "module.py").write_text(line + "\n")
     assert list(imported(tmp_path / "module.py")) == ["cli"]
