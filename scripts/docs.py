@@ -13,15 +13,19 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import importlib.util
 import io
 import re
 import shlex
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from types import ModuleType
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # where the other scripts are
+
+import bench
+import claims
+import kill
+import table
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
@@ -31,22 +35,14 @@ BLOCK = re.compile(
 )
 
 
-@cache
-def script(name: str) -> ModuleType:
-    """Import a script by its name."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", ROOT / "scripts" / f"{name}.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+MAINS = {"bench": bench.main, "claims": claims.main, "kill": kill.main, "table": table.main}
 
 
 def printed(name: str, arguments: Sequence[str]) -> str:
     """Return what a script prints. Raises ValueError where it fails."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = script(name).main(list(arguments))
+        status = MAINS[name](list(arguments))
     if status:
         raise ValueError(f"python scripts/{name}.py {shlex.join(arguments)}: {err.getvalue().strip()}")
     return out.getvalue().strip("\n")
@@ -62,15 +58,20 @@ def rewritten(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite or check all pages; the exit status is 1 where a block is out of date or a command fails."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "--check", action="store_true", help="write nothing, fail where a block is out of date"
     )
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite or check all pages; the exit status is 1 where a block is out of date or a command fails."""
+    options = parse(arguments)
     stale = False
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = page.read_text(encoding="utf-8")

@@ -28,10 +28,8 @@ STILL = {
     ("evaluation/samples.py", "tasks"),
     ("tasks/language_model.py", "report"),
     ("tasks/language_model.py", "runs"),
-    ("tasks/language_model.py", "training"),
     ("tasks/reviews.py", "report"),
     ("tasks/reviews.py", "runs"),
-    ("tasks/reviews.py", "training"),
 }
 
 

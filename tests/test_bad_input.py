@@ -35,7 +35,7 @@ from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
-from scripts import bench, claims, evaluate, get_data, kill, publish, report, sample, status, table
+from scripts import bench, claims, docs, evaluate, get_data, kill, publish, report, sample, status, table
 from scripts import figures as scripts_figures
 
 ROOT = Path(__file__).parent.parent
@@ -335,6 +335,7 @@ def test_records_with_other_values(folder, seed, value, capsys):
 PARSERS = {
     "bench": bench.parse,
     "claims": claims.parse,
+    "docs": docs.parse,
     "evaluate": evaluate.parse,
     "figures": scripts_figures.parse,
     "get_data": get_data.parse_args,
@@ -406,7 +407,7 @@ def test_every_script_is_among_them():
 
 TYPED = """
 import json, os, runpy, sys, traceback
-import cvae.cli, cvae.run
+import cvae.cli.main, cvae.training.run
 from hydra.core.plugins import Plugins
 Plugins.instance()
 for number, words in enumerate(json.loads(sys.argv[1])):
@@ -427,7 +428,7 @@ def samples(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
     bad.mkdir()
     for name in ("train.txt", "valid.txt", "test.txt", "train.jsonl", "valid.jsonl", "test.jsonl", "vectors"):
         (bad / name).write_bytes(b"\xff\xfe broken\n")
-    torch.save({"format": 1, "trap": Path("executed")}, folder / "checkpoint_best.pt")
+    torch.save({"format": 1, "trap": Path("executed")}, folder / "checkpoint_last.pt")
     dialogs, run = shlex.quote(str(DIALOGS)), shlex.quote(str(folder))
     train = "train.py task=switchboard dataset.path="
     yield "train.py task=ptb dataset.path='schlecht é'", "schlecht é/train.txt, line 1: not UTF-8"

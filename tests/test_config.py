@@ -74,6 +74,7 @@ RANGES = {
     "> 0 and < 0.5": "dataset.held_out",
     ">= 2": "dataset.window task.path_sentences task.mi_examples task.contexts",
     ">= 2 and <= 1000": "dataset.sequences",
+    ">= 1 and <= 4096": "threads",
     ">= 3": "dataset.max_tokens",
     ">= 10": "task.samples",
     ">= 10 and <= 1000000": "dataset.sentences",

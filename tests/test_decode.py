@@ -144,14 +144,14 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
 def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):
     taken = []
 
-    def taking(config, folder, which="best"):
+    def taking(config, folder, which="best", *rest):
         taken.append(which)
-        return reopen(config, folder, which)
+        return reopen(config, folder, which, *rest)
 
     monkeypatch.setattr("cvae.training.run.reopen", taking)
     for flags in ((), ("--checkpoint", "last")):
         said(folder, capsys, "prior", "--count", "1", *flags)
-    assert taken == ["best", "last"]
+    assert taken == [None, "last"]  # the one that the task reports, and the one asked for
 
 
 def test_the_ends_of_an_interpolation_are_the_reconstructions(folder, capsys):

@@ -27,6 +27,7 @@ from cvae.data.text import BOS, EOS, Batch, Batches, further
 from cvae.errors import ConfigError, Diverged, FolderError, UserError
 from cvae.models import gaussian, objective
 from cvae.models.objective import Terms
+from cvae.models.refinement import Refined, refined
 from cvae.models.sentence import SentenceVAE
 from cvae.report import figures, tables
 from cvae.runs.folder import RunFolder
@@ -37,7 +38,7 @@ from cvae.training.logger import Recorder
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run, take_from
 from cvae.training.steps import Update, build
-from cvae.training.steps.semi_amortized import Refined, SemiAmortizedUpdate, refined
+from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
 
 CONF = Path(__file__).parent.parent / "conf"
 REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}

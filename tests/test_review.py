@@ -140,7 +140,9 @@ def test_the_posterior_is_three_convolutions_by_relu_relu_and_tanh():
 
     q = model.posterior(batch_of(*SENTENCES))
     for n, sentence in enumerate(SENTENCES):
-        seen = [PAD] * 4 + sentence[1:22] + [PAD] * (22 - len(sentence))
+        if len(sentence) > 22:
+            continue  # seen through several windows
+        seen = [PAD] * 4 + sentence[1:] + [PAD] * (22 - len(sentence))
         hidden = convolved(encoder.first, table[seen].T[None], 5).relu()
         hidden = convolved(encoder.third, convolved(encoder.second, hidden, 5).relu(), 4).tanh()
         for found, layer in zip(q, (encoder.mean, encoder.logvar), strict=True):

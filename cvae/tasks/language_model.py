@@ -20,9 +20,9 @@ from cvae.models import objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.normalisation import normalisation
 from cvae.models.objective import LatentModel, Terms
+from cvae.models.refinement import Refined
 from cvae.report.tables import BOUND
 from cvae.runs.folder import RunFolder
-from cvae.training.steps.semi_amortized import Refined
 
 PROJECTED = 2000  # validation sentences whose means TensorBoard's projector shows
 POPULATION = 20_000  # training sentences, the same in every run, whose means batch_norm normalises by

@@ -26,7 +26,6 @@ from cvae.report.accuracy import accuracy_table, still_probes
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_classifiers, read_run
 from cvae.tasks.language_model import LanguageModelling
-from cvae.training.transfer import take_from
 
 log = logging.getLogger("cvae")
 
@@ -44,13 +43,12 @@ class Cell(NamedTuple):
 class Reviews(LanguageModelling):
     """A language model of reviews whose z is then asked for their sentiment.
 
-    With `init_from` the encoder is that of another run, and nothing is pre-trained (but for `reset_decoder`).
+    With `init_from` the encoder is that of another run (`training.run.prepare` loads it), and nothing is
+    pre-trained, unless `reset_decoder` is set.
     """
 
     def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
         super().__init__(config, model, data)
-        if config.init_from is not None and not config.pretrains:
-            take_from(RunFolder(config.source), self, encoder_only=True)
         self.settings = config.task.finetune
         self._fits: dict[tuple[bytes, bytes], Probe] = {}
 

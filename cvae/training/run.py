@@ -75,7 +75,10 @@ def prepare(config: Config) -> LanguageModelling:
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
     model = models.build(_located(config), len(splits.vocabulary), splits).to(device)
-    return tasks.build(config, model, splits)
+    task = tasks.build(config, model, splits)
+    if config.init_from is not None and not config.pretrains:
+        take_from(RunFolder(config.source), task, encoder_only=True)
+    return task
 
 
 def _located(config: Config) -> Any:

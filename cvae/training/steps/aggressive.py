@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from cvae.data.text import Batch
 from cvae.errors import UserError
 from cvae.models.objective import Terms
-from cvae.training.steps.plain import Update, frozen
+from cvae.models.refinement import frozen
+from cvae.training.steps.plain import Update
 
 log = logging.getLogger("cvae")
 

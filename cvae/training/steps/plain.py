@@ -92,16 +92,3 @@ def arithmetic(precision: str, device: str) -> Iterator[None]:
             yield
     finally:
         torch.backends.mkldnn.enabled = before
-
-
-@contextmanager
-def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Parameters that get no gradient for a while, which also saves the time to form it."""
-    parameters = list(parameters)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
