@@ -430,7 +430,8 @@ def samples(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
     yield "train.py task=ptb dataset.path='schlecht é'", "schlecht é/train.txt, line 1: not UTF-8"
     yield f"{train}'schlecht é'", "schlecht é/train.jsonl, line 1: "
     yield f"{train}{dialogs} model.vectors='schlecht é/vectors'", "schlecht é/vectors, line 1: "
-    yield f"scripts/evaluate.py {run} --device cpu", "is not a usable checkpoint: it holds other things"
+    best = f"{run} --device cpu --checkpoint best"
+    yield f"scripts/evaluate.py {best}", "is not a usable checkpoint: it holds other things"
     yield "scripts/table.py here --window 0", "argument --window: invalid count value: '0'"
 
 
