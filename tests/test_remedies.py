@@ -30,6 +30,7 @@ from cvae.models.objective import Terms
 from cvae.models.refinement import Refined, refined
 from cvae.models.sentence import SentenceVAE
 from cvae.report import figures, tables
+from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageModelling
@@ -247,7 +248,7 @@ class TestOldRuns:
     def test_a_folder_without_them_is_accepted_and_read(self, task, tmp_path):
         config = load(container(task))
         folder = RunFolder(tmp_path)
-        folder.describe(config, "", {})
+        folder.describe(config, "", fingerprints.corpus(config))
         record = folder.record
         for key in CAME_LATER:
             *groups, last = key.split(".")
