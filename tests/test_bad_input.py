@@ -433,7 +433,7 @@ def samples(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
     train = "train.py task=switchboard dataset.path="
     yield "train.py task=ptb dataset.path='schlecht é'", "schlecht é/train.txt, line 1: not UTF-8"
     yield f"{train}'schlecht é'", "schlecht é/train.jsonl, line 1: "
-    yield f"{train}{dialogs} model.vectors='schlecht é/vectors'", "schlecht é/vectors, line 1: "
+    yield f"{train}{dialogs} model.vectors='{bad}/vectors'", "schlecht é/vectors, line 1: "
     best = f"{run} --device cpu --checkpoint best"
     yield f"scripts/evaluate.py {best}", "is not a usable checkpoint: it holds other things"
     yield "scripts/table.py here --window 0", "argument --window: invalid count value: '0'"
