@@ -401,7 +401,9 @@ def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):
     words = splits.vocabulary.words
     said = {number: words[some.responses[0][0]] for number, some in found.items()}
     assert said == {0: "yeah", len(first): "oh"}
-    found, _ = references.read(written(tmp_path, entries[:2]), splits.corpora["val"])  # whose dialogs are three
+    found, _ = references.read(
+        written(tmp_path, entries[:2]), splits.corpora["val"]
+    )  # whose dialogs are three
     assert [words[some.responses[0][0]] for some in found.values()] == ["yeah", "oh", "oh"]
 
 
