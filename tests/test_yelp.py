@@ -388,7 +388,8 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
         return judge(self, corpus, rows)
 
     def teaching(classifier, corpus, rows, validate, settings, encoder_lr, seed):
-        taught.append((corpus, rows.tolist(), encoder_lr, seed))
+        start = {name: tensor.clone() for name, tensor in classifier.encoder.state_dict().items()}
+        taught.append((corpus, rows.tolist(), encoder_lr, seed, start))
         return teach(classifier, corpus, rows, validate, settings, encoder_lr, seed)
 
     monkeypatch.setattr(Classifier, "judge", watching)
@@ -400,7 +401,10 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
         rows, chosen = (part.tolist() for part in task.sets(cell))
         assert seen[:-1] == [(val, chosen)] * 3  # at the start and at two checks
         assert seen[-1] == (test, list(range(len(test))))
-        assert taught.pop() == (train, rows, rate, 1)
+        *how, start = taught.pop()
+        assert how == [train, rows, rate, 1]
+        encoder = task.model.encoder if mode == "finetune" else task._new_encoder(1)
+        assert all(torch.equal(tensor, start[name]) for name, tensor in encoder.state_dict().items())
     assert task.settings.encoder_lr != task.settings.lr
 
 
