@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -11,8 +10,7 @@ from hydra import compose, initialize_config_dir
 from cvae.cli import main as cli
 from cvae.config.load import load
 from cvae.config.schema import Config
-
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
 
 
 @pytest.fixture(scope="session")

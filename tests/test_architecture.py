@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.helpers import ROOT
+
 GROUND = {"errors", "io", "ranges", "schedules"}
 # what each room may import beside the ground and itself
 BELOW = {

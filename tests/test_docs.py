@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from test_scripts import ROOT, script
+
+from tests.helpers import ROOT, script
 
 docs = script("docs")
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -6,7 +6,6 @@ import dataclasses
 import math
 import random
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -17,8 +16,8 @@ from omegaconf import OmegaConf
 from cvae.config import schema
 from cvae.config.load import load
 from cvae.schedules import Constant, ConstantRate, CosineRestarts, Cyclical, Exponential, Monotonic, Off
+from tests.helpers import CONF
 
-CONF = Path(__file__).resolve().parents[1] / "conf"
 SHAPES = {
     "linear": lambda v: v,
     "sigmoid": lambda v: 1 / (1 + math.exp(-(12 * v - 6))),

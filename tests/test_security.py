@@ -5,13 +5,12 @@ from __future__ import annotations
 import ast
 import socket
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from cvae.data import files
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SOURCES = [
     ROOT / "train.py",
     *sorted((ROOT / "cvae").rglob("*.py")),

@@ -23,7 +23,6 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
-from test_scripts import script
 
 from cvae.config.load import identity
 from cvae.config.schema import Config
@@ -37,8 +36,8 @@ from cvae.training.loop import Diverged, Loop
 from cvae.training.run import prepare, reopen, run
 from cvae.training.steps import Update
 from scripts import kill
+from tests.helpers import ROOT, script
 
-ROOT = Path(__file__).parent.parent
 TINY = (
     "experiment=ptb_debug",
     "dataset.sentences=60",

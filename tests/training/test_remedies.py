@@ -40,8 +40,8 @@ from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run, take_from
 from cvae.training.steps import Update, build
 from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
+from tests.helpers import CONF
 
-CONF = Path(__file__).parent.parent / "conf"
 REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
 EXCLUSIVE = ({"free_bits", "free_bits_total", "kl_target"}, {"aggressive", "semi_amortized"})
 SMALL = (

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -16,6 +14,7 @@ from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
 from cvae.training.steps import build
 from cvae.training.steps.plain import arithmetic
+from tests.helpers import DIALOGS
 
 SMALL = [
     "dataset=tiny",
@@ -37,7 +36,7 @@ TINY = {
     ],
     "review": ["task=ptb", *SMALL, "model=review", "model.filters=4", "model.hidden=8", "model.latent=4"],
     "dialog": [
-        *("task=switchboard", f"dataset.path={Path(__file__).parent / 'dialogs'}", "dataset.vocabulary=60"),
+        *("task=switchboard", f"dataset.path={DIALOGS}", "dataset.vocabulary=60"),
         *(f"model.{size}=8" for size in ("embed", "utterance", "context", "latent", "prior", "decoder")),
     ],
 }

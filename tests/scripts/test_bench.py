@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,8 +11,9 @@ from cvae.errors import UserError
 from cvae.models.kernels import memory, output
 from cvae.training import profiling
 from cvae.training.run import prepare
+from tests.helpers import ROOT
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts"))
 import bench
 
 SMALL = ["task=ptb", "dataset=tiny", "model.embed=8", "model.hidden=8", "model.latent=4", "device=cpu"]

@@ -10,36 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.config.schema import SentenceModel
 from cvae.data.text import BOS, EOS, PAD, UNK, Batch, Batches, Corpus
-from cvae.models import build, objective
-from cvae.models.sentence import SentenceVAE
-
-SMALL = {
-    "embed": 8,
-    "hidden": 12,
-    "layers": 1,
-    "latent": 3,
-    "dropout": 0.0,
-    "word_dropout": 0.0,
-    "init": 0.1,
-}
-WORDS = 11
-SENTENCES = [[2, 7, 4, 9, 10, 3], [2, 5, 3], [2, 3], [2, 6, 6, 8, 3], [2, 1, 10, 4, 3]]
-layers = pytest.mark.parametrize("layers", [1, 2])
-
-
-def make(words: int = WORDS, seed: int = 0, **values) -> SentenceVAE:
-    """A small model with weights large enough for every path to matter."""
-    torch.manual_seed(seed)
-    return build(SentenceModel(name="sentence", **(SMALL | {"init": 0.6} | values)), words)
-
-
-def batch_of(*sentences: list[int]) -> Batch:
-    """A padded batch."""
-    width = max(map(len, sentences))
-    rows = [[*sentence, *[PAD] * (width - len(sentence))] for sentence in sentences]
-    return Batch(torch.tensor(rows), torch.tensor([len(sentence) for sentence in sentences]))
+from cvae.models import objective
+from tests.helpers import SENTENCES, WORDS, batch_of, layers, make
 
 
 def watched(module: torch.nn.Module) -> list[Tensor]:

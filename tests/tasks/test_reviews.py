@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from scipy.stats import norm
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_scripts import script
 from torch import nn
 
 from cvae import data
@@ -51,10 +50,9 @@ from cvae.tasks.reviews import Cell
 from cvae.training import checkpoint
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
+from tests.helpers import CPU, ROOT, script
 
-ROOT = Path(__file__).parent.parent
 quick = settings(max_examples=50, deadline=None)
-CPU = torch.device("cpu")
 SUBJECTS = ["the food", "the service", "this place", "my waiter", "a room", "our table"]
 WORDS = (["awful", "rude", "cold", "dirty"], ["great", "friendly", "warm", "clean"])
 SMALL = (

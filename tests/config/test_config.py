@@ -28,8 +28,8 @@ from cvae.errors import ConfigError
 from cvae.ranges import bounds, interval
 from cvae.ranges import fields as annotations
 from cvae.runs.folder import RunFolder
+from tests.helpers import CONF
 
-CONF = Path(__file__).parent.parent / "conf"
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
 JARGON = re.compile(

@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from cvae.cli.help import GROUPS
+from tests.helpers import ROOT
 
-TRAIN = Path(__file__).parent.parent / "train.py"
+TRAIN = ROOT / "train.py"
 
 
 @pytest.fixture

@@ -21,9 +21,7 @@ from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import find_runs
 from scripts import claims, figures, report, table
-
-DIALOGS = Path(__file__).parent / "dialogs"
-CONF = Path(__file__).parent.parent / "conf"
+from tests.helpers import CONF, DIALOGS
 
 
 def sha(path: Path) -> str:

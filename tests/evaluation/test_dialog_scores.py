@@ -33,8 +33,8 @@ from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run
 from cvae.tasks.dialog import Answering
 from cvae.training.run import prepare, reopen, run
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 HERE = ROOT / "tests/dialogs"
 DATA = DialogData(
     name="switchboard",

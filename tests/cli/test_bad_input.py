@@ -37,8 +37,8 @@ from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
 from scripts import bench, claims, docs, evaluate, get_data, kill, publish, report, sample, status, table
 from scripts import figures as scripts_figures
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 DIALOGS = ROOT / "tests" / "dialogs"
 EXAMPLES = 80
 tried = {"inputs": 0, "refused": 0}

@@ -17,8 +17,7 @@ from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.sentence import SentenceVAE
 from cvae.tasks.language_model import LanguageModelling
-from tests.test_models import SENTENCES, batch_of, make
-from tests.test_objective import config_of, parts
+from tests.helpers import SENTENCES, batch_of, config_of, make, parts
 
 SIGMA = 0.8
 # orthogonal columns, so that the exact posterior has independent dimensions; the last one is not used

@@ -19,8 +19,8 @@ from cvae.runs import sweeps
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, find_jobs
 from cvae.training.run import run
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent.parent
 SWEEP = (
     "-m",
     "schedule=constant,cyclical",

@@ -31,9 +31,8 @@ from cvae.runs.folder import RunFolder
 from cvae.tasks import dialog
 from cvae.tasks.dialog import Answering
 from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
+from tests.helpers import CPU, DIALOGS
 
-CPU = torch.device("cpu")
-HERE = Path(__file__).parent / "dialogs"
 MODEL = DialogModel(
     name="dialog",
     embed=5,
@@ -52,7 +51,7 @@ MODEL = DialogModel(
 )
 
 
-def dataset(path: Path = HERE, **values) -> DialogData:
+def dataset(path: Path = DIALOGS, **values) -> DialogData:
     usual = {"vocabulary": 60, "max_tokens": 40, "window": 10, "held_out": 0.2, "consecutive": 3}
     return DialogData(name="switchboard", path=str(path), **usual | values)
 
@@ -113,7 +112,7 @@ def by_hand(model: DialogVAE, corpus, number: int, z: torch.Tensor) -> list[torc
 
 def copied(tmp_path: Path, split: str, change) -> DialogData:
     """The dialogs with one line of a file changed: `change` gets the object and returns what to write."""
-    for source in HERE.glob("*.jsonl"):
+    for source in DIALOGS.glob("*.jsonl"):
         (tmp_path / source.name).write_bytes(source.read_bytes())
     path = tmp_path / f"{split}.jsonl"
     lines = path.read_text().splitlines()
@@ -130,7 +129,7 @@ def copied(tmp_path: Path, split: str, change) -> DialogData:
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize("whole", [False, True])
 def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, size, whole):
-    lines = [json.loads(line) for line in (HERE / "train.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (DIALOGS / "train.jsonl").read_text().splitlines()]
     corpora = splits.corpora
     assert len(corpora["train"]) + len(corpora["held"]) == sum(len(line["utts"]) for line in lines)
     corpus = corpora["train"]
@@ -154,7 +153,10 @@ def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, s
 @pytest.mark.parametrize("consecutive", [1, 3, 8])
 def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
     config = configured(
-        "task=switchboard", f"dataset.path={HERE}", f"dataset.consecutive={consecutive}", "train.batch_size=5"
+        "task=switchboard",
+        f"dataset.path={DIALOGS}",
+        f"dataset.consecutive={consecutive}",
+        "train.batch_size=5",
     )
     corpus = data.build(config.dataset, CPU).corpora["train"]
     passages = Answering.cut(types.SimpleNamespace(config=config), corpus)
@@ -163,7 +165,7 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
 
 
 def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
-    overrides = "task=switchboard", f"dataset.path={HERE}"
+    overrides = "task=switchboard", f"dataset.path={DIALOGS}"
     config, folder = configured(*overrides), RunFolder(tmp_path)
     folder.describe(config, "", fingerprints.corpus(config))
     record = folder.record
@@ -176,7 +178,7 @@ def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_p
 
 
 def test_a_context_is_the_utterances_before_the_response(splits):
-    dialog = json.loads((HERE / "test.jsonl").read_text().splitlines()[0])["utts"]
+    dialog = json.loads((DIALOGS / "test.jsonl").read_text().splitlines()[0])["utts"]
     corpus = data.build(dataset(window=4), CPU).corpora["test"]
     for number in range(len(dialog)):
         read = [[corpus.labels.vocabulary.words[n] for n in said] for said in corpus.context(number)]
@@ -196,7 +198,7 @@ def test_a_context_is_the_utterances_before_the_response(splits):
 def test_the_authors_windows_are_theirs(size, window):
     """By slices of lists, as protocol B1 describes their loader."""
     corpus = data.build(dataset(window=window), CPU).corpora["val"]  # dialogs of 9, 6 and 12 utterances
-    lines = [json.loads(line)["utts"] for line in (HERE / "valid.jsonl").read_text().splitlines()]
+    lines = [json.loads(line)["utts"] for line in (DIALOGS / "valid.jsonl").read_text().splitlines()]
     firsts = np.cumsum([0, *map(len, lines)])  # the number of a dialog's first response
     dialogs = sorted(
         ([None, *range(first, first + len(line))] for first, line in zip(firsts, lines, strict=False)),
@@ -599,7 +601,7 @@ def test_word_dropout_keeps_the_first_word_and_is_off_in_evaluation(splits):
 
 
 def test_a_byte_order_mark_is_no_part_of_a_dialog(tmp_path):
-    plain = HERE / "valid.jsonl"
+    plain = DIALOGS / "valid.jsonl"
     first, *others = plain.read_text(encoding="utf-8").splitlines()
     utterance = json.loads(first)["utts"][0][1]
     marked = first.replace(utterance, f"\ufeff{utterance}\ufeff").replace('"topic": "', '"topic": "\ufeff')

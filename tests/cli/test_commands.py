@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import re
@@ -12,7 +11,7 @@ import shutil
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,8 +30,8 @@ from cvae.runs.sweeps import find_jobs, plan, seconds_left
 from cvae.tasks.language_model import LanguageModelling
 from cvae.training import checkpoint
 from cvae.training.run import reopen, run
+from tests.helpers import ROOT, script
 
-ROOT = Path(__file__).parent.parent
 TRAIN = ROOT / "train.py"
 SIZES = (
     "train.steps=20",
@@ -41,14 +40,6 @@ SIZES = (
     "dataset.draws=2",
     "task.samples=10",
 )
-
-
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look for their names
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

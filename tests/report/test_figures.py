@@ -18,8 +18,8 @@ from cvae.errors import RunsError, UserError
 from cvae.report import figures
 from cvae.runs.reader import Run, find_runs, read_run
 from cvae.schedules import Constant, Cyclical, Monotonic, Off
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).resolve().parents[1]
 BETAS = {"constant": Constant(), "monotonic": Monotonic(), "cyclical": Cyclical(), "none": Off()}
 TOTAL = 40000
 

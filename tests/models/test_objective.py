@@ -10,73 +10,27 @@ import pytest
 import torch
 from torch import Tensor, distributions
 
-from cvae import data, tasks
 from cvae.config.schema import (
     Config,
-    LanguageTask,
-    Objective,
-    SentenceModel,
-    TinyData,
     ToyData,
     ToyTask,
-    Train,
 )
-from cvae.data.text import Batch, Splits
+from cvae.data.text import Batch
 from cvae.evaluation import latent, metrics
 from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import Terms
 from cvae.models.sentence import SentenceVAE
-from cvae.schedules import Constant, ConstantRate, Off
-from cvae.tasks.language_model import LanguageModelling
+from cvae.schedules import Off
 from cvae.tasks.toy import Synthetic
 from cvae.training.steps import Update
+from tests.helpers import MEASURED, config_of, parts
 
-CPU = torch.device("cpu")
-MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
 PATHS = {"path_a", "path_a_prior", "path_b"}
 TOY = {
     "dataset": ToyData("toy", sequences=5, draws=4, sampler="equal_length"),
     "task": ToyTask("toy", samples=50, **MEASURED),
 }
-
-
-def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3, **values) -> Config:
-    """A small run on the tiny corpus."""
-    defaults = {
-        "name": "test",
-        "seed": 0,
-        "device": "cpu",
-        "overwrite": False,
-        "threads": None,
-        "train": Train(
-            steps=10,
-            epochs=None,
-            batch_size=8,
-            clip=clip,
-            log_every=1,
-            validate_every=None,
-            validate_on=["val"],
-            save_every=None,
-            stop_after=None,
-            progress=False,
-        ),
-        "schedule": Constant(),
-        "lr": ConstantRate(),
-        "dataset": TinyData("tiny", sentences=60, sampler="bucketed"),
-        "model": SentenceModel("sentence", 8, 12, 1, latent, dropout=0.5, word_dropout=0.5, init=0.5),
-        "objective": Objective(free_bits),
-        "task": LanguageTask("ptb", mi_examples=None, **MEASURED),
-    }
-    return Config(**(defaults | values))
-
-
-def parts(config: Config) -> tuple[SentenceVAE, Splits, LanguageModelling]:
-    """Model, data and task of a run."""
-    torch.manual_seed(config.seed)
-    splits = data.build(config.dataset, CPU)
-    model = SentenceVAE(config.model, len(splits.vocabulary))
-    return model, splits, tasks.build(config, model, splits)
 
 
 def densities(*shape: int, seed: int = 0) -> Gaussian:

@@ -35,8 +35,8 @@ from cvae.data.text import (
     splits,
 )
 from cvae.errors import UserError
+from tests.helpers import CPU
 
-CPU = torch.device("cpu")
 TINY = TinyData(name="tiny", sentences=100, sampler="equal_length")
 quick = settings(deadline=None, max_examples=50)
 many_lengths = st.lists(st.integers(2, 12), min_size=1, max_size=200).map(np.array)

@@ -7,8 +7,6 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_models import WORDS, batch_of, layers, make
-from test_scripts import script
 
 from cvae.data.text import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
@@ -17,6 +15,7 @@ from cvae.models.decode import How, generate
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
+from tests.helpers import WORDS, batch_of, layers, make, script
 
 SMALL = (
     *("task=ptb", "dataset=tiny", "dataset.sentences=60", "model.embed=8", "model.hidden=12"),

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_scripts import ROOT, script
 
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
 from cvae.runs.reader import find_runs
+from tests.helpers import ROOT, script
 
 claims = script("claims")
 Check = claims.Check

@@ -15,7 +15,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "get_data.py"
+from tests.helpers import ROOT
+
+SCRIPT = ROOT / "scripts" / "get_data.py"
 CONTENT = {
     "a/one.txt": b"first sentence\nsecond sentence\n" * 5000,
     "a/two.txt": b"",

@@ -1,0 +1,97 @@
+"""What tests of several rooms share: small models, batches, configurations and paths."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from cvae import data, tasks
+from cvae.config.schema import Config, LanguageTask, Objective, SentenceModel, TinyData, Train
+from cvae.data.text import PAD, Batch, Splits
+from cvae.models import build
+from cvae.models.sentence import SentenceVAE
+from cvae.schedules import Constant, ConstantRate
+from cvae.tasks.language_model import LanguageModelling
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = ROOT / "conf"
+DIALOGS = ROOT / "tests" / "dialogs"
+CPU = torch.device("cpu")
+SMALL = {
+    "embed": 8,
+    "hidden": 12,
+    "layers": 1,
+    "latent": 3,
+    "dropout": 0.0,
+    "word_dropout": 0.0,
+    "init": 0.1,
+}
+WORDS = 11
+SENTENCES = [[2, 7, 4, 9, 10, 3], [2, 5, 3], [2, 3], [2, 6, 6, 8, 3], [2, 1, 10, 4, 3]]
+MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
+layers = pytest.mark.parametrize("layers", [1, 2])
+
+
+def make(words: int = WORDS, seed: int = 0, **values) -> SentenceVAE:
+    """A small model with weights large enough for every path to matter."""
+    torch.manual_seed(seed)
+    return build(SentenceModel(name="sentence", **(SMALL | {"init": 0.6} | values)), words)
+
+
+def batch_of(*sentences: list[int]) -> Batch:
+    """A padded batch."""
+    width = max(map(len, sentences))
+    rows = [[*sentence, *[PAD] * (width - len(sentence))] for sentence in sentences]
+    return Batch(torch.tensor(rows), torch.tensor([len(sentence) for sentence in sentences]))
+
+
+def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3, **values) -> Config:
+    """A small run on the tiny corpus."""
+    defaults = {
+        "name": "test",
+        "seed": 0,
+        "device": "cpu",
+        "overwrite": False,
+        "threads": None,
+        "train": Train(
+            steps=10,
+            epochs=None,
+            batch_size=8,
+            clip=clip,
+            log_every=1,
+            validate_every=None,
+            validate_on=["val"],
+            save_every=None,
+            stop_after=None,
+            progress=False,
+        ),
+        "schedule": Constant(),
+        "lr": ConstantRate(),
+        "dataset": TinyData("tiny", sentences=60, sampler="bucketed"),
+        "model": SentenceModel("sentence", 8, 12, 1, latent, dropout=0.5, word_dropout=0.5, init=0.5),
+        "objective": Objective(free_bits),
+        "task": LanguageTask("ptb", mi_examples=None, **MEASURED),
+    }
+    return Config(**(defaults | values))
+
+
+def parts(config: Config) -> tuple[SentenceVAE, Splits, LanguageModelling]:
+    """Model, data and task of a run."""
+    torch.manual_seed(config.seed)
+    splits = data.build(config.dataset, CPU)
+    model = SentenceVAE(config.model, len(splits.vocabulary))
+    return model, splits, tasks.build(config, model, splits)
+
+
+def script(name: str) -> ModuleType:
+    """Return a script of `scripts/` as a module."""
+    spec = importlib.util.spec_from_file_location(f"scripts_{name}", ROOT / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for their names
+    spec.loader.exec_module(module)
+    return module
