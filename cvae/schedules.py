@@ -109,7 +109,7 @@ class Monotonic(Checked):
 
 
 @dataclass(frozen=True)
-class Off(Checked):
+class Autoencoder(Checked):
     """β = 0: `schedule=none`, the deterministic autoencoder (z is the posterior mean)."""
 
     name: Literal["none"] = field(default="none", kw_only=True)
@@ -183,5 +183,5 @@ class Exponential(_Rate):
         return self.decay ** (step / self.every)
 
 
-Schedule = Constant | Monotonic | Cyclical | Off
+Schedule = Constant | Monotonic | Cyclical | Autoencoder
 LearningRate = ConstantRate | CosineRestarts | Exponential

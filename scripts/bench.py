@@ -43,7 +43,7 @@ from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.io import read_json
 from cvae.models import decode, gaussian, objective
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
 from cvae.training.profiling import parts
 from cvae.training.run import prepare
@@ -113,7 +113,7 @@ def configuration(task: str, overrides: Sequence[str], threads: int | None) -> C
 Work = Callable[[], Any]
 
 
-def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
+def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
     """A round of a work, and its tokens. Raises KeyError where there is no plain one."""
     model, train = task.model, task.batches["train"]
     batches = [train.at(step) for step in range(WORKS[name])]
@@ -129,7 +129,7 @@ def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
             "plain": lambda: [
                 objective.terms(model, batch, generator=noise, plain=True) for batch in batches
             ],
-            "ours": lambda: latent.survey(model, batches, False, noise),
+            "ours": lambda: latent.collect_posteriors(model, batches, False, noise),
         }
     elif name == "iw_nll":
         tokens *= {"plain": PASSES, "ours": SAMPLES}[kind]
@@ -148,13 +148,13 @@ def work(kind: str, name: str, task: LanguageModelling) -> tuple[Work, int]:
     return torch.no_grad()(doing[kind]), tokens
 
 
-def our_step(task: LanguageModelling) -> Callable[[Any], Any]:
+def our_step(task: LanguageTask) -> Callable[[Any], Any]:
     """The update of train.py."""
     made = steps.build(task.model, task.config)
     return lambda batch: made(batch, BETA, RATE)
 
 
-def plain_step(task: LanguageModelling) -> Callable[[Any], Any]:
+def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
     """The same without anything of ours that makes it fast."""
     model, config = task.model, task.config
     optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
@@ -173,7 +173,7 @@ def generation(model: Any, batch: Any, noise: torch.Generator) -> None:
     """A sentence of LONGEST words for each of the batch, from the prior."""
     batch = objective.shared(model, batch)
     z = gaussian.sample(model.prior(batch), noise)
-    decode.generate(model, batch, z, LONGEST, decode.How(forbid=(EOS,)), noise)
+    decode.generate(model, batch, z, LONGEST, decode.SamplingOptions(forbid=(EOS,)), noise)
 
 
 def flop(done: Work) -> int:

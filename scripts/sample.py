@@ -19,7 +19,7 @@ from cvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:
     from cvae.evaluation.samples import Found, Sampler
-    from cvae.tasks.dialog import Answering
+    from cvae.tasks.dialog import DialogTask
 
 EXAMPLES = """examples:
   python scripts/sample.py outputs/ptb/schedule-cyclical_task-ptb                       some of everything
@@ -170,7 +170,7 @@ def found(sampler: Sampler, options: argparse.Namespace) -> Found:
     return drawn | sampler.interpolation(*sentences[:2], points=7)
 
 
-def dialog_task(folder: RunFolder, options: argparse.Namespace) -> Answering:
+def dialog_task(folder: RunFolder, options: argparse.Namespace) -> DialogTask:
     """A run of task=switchboard that answers as asked. Raises UserError for any other, and for other data."""
     words = {"temperature": options.temperature, "top_p": options.top_p, "forbid_unknown": options.no_unk}
     samples = {} if options.answers is None else {"samples": options.answers}
@@ -241,10 +241,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.answers is not None:
             raise UserError(f"{folder} is a run of task={config.task.name}, which does not answer: --answers")
         from cvae.evaluation.samples import Sampler, text, without_unknown
-        from cvae.models.decode import How
+        from cvae.models.decode import SamplingOptions
         from cvae.training import run
 
-        how = How(options.temperature, options.top_p)
+        how = SamplingOptions(options.temperature, options.top_p)
         how = without_unknown(how) if options.no_unk else how
         task = run.reopen(config, folder, options.checkpoint, options.split)
         said = found(Sampler(task, how, options.longest or 60, options.seed), options)

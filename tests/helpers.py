@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from cvae import data, tasks
-from cvae.config.schema import Config, LanguageTask, Objective, SentenceModel, TinyData, Train
+from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceModel, TinyData, Train
 from cvae.data.text import PAD, Batch, Splits
 from cvae.models import build
 from cvae.models.sentence import SentenceVAE
 from cvae.schedules import Constant, ConstantRate
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -75,12 +75,12 @@ def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3,
         "dataset": TinyData("tiny", sentences=60, sampler="bucketed"),
         "model": SentenceModel("sentence", 8, 12, 1, latent, dropout=0.5, word_dropout=0.5, init=0.5),
         "objective": Objective(free_bits),
-        "task": LanguageTask("ptb", mi_examples=None, **MEASURED),
+        "task": LanguageTaskConfig("ptb", mi_examples=None, **MEASURED),
     }
     return Config(**(defaults | values))
 
 
-def parts(config: Config) -> tuple[SentenceVAE, Splits, LanguageModelling]:
+def parts(config: Config) -> tuple[SentenceVAE, Splits, LanguageTask]:
     """Model, data and task of a run."""
     torch.manual_seed(config.seed)
     splits = data.build(config.dataset, CPU)

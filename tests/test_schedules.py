@@ -15,7 +15,15 @@ from omegaconf import OmegaConf
 
 from cvae.config import schema
 from cvae.config.load import load
-from cvae.schedules import Constant, ConstantRate, CosineRestarts, Cyclical, Exponential, Monotonic, Off
+from cvae.schedules import (
+    Autoencoder,
+    Constant,
+    ConstantRate,
+    CosineRestarts,
+    Cyclical,
+    Exponential,
+    Monotonic,
+)
 from tests.helpers import CONF
 
 SHAPES = {
@@ -23,7 +31,7 @@ SHAPES = {
     "sigmoid": lambda v: 1 / (1 + math.exp(-(12 * v - 6))),
     "cosine": lambda v: 0.5 - 0.5 * math.cos(math.pi * v),
 }
-BETAS = [Constant(0.7), Off(), Monotonic(), *(Cyclical(shape=shape) for shape in SHAPES)]
+BETAS = [Constant(0.7), Autoencoder(), Monotonic(), *(Cyclical(shape=shape) for shape in SHAPES)]
 RATES = [
     ConstantRate(2e-3, warmup=7),
     CosineRestarts(2e-3, warmup=7),
@@ -153,7 +161,7 @@ def test_a_ramp_that_ends_on_an_update_has_reached_stop_there(shape):
 
 def test_constant_is_its_value_and_off_is_0():
     assert {Constant(0.25)(step, 100) for step in range(120)} == {0.25}
-    assert {Off()(step, 100) for step in range(120)} == {0.0}
+    assert {Autoencoder()(step, 100) for step in range(120)} == {0.0}
 
 
 @pytest.mark.parametrize("schedule", [Cyclical(stop=0.8, ratio=1.0), Monotonic(stop=0.8, ratio=1.0)])

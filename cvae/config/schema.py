@@ -255,7 +255,7 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class TaskConfig:
     """How much of a split the costlier measures look at; null is all of it.
 
     `reported`: the checkpoint, best by validation or last, whose numbers and sentences a run's results are.
@@ -270,7 +270,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class ToyTask(Measured):
+class ToyTaskConfig(TaskConfig):
     """The synthetic experiment: language modelling plus pictures and measures of the latent plane.
 
     All its optima have the same bound, so the best val/elbo would choose a checkpoint by its noise.
@@ -283,7 +283,7 @@ class ToyTask(Measured):
 
 
 @dataclass(frozen=True)
-class LanguageTask(Measured):
+class LanguageTaskConfig(TaskConfig):
     """Language modelling: the bound, the likelihood, and how much of it goes through z."""
 
     name: Literal["ptb"]
@@ -312,7 +312,7 @@ class Finetune:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReviewTask(Measured):
+class ReviewTaskConfig(TaskConfig):
     """Language modelling of reviews, then how well z tells their sentiment."""
 
     name: Literal["yelp"]
@@ -321,7 +321,7 @@ class ReviewTask(Measured):
 
 
 @dataclass(frozen=True)
-class DialogTask(LanguageTask):
+class DialogTaskConfig(LanguageTaskConfig):
     """Answering in a dialog: the bound, the use of z, and how good and how diverse answers are."""
 
     name: Literal["switchboard"]
@@ -381,7 +381,7 @@ class Config:
     dataset: Annotated[ToyData | TinyData | TextData | OwnText | DialogData | LabelledData, BY_NAME]
     model: Annotated[SentenceModel | DialogModel | ReviewModel, BY_NAME]
     objective: Objective
-    task: Annotated[ToyTask | LanguageTask | DialogTask | ReviewTask, BY_NAME]
+    task: Annotated[ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig, BY_NAME]
     update: Annotated[Plain | Aggressive | SemiAmortized, BY_NAME] = Plain()
     init_from: str | None = None
     reset_decoder: bool = False
@@ -395,7 +395,7 @@ class Config:
     @property
     def autoencoder(self) -> bool:
         """`schedule=none`: z is the posterior mean, and there is no ELBO."""
-        return isinstance(self.schedule, schedules.Off)
+        return isinstance(self.schedule, schedules.Autoencoder)
 
     @property
     def source(self) -> Path:
@@ -409,7 +409,7 @@ class Config:
     @property
     def pretrains(self) -> bool:
         """Whether there is anything to train before the classifiers of task=yelp."""
-        if not isinstance(self.task, ReviewTask):
+        if not isinstance(self.task, ReviewTaskConfig):
             return True
         return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
 
@@ -439,4 +439,4 @@ def reported(container: dict[str, Any]) -> str:
     """Return the checkpoint that the task of a recorded configuration reports: see `Measured`."""
     task = container.get("task")
     name = task.get("name") if isinstance(task, dict) else None
-    return getattr(options(fields(Config)["task"]).get(str(name)), "reported", Measured.reported)
+    return getattr(options(fields(Config)["task"]).get(str(name)), "reported", TaskConfig.reported)

@@ -21,14 +21,14 @@ from torch.nn.utils.rnn import PackedSequence
 from cvae.config.schema import DialogData
 from cvae.data import switchboard
 from cvae.data.switchboard import STRANGER, Dialog
-from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed, order, overlap
+from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed_subset, order, overlap
 
 START = "<d>"
 UNKNOWN = -1  # the number of a topic or act that the train split does not have
 
 
 @dataclass(frozen=True)
-class Exchange:
+class ResponseBatch:
     """B responses and what they answer; packed sequences hold no pads (see `spans` for their order).
 
     texts: the tokens of the U different utterances in the batch. contexts: for each response the rows of its
@@ -58,7 +58,7 @@ class Exchange:
         """Predicted tokens per response, `</s>` included and `<s>` not: [B]."""
         return self.lengths - 1
 
-    def without_words(self) -> Exchange:
+    def without_words(self) -> ResponseBatch:
         """The same exchanges, but the decoder reads `<s>` and then only `<unk>`; the encoders read all."""
         unknown = torch.full_like(self.inputs.data, UNK)
         unknown[: len(self.lengths)] = BOS
@@ -93,7 +93,7 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> Spans:
     return Spans(places, np.broadcast_to(ranked, inside.shape)[inside], inside.sum(1), ranked)
 
 
-class Exchanges:
+class DialogCorpus:
     """The exchanges of one split, on one device. Responses are numbered from 0 in the order of the file."""
 
     def __init__(
@@ -168,7 +168,7 @@ class Exchanges:
         places = range(self.starts[response], self.places[response])
         return [self.utterance(place) for place in places if self.speakers[place] >= 0]
 
-    def batch(self, responses: np.ndarray, starts: np.ndarray | None = None) -> Exchange:
+    def batch(self, responses: np.ndarray, starts: np.ndarray | None = None) -> ResponseBatch:
         """The responses with these numbers, in this order, and their contexts.
 
         `starts` [B] are the places where the contexts begin; None: `window` - 1 utterances before, as far as
@@ -187,7 +187,7 @@ class Exchanges:
         people = np.concatenate([self.people[dialogs, known], self.people[dialogs, other]], 1)
         split = len(before.places)
         spoken = self._to(said.places)
-        return Exchange(
+        return ResponseBatch(
             texts=read.packed(self.tokens[self._to(read.places)].long()),
             contexts=before.packed(self._to(rows[:split])),
             floors=self._to((self.speakers[before.places] == speakers[before.owners]).astype(np.float32)),
@@ -203,7 +203,7 @@ class Exchanges:
     def _to(self, found: np.ndarray) -> Tensor:
         return torch.from_numpy(found).to(self.device, non_blocking=True)
 
-    def batches(self, responses: np.ndarray, size: int) -> list[Exchange]:
+    def batches(self, responses: np.ndarray, size: int) -> list[ResponseBatch]:
         """The responses with these numbers in batches, neighbours together, the same for every seed."""
         ranked = np.sort(responses)
         return [self.batch(ranked[i : i + size]) for i in range(0, len(ranked), size)]
@@ -216,7 +216,7 @@ def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], st
         yield number, *utterance
 
 
-def authors_windows(corpus: Exchanges, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The authors' batches of `size` responses: their numbers and the places where their contexts begin, [B].
 
     Protocol B1 and B4: dialogs sorted by length are taken `size` at a time, and the longest, too few for a
@@ -236,7 +236,7 @@ def authors_windows(corpus: Exchanges, size: int) -> Iterator[tuple[np.ndarray, 
                 yield np.searchsorted(corpus.places, last), firsts[group] + start
 
 
-class Passages:
+class DialogBatches:
     """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
 
     An epoch is all passages in a new order, cut into training batches of exactly `size` responses but for
@@ -246,7 +246,7 @@ class Passages:
     """
 
     def __init__(
-        self, corpus: Exchanges, consecutive: int, size: int, seed: int, whole: bool = False
+        self, corpus: DialogCorpus, consecutive: int, size: int, seed: int, whole: bool = False
     ) -> None:
         self.corpus, self.size, self.seed = corpus, size, seed
         every = np.arange(len(corpus))
@@ -264,11 +264,11 @@ class Passages:
             return len(self.members)
         return -(-len(self.passages) // self._together)
 
-    def __iter__(self) -> Iterator[Exchange]:
+    def __iter__(self) -> Iterator[ResponseBatch]:
         """Every response once, in the order of the file: for evaluation."""
         return (self.corpus.batch(members) for members in self.members)
 
-    def at(self, step: int) -> Exchange:
+    def at(self, step: int) -> ResponseBatch:
         """The batch of optimiser step `step`, a pure function of (seed, step)."""
         return self.corpus.batch(self.drawn(step))
 
@@ -317,12 +317,12 @@ def build(config: DialogData, device: torch.device) -> DialogSplits:
     """
     found, prints = switchboard.read(config)
     train = found["train"]
-    held = set(fixed(int(config.held_out * len(train)), len(train)).tolist())
+    held = set(fixed_subset(int(config.held_out * len(train)), len(train)).tolist())
     found["train"] = [dialog for number, dialog in enumerate(train) if number not in held]
     if held:
         found["held"] = [train[number] for number in sorted(held)]
     labels = Labels(found["train"], config.vocabulary)
-    corpora = {split: Exchanges(dialogs, labels, config, device) for split, dialogs in found.items()}
+    corpora = {split: DialogCorpus(dialogs, labels, config, device) for split, dialogs in found.items()}
     hashes = {
         split: array("q", (hash(tuple(said.words)) for dialog in dialogs for said in dialog.utterances))
         for split, dialogs in found.items()

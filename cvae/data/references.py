@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvae.data.dialogs import UNKNOWN, Exchanges
+from cvae.data.dialogs import UNKNOWN, DialogCorpus
 from cvae.data.switchboard import tokenise
 from cvae.errors import UserError
 from cvae.io import parse_json
@@ -22,7 +22,7 @@ class References(NamedTuple):
     words: list[list[str]]
 
 
-def read(path: Path, corpus: Exchanges) -> tuple[dict[int, References], int]:
+def read(path: Path, corpus: DialogCorpus) -> tuple[dict[int, References], int]:
     """The references of a split's responses, by their number, and how many entries are those of none.
 
     The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Matched by `context`,
@@ -53,7 +53,7 @@ def read(path: Path, corpus: Exchanges) -> tuple[dict[int, References], int]:
     return _by_context(path, entries, found, corpus)
 
 
-def _references(path: Path, number: int, entry: Any, corpus: Exchanges) -> References:
+def _references(path: Path, number: int, entry: Any, corpus: DialogCorpus) -> References:
     match entry:
         case {"responses": [str(), *_] as responses} if all(isinstance(r, str) for r in responses):
             acts = entry.get("resp_dialog_acts", [])
@@ -66,7 +66,7 @@ def _references(path: Path, number: int, entry: Any, corpus: Exchanges) -> Refer
 
 
 def _by_context(
-    path: Path, entries: list[Any], found: list[References], corpus: Exchanges
+    path: Path, entries: list[Any], found: list[References], corpus: DialogCorpus
 ) -> tuple[dict[int, References], int]:
     """Entries with the same context serve its responses in turn, the last of them all that are left."""
     places = defaultdict(list)
@@ -92,8 +92,8 @@ def _by_context(
     return matched, len(entries) - used
 
 
-def _keys(path: Path, number: int, context: Any, corpus: Exchanges) -> list[Any]:
-    """The last utterances of a context as `Exchanges.context` has them, as written and without speakers."""
+def _keys(path: Path, number: int, context: Any, corpus: DialogCorpus) -> list[Any]:
+    """The last utterances of a context as `DialogCorpus.context` has them, as written, no speakers."""
     texts = [part[1] if isinstance(part, list) and len(part) > 1 else part for part in context or []]
     if not isinstance(context, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path}, entry {number}: context must be a list of utterances")

@@ -183,7 +183,7 @@ def _by_length(lengths: np.ndarray, seed: int) -> np.ndarray:
     return shuffled[np.argsort(lengths[shuffled], kind="stable")]
 
 
-def fixed(count: int | None, size: int) -> np.ndarray:
+def fixed_subset(count: int | None, size: int) -> np.ndarray:
     """`count` of `size` sentences at random, the same for every run and seed; all where null or too many.
 
     A smaller choice is part of a larger one.
@@ -218,7 +218,7 @@ class Batches:
         return self.corpus.batch(self.members[self._order[place]])
 
 
-def further(batches: Batches, step: int) -> Iterator[Batch]:
+def extra_batches(batches: Batches, step: int) -> Iterator[Batch]:
     """More batches of the same epoch for update `step`, without end: a pure function of (seed, step)."""
     draws = np.random.default_rng([batches.seed, step, 1])  # the 1 keeps it apart from any epoch's order
     first = step - step % len(batches)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cvae.data.dialogs import UNKNOWN, Exchanges
+from cvae.data.dialogs import UNKNOWN, DialogCorpus
 from cvae.data.text import BOS, EOS
 
 PAIRS = 2**16  # hashed; more are no better
@@ -23,7 +23,7 @@ class ActClassifier:
     It sees the utterance alone: so what an answer of `yeah` does is what `yeah` does most often.
     """
 
-    def __init__(self, corpus: Exchanges, words: int, acts: int) -> None:
+    def __init__(self, corpus: DialogCorpus, words: int, acts: int) -> None:
         self.words = words
         self.weights = torch.zeros(words + PAIRS, acts, device=corpus.device, requires_grad=True)
         self.bias = torch.zeros(acts, device=corpus.device, requires_grad=True)
@@ -51,7 +51,7 @@ class ActClassifier:
             found = [self._scores(part).argmax(1).cpu().numpy() for part in parts]
         return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
 
-    def accuracy(self, corpus: Exchanges) -> dict[str, float]:
+    def accuracy(self, corpus: DialogCorpus) -> dict[str, float]:
         """act_accuracy on a split's own utterances; act_majority: that of the train split's commonest act.
 
         Utterances whose act the train split does not have are left out.

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from cvae.config.messages import listing
-from cvae.data.dialogs import Exchanges
+from cvae.data.dialogs import DialogCorpus
 from cvae.data.switchboard import SPEAKERS, STRANGER, Dialog, Utterance, tokenise
-from cvae.data.text import fixed
+from cvae.data.text import fixed_subset
 from cvae.errors import UserError
 
 if TYPE_CHECKING:
-    from cvae.tasks.dialog import Answering
+    from cvae.tasks.dialog import DialogTask
 
 
 class Said(NamedTuple):
@@ -34,14 +34,14 @@ class Conversation(NamedTuple):
     answers: list[Said]
 
 
-def conversations(task: Answering, split: str, count: int, seed: int = 0) -> list[Conversation]:
+def conversations(task: DialogTask, split: str, count: int, seed: int = 0) -> list[Conversation]:
     """`count` responses of a split, the same for every run on it, and what the model says instead.
 
     The act of a reference is the data's own, that of an answer the classifier's.
     """
     corpus, words = task.data.corpora[split], task.data.vocabulary.words
     topics, acts = [*task.data.topics, "unknown"], [*task.data.acts, "unknown"]
-    rows = np.sort(fixed(count, len(corpus)))
+    rows = np.sort(fixed_subset(count, len(corpus)))
     found = []
     for row, some in zip(rows, task.answers(split, rows, seed), strict=True):
         place = corpus.places[row]
@@ -60,7 +60,7 @@ def conversations(task: Answering, split: str, count: int, seed: int = 0) -> lis
     return found
 
 
-def answers(task: Answering, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
+def answers(task: DialogTask, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
     """What B says after a typed context, whose utterances are A's and B's in turn, the last one A's.
 
     Both speakers are the train split's average person; `topic` is one of its topics, or empty for unknown.
@@ -70,11 +70,11 @@ def answers(task: Answering, context: Sequence[str], topic: str = "", seed: int 
     turns = [(len(context) - 1 - place) % 2 for place in range(len(context))]
     typed = [Utterance(turn, tokenise(text), "") for turn, text in zip(turns, context, strict=True)]
     dialog = Dialog(topic, [person, person], [*typed, Utterance(1, [], "")])
-    exchange = Exchanges([dialog], train.labels, train.config, task.device).batch(np.array([len(typed)]))
+    exchange = DialogCorpus([dialog], train.labels, train.config, task.device).batch(np.array([len(typed)]))
     return _said(task, task.answer(exchange, task.generator(seed))[0])
 
 
-def chat(task: Answering, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
+def chat(task: DialogTask, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
     """What to print before the first line and after each: the answers to what A has typed.
 
     A number chooses what B has said instead of the first answer; an empty line begins a new dialog. Raises
@@ -109,7 +109,7 @@ def plain(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _said(task: Answering, some: Sequence[Sequence[int]]) -> list[Said]:
+def _said(task: DialogTask, some: Sequence[Sequence[int]]) -> list[Said]:
     words, acts = task.data.vocabulary.words, task.data.acts
     texts = (" ".join(words[number] for number in one) for one in some)
     return [Said(text, acts[act]) for text, act in zip(texts, task.classifier(some), strict=True)]

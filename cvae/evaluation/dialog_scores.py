@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cvae.data.dialogs import UNKNOWN, Exchanges
+from cvae.data.dialogs import UNKNOWN, DialogCorpus
 from cvae.data.references import References
 from cvae.data.text import order
 from cvae.data.vectors import Vectors
@@ -90,19 +90,19 @@ def another_dialog(dialogs: np.ndarray) -> np.ndarray | None:
     return partners
 
 
-def random_answers(train: Exchanges, contexts: int, samples: int, seed: int) -> Answers:
+def random_answers(train: DialogCorpus, contexts: int, samples: int, seed: int) -> Answers:
     """`samples` responses of the train split for each context, drawn at random, whatever the context."""
     draws = np.random.default_rng(seed).integers(len(train), size=(contexts, samples))
     return [train.sentences(row) for row in draws]
 
 
-def constant_answers(train: Exchanges, contexts: int, samples: int) -> Answers:
+def constant_answers(train: DialogCorpus, contexts: int, samples: int) -> Answers:
     """The commonest response of the train split, the first in the file of several, to every context."""
     counts = Counter(map(tuple, train.words(np.arange(len(train)))))
     return [[train.numbers(counts.most_common(1)[0][0])] * samples] * contexts
 
 
-def scores(score: Scorer, said: Answers, train: Exchanges, seed: int) -> dict[str, float]:
+def scores(score: Scorer, said: Answers, train: DialogCorpus, seed: int) -> dict[str, float]:
     """Those of answers and, as random/* and constant/*, of as many that know no context."""
     size = len(said), len(said[0])
     blind = {"random": random_answers(train, *size, seed), "constant": constant_answers(train, *size)}

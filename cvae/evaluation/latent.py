@@ -20,7 +20,7 @@ from cvae.models.gaussian import Gaussian
 from cvae.models.objective import LatentModel, Terms
 
 
-def survey(
+def collect_posteriors(
     model: LatentModel, batches: Iterable[Batch], deterministic: bool, generator: torch.Generator
 ) -> tuple[Terms, Gaussian]:
     """Terms and posteriors of all N sequences, in the order of the batches: nll [N], kl and mean [N, Z]."""
@@ -35,7 +35,7 @@ def survey(
     )
 
 
-def bound(found: Terms) -> dict[str, float]:
+def elbo_metrics(found: Terms) -> dict[str, float]:
     """The ELBO and its parts, as the authors report them (protocol A4).
 
     rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). bow, the

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from cvae.config.messages import listing
 from cvae.data import files
-from cvae.data.text import UNK, Corpus, fixed, words_of
+from cvae.data.text import UNK, Corpus, fixed_subset, words_of
 from cvae.errors import UserError
 from cvae.models import gaussian
-from cvae.models.decode import How, generate
+from cvae.models.decode import SamplingOptions, generate
 
 if TYPE_CHECKING:
-    from cvae.tasks.language_model import LanguageModelling
+    from cvae.tasks.language_model import LanguageTask
 
 Found = dict[str, Any]
 
@@ -30,8 +30,8 @@ Found = dict[str, Any]
 class Sampler:
     """What a language model says. Its noise comes from the seed alone: the same call, the same sentences."""
 
-    task: LanguageModelling
-    how: How
+    task: LanguageTask
+    how: SamplingOptions
     longest: int = 60
     seed: int = 0
 
@@ -105,7 +105,7 @@ class Sampler:
     def sentences(self, split: str, count: int) -> list[list[str]]:
         """The same `count` sentences of a split for every run on it."""
         corpus, words = self.task.data.corpora[split], self.task.data.vocabulary
-        tokens = corpus.batch(fixed(count, len(corpus))).tokens
+        tokens = corpus.batch(fixed_subset(count, len(corpus))).tokens
         return [words.decode(row) for row in tokens.tolist()]
 
     def _generator(self) -> torch.Generator:
@@ -131,7 +131,7 @@ class Sampler:
         return [" ".join(words.words[number] for number in row) for row in rows]
 
 
-def without_unknown(how: How) -> How:
+def without_unknown(how: SamplingOptions) -> SamplingOptions:
     """The same, but `<unk>` is never said."""
     return replace(how, forbid=(*how.forbid, UNK))
 
@@ -184,16 +184,16 @@ def text(found: Found) -> str:
     return "\n".join(parts)
 
 
-def glimpse(task: LanguageModelling, count: int = 4) -> str:
+def glimpse(task: LanguageTask, count: int = 4) -> str:
     """What is kept of each validation: greedy sentences, and readings of the same validation sentences."""
-    sampler = Sampler(task, without_unknown(How()))
+    sampler = Sampler(task, without_unknown(SamplingOptions()))
     found = {} if task.config.autoencoder else sampler.prior(count)
     return markdown(found | sampler.reconstructions(sampler.sentences("val", count)))
 
 
-def overview(task: LanguageModelling) -> str:
+def overview(task: LanguageTask) -> str:
     """The page a finished run keeps: greedy and drawn sentences, reconstructions, two interpolations."""
-    greedy = Sampler(task, without_unknown(How()))
+    greedy = Sampler(task, without_unknown(SamplingOptions()))
     drawn = replace(greedy, how=replace(greedy.how, temperature=1.0, top_p=0.9))
     some = greedy.sentences("val", 10)
     parts = ["Words are the most likely ones, but for `<unk>`, unless something else is said.\n"]

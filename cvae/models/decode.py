@@ -25,7 +25,7 @@ class Generator(Protocol):
 
 
 @dataclass(frozen=True)
-class How:
+class SamplingOptions:
     """How a word is chosen.
 
     temperature: 0 takes the most likely word; otherwise logits are divided by it and a word is drawn.
@@ -53,7 +53,12 @@ class How:
 
 @torch.no_grad()
 def generate(
-    model: Generator, batch: Any, z: Tensor, longest: int, how: How, generator: torch.Generator | None = None
+    model: Generator,
+    batch: Any,
+    z: Tensor,
+    longest: int,
+    how: SamplingOptions,
+    generator: torch.Generator | None = None,
 ) -> list[list[int]]:
     """A sentence for each row of z [B, Z], of at most `longest` words: numbers, no `<s>` or `</s>`."""
     state = model.begin(batch, z)

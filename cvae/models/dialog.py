@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cvae.config.schema import DialogModel
 from cvae.data import vectors
-from cvae.data.dialogs import Exchange
+from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import UNK, Vocabulary
 from cvae.errors import UserError
 from cvae.models.decode import State
@@ -92,7 +92,7 @@ class DialogVAE(nn.Module):
             self.embedding.weight[torch.from_numpy(known)] = torch.from_numpy(found[known])
         self.from_vectors = int(known.sum())
 
-    def shared(self, batch: Exchange, plain: bool = False) -> Exchange:
+    def shared(self, batch: ResponseBatch, plain: bool = False) -> ResponseBatch:
         """The batch with `condition` and `heard`: each different utterance is encoded once.
 
         `plain` asks for operations that can be differentiated twice; they cost more time.
@@ -113,17 +113,17 @@ class DialogVAE(nn.Module):
         """What q(z | response, c) alone is made of."""
         return self.recognition
 
-    def prior(self, batch: Exchange) -> Gaussian:
+    def prior(self, batch: ResponseBatch) -> Gaussian:
         """p(z | c): mean and logvar [B, Z]."""
         return Gaussian(*self.prior_net(self.shared(batch).condition).chunk(2, -1))
 
-    def posterior(self, batch: Exchange) -> Gaussian:
+    def posterior(self, batch: ResponseBatch) -> Gaussian:
         """q(z | response, c): mean and logvar [B, Z]."""
         batch = self.shared(batch)
         both = torch.cat([batch.condition, batch.heard], 1)
         return Gaussian(*self.recognition(both).chunk(2, -1))
 
-    def decode_nll(self, batch: Exchange, z: Tensor, plain: bool = False) -> Tensor:
+    def decode_nll(self, batch: ResponseBatch, z: Tensor, plain: bool = False) -> Tensor:
         """-log p(response | z, c) in nats per response: [B]; for z [K, B, Z] [K, B].
 
         `plain` asks for operations that can be differentiated twice; they cost more time and memory.
@@ -140,7 +140,7 @@ class DialogVAE(nn.Module):
         total = nll.new_zeros(len(batch.lengths), samples).index_add(0, batch.owners, nll).T
         return total if z.dim() == 3 else total[0]
 
-    def bag_nll(self, batch: Exchange, z: Tensor) -> Tensor | None:
+    def bag_nll(self, batch: ResponseBatch, z: Tensor) -> Tensor | None:
         """Bag-of-words loss of z [B, Z]: -log p(word | z, c), summed over a response's tokens: [B], in nats.
 
         All words and `</s>` from one distribution, whatever their order. None without `bow`.
@@ -151,7 +151,7 @@ class DialogVAE(nn.Module):
         nll = -scores[batch.owners, batch.targets]
         return nll.new_zeros(len(z)).index_add(0, batch.owners, nll)
 
-    def begin(self, batch: Exchange, z: Tensor) -> State:
+    def begin(self, batch: ResponseBatch, z: Tensor) -> State:
         """For `decode`: the state before the first word, z [B, Z]; it depends on `batch.condition`."""
         return (self._begin(self.shared(batch), z),)
 
@@ -160,7 +160,7 @@ class DialogVAE(nn.Module):
         outputs, after = self.decoder(self.embedding(words)[None], state[0][None])
         return self.output(outputs[0]), (after[0],)
 
-    def _begin(self, batch: Exchange, z: Tensor) -> Tensor:
+    def _begin(self, batch: ResponseBatch, z: Tensor) -> Tensor:
         """The decoder's first state: [..., B, H] for z [..., B, Z]."""
         condition = batch.condition.expand(*z.shape[:-1], -1)
         return self.start(torch.cat([condition, z], -1))

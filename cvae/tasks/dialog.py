@@ -14,9 +14,16 @@ from torch import nn
 
 from cvae.config.schema import Config
 from cvae.data import references, vectors
-from cvae.data.dialogs import UNKNOWN, DialogSplits, Exchange, Exchanges, Passages, authors_windows
+from cvae.data.dialogs import (
+    UNKNOWN,
+    DialogBatches,
+    DialogCorpus,
+    DialogSplits,
+    ResponseBatch,
+    authors_windows,
+)
 from cvae.data.references import References
-from cvae.data.text import SPECIALS, UNK, fixed
+from cvae.data.text import SPECIALS, UNK, fixed_subset
 from cvae.data.vectors import Vectors
 from cvae.evaluation import chat, latent, metrics
 from cvae.evaluation.acts import ActClassifier
@@ -26,7 +33,7 @@ from cvae.models import decode, gaussian, objective
 from cvae.models.dialog import DialogVAE
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import Terms
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 
 log = logging.getLogger("cvae")
 
@@ -42,7 +49,7 @@ def rec_ppl(found: Terms) -> float:
 
 
 def authors_unit(
-    model: DialogVAE, corpus: Exchanges, deterministic: bool, noise: torch.Generator
+    model: DialogVAE, corpus: DialogCorpus, deterministic: bool, noise: torch.Generator
 ) -> dict[str, float]:
     """authors/*: the bound as the authors print it, the unweighted mean over their batches (protocol B4).
 
@@ -55,13 +62,13 @@ def authors_unit(
     sums: Counter[str] = Counter()
     for window in windows:
         found = objective.terms(model, corpus.batch(*window), deterministic, noise)
-        sums.update(latent.bound(found) | {"rec_ppl": rec_ppl(found)})
+        sums.update(latent.elbo_metrics(found) | {"rec_ppl": rec_ppl(found)})
     names = ("rec", "rec_ppl") if deterministic else [name for name in sums if name != "ppl"]
     means = {f"authors/{name}": sums[name] / len(windows) for name in names}
     return means | {"authors/batches": len(windows), "authors/responses": AUTHORS_BATCH * len(windows)}
 
 
-class Answering(LanguageModelling):
+class DialogTask(LanguageTask):
     """The paper's dialog experiment (protocol B)."""
 
     def __init__(self, config: Config, model: nn.Module, data: DialogSplits) -> None:
@@ -82,10 +89,10 @@ class Answering(LanguageModelling):
                 f" alone are scored; {unused:,} of its entries are for none"
             )
 
-    def cut(self, corpus: Exchanges) -> Passages:
+    def cut(self, corpus: DialogCorpus) -> DialogBatches:
         """A split in batches whose contexts overlap."""
         dataset, size = self.config.dataset, self.config.train.batch_size
-        return Passages(corpus, dataset.consecutive, size, self.config.seed, dataset.whole_passages)
+        return DialogBatches(corpus, dataset.consecutive, size, self.config.seed, dataset.whole_passages)
 
     def counts(self) -> dict[str, float]:
         """The sizes of the data and what is unknown in them, for results.json."""
@@ -104,7 +111,7 @@ class Answering(LanguageModelling):
             found["model_vectors"] = self.model.from_vectors
         return found | {"train/batches": len(self.batches["train"])} | self.comparability()
 
-    def words(self, batch: Exchange) -> list[str]:
+    def words(self, batch: ResponseBatch) -> list[str]:
         """The responses of a batch, for reading."""
         rows: list[list[int]] = [[] for _ in batch.lengths]
         for owner, number in zip(batch.owners.tolist(), batch.targets.tolist(), strict=True):
@@ -113,10 +120,10 @@ class Answering(LanguageModelling):
 
     def information(self, split: str, q: Gaussian) -> dict[str, float]:
         """mi: I(x; z) in nats of `examples` responses. q: the posteriors of the split, [N, Z]."""
-        rows = torch.from_numpy(fixed(self.examples(split), len(q.mean))).to(self.device)
+        rows = torch.from_numpy(fixed_subset(self.examples(split), len(q.mean))).to(self.device)
         return {"mi": metrics.mutual_information(Gaussian(q.mean[rows], q.logvar[rows]), self.generator())}
 
-    def settled(self, scores: list[float]) -> bool:
+    def should_stop_early(self, scores: list[float]) -> bool:
         """The authors' early stopping (protocol B3), in validations instead of their mini-epochs.
 
         It begins with `patience` of them; one that is better than GAIN times the last that was, doubles the
@@ -131,9 +138,9 @@ class Answering(LanguageModelling):
                 mark, patience = score, max(patience, 2 * number)
         return len(scores) >= patience
 
-    def final(self, split: str, found: Terms) -> dict[str, float]:
+    def test_metrics(self, split: str, found: Terms) -> dict[str, float]:
         """Once, on the best weights: what is costly, the bound in the authors' unit, and the answers."""
-        values = super().final(split, found) | {"rec_ppl": rec_ppl(found)}
+        values = super().test_metrics(split, found) | {"rec_ppl": rec_ppl(found)}
         corpus, off = self.data.corpora[split], self.config.autoencoder
         return values | authors_unit(self.model, corpus, off, self.generator()) | self.scores(split)
 
@@ -147,7 +154,7 @@ class Answering(LanguageModelling):
             return {}
         corpus, wanted = self.data.corpora[split], self.references(split)
         rows = np.array(sorted(wanted))
-        rows = np.sort(rows[fixed(self.config.task.contexts, len(rows))])
+        rows = np.sort(rows[fixed_subset(self.config.task.contexts, len(rows))])
         right = [wanted[row] for row in rows]
         partners = another_dialog(corpus.dialogs[corpus.places[rows]])
         score = Scorer(self.data.vocabulary.words, self.classifier, self.vectors, right, partners)
@@ -177,7 +184,7 @@ class Answering(LanguageModelling):
         return [some for batch in batches for some in self.answer(batch, noise)]
 
     @torch.no_grad()
-    def answer(self, batch: Exchange, noise: torch.Generator) -> list[list[list[int]]]:
+    def answer(self, batch: ResponseBatch, noise: torch.Generator) -> list[list[list[int]]]:
         """`samples` answers to each context of a batch, each from a z of its own from the prior."""
         task, batch = self.config.task, objective.shared(self.model, batch)
         condition = batch.condition.repeat_interleave(task.samples, 0)
@@ -187,7 +194,7 @@ class Answering(LanguageModelling):
             replace(batch, condition=condition),
             gaussian.sample(prior, noise),
             self.longest,
-            decode.How(task.temperature, task.top_p, (UNK,) if task.forbid_unknown else ()),
+            decode.SamplingOptions(task.temperature, task.top_p, (UNK,) if task.forbid_unknown else ()),
             noise,
         )
         return [rows[i : i + task.samples] for i in range(0, len(rows), task.samples)]
@@ -219,7 +226,7 @@ class Answering(LanguageModelling):
         if self.config.autoencoder:
             return NO_PRIOR
         corpus, words = self.data.corpora["val"], self.data.vocabulary.words
-        rows = np.sort(fixed(4, len(corpus)))
+        rows = np.sort(fixed_subset(4, len(corpus)))
         lines = []
         for row, some in zip(rows, self.answers("val", rows), strict=True):
             last, said = (corpus.context(row) or [[]])[-1], corpus.sentences(np.array([row]))[0]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from cvae.config.schema import Config, SemiAmortized
-from cvae.data.text import Batch, Batches, Corpus, Splits, fixed
+from cvae.data.text import Batch, Batches, Corpus, Splits, fixed_subset
 from cvae.errors import UserError
 from cvae.evaluation import latent, metrics, projector, samples
 from cvae.models import objective
@@ -28,7 +28,7 @@ PROJECTED = 2000  # validation sentences whose means TensorBoard's projector sho
 POPULATION = 20_000  # training sentences, the same in every run, whose means batch_norm normalises by
 
 
-class LanguageModelling:
+class LanguageTask:
     """A model, its data cut into batches, and its measures."""
 
     def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
@@ -56,7 +56,7 @@ class LanguageModelling:
     def renew_population(self, encoder: nn.Module | None) -> None:
         """With batch_norm: estimate what it normalises by at evaluation, unless that is known already."""
         if (layer := normalisation(encoder)) is not None and layer.unknown:
-            encoder.estimate(self.fixed("train", POPULATION))
+            encoder.estimate(self.fixed_subset("train", POPULATION))
 
     @property
     def advice(self) -> str:
@@ -99,17 +99,17 @@ class LanguageModelling:
 
     def evaluate(self, split: str, thorough: bool = False) -> dict[str, float]:
         """Measures of a split at β = 1, dropout off: those of a validation, `thorough` all there are."""
-        with self.measuring():
-            found, q = latent.survey(
+        with self.eval_mode():
+            found, q = latent.collect_posteriors(
                 self.model, self.batches[split], self.config.autoencoder, self.generator()
             )
-            values = self.tracked(split, found, q)
+            values = self.validation_metrics(split, found, q)
             if thorough:
-                values |= self.final(split, found)
+                values |= self.test_metrics(split, found)
             return values | self.refined(split, thorough)
 
     @contextmanager
-    def measuring(self) -> Iterator[None]:
+    def eval_mode(self) -> Iterator[None]:
         """The model in evaluation mode and without gradients; afterwards in training mode."""
         self.model.eval()
         try:
@@ -119,15 +119,15 @@ class LanguageModelling:
         finally:
             self.model.train()
 
-    def tracked(self, split: str, found: Terms, q: Gaussian) -> dict[str, float]:
+    def validation_metrics(self, split: str, found: Terms, q: Gaussian) -> dict[str, float]:
         """At each validation: the bound, mi and au, and the two paths; an autoencoder has no bound."""
         autoencoder = self.config.autoencoder
-        values = latent.bound(found)
+        values = latent.elbo_metrics(found)
         if autoencoder:
             values = {"rec": values["rec"]}
         elif q.mean.size(-1):
             values |= self.information(split, q) | {"au": metrics.active_units(q)}
-        batches = self.fixed(split, self.config.task.path_sentences)
+        batches = self.fixed_subset(split, self.config.task.path_sentences)
         return values | latent.paths(self.model, batches, autoencoder, self.generator())
 
     def refined(self, split: str, thorough: bool) -> dict[str, float]:
@@ -136,28 +136,28 @@ class LanguageModelling:
             return {}
         noise = self.generator()
         model = Refined(self.model, self.config.update, noise)
-        found, _ = latent.survey(model, self.batches[split], False, noise)
-        values = latent.bound(found) | (self.weighted(split, model) if thorough else {})
+        found, _ = latent.collect_posteriors(model, self.batches[split], False, noise)
+        values = latent.elbo_metrics(found) | (self.weighted(split, model) if thorough else {})
         return {f"refined_{name}": values[name] for name in values if name in BOUND}
 
     def information(self, split: str, q: Gaussian) -> dict[str, float]:
         """mi: I(x; z) in nats of `examples` sentences. q: the posteriors of the split, [N, Z]."""
         places = np.argsort(np.concatenate(self.batches[split].members))
-        rows = torch.from_numpy(places[fixed(self.examples(split), len(places))]).to(self.device)
+        rows = torch.from_numpy(places[fixed_subset(self.examples(split), len(places))]).to(self.device)
         return {"mi": metrics.mutual_information(Gaussian(q.mean[rows], q.logvar[rows]), self.generator())}
 
     def mutual_information(self, split: str) -> float:
         """I(x; z) as `evaluate` measures it, by the encoder alone."""
-        with self.measuring():
+        with self.eval_mode():
             batches = (objective.shared(self.model, batch) for batch in self.batches[split])
             posteriors = [self.model.posterior(batch) for batch in batches]
             return self.information(split, Gaussian(*map(torch.cat, zip(*posteriors, strict=True))))["mi"]
 
     def examples(self, split: str) -> int:
         """How many sentences the mutual information is measured on, which bounds it by their log."""
-        return len(fixed(self.config.task.mi_examples, len(self.data.corpora[split])))
+        return len(fixed_subset(self.config.task.mi_examples, len(self.data.corpora[split])))
 
-    def final(self, split: str, found: Terms) -> dict[str, float]:
+    def test_metrics(self, split: str, found: Terms) -> dict[str, float]:
         """Once, on the reported weights: what is costly, KL by dimension, and how much each measure saw."""
         values: dict[str, float] = {}
         if not self.config.autoencoder:
@@ -168,7 +168,7 @@ class LanguageModelling:
                 width = max(2, len(str(dimensions - 1)))
                 values |= {f"kl_dim/{place:0{width}}": nats for place, nats in enumerate(kl)}
         corpus = self.data.corpora[split]
-        return values | {"path_sentences": len(fixed(self.config.task.path_sentences, len(corpus)))}
+        return values | {"path_sentences": len(fixed_subset(self.config.task.path_sentences, len(corpus)))}
 
     def weighted(self, split: str, model: LatentModel) -> dict[str, float]:
         """iw_nll, iw_ppl and iw_elbo, and on how many samples and sentences; empty for no samples."""
@@ -177,7 +177,7 @@ class LanguageModelling:
             return {}
         # without z all samples are the same
         samples = task.iw_samples if self.config.model.latent else 1
-        batches = self.fixed(split, task.iw_sentences)
+        batches = self.fixed_subset(split, task.iw_sentences)
         visible = self.config.train.progress and sys.stderr.isatty()
         bar = tqdm(batches, "importance-weighted NLL", leave=False, unit="batch", disable=not visible)
         found = latent.importance_weighted(model, bar, samples, task.iw_chunk, self.generator())
@@ -188,10 +188,10 @@ class LanguageModelling:
         """The sentences of a batch, for reading."""
         return [" ".join(self.data.vocabulary.decode(row)) for row in batch.tokens.tolist()]
 
-    def fixed(self, split: str, count: int | None) -> list[Batch]:
+    def fixed_subset(self, split: str, count: int | None) -> list[Batch]:
         """The same `count` sentences of a split in every run, in batches."""
         corpus = self.data.corpora[split]
-        return corpus.batches(fixed(count, len(corpus)), self.config.train.batch_size)
+        return corpus.batches(fixed_subset(count, len(corpus)), self.config.train.batch_size)
 
     def page(self) -> str:
         """What the model says, for reading: samples.md of a finished run."""
@@ -203,12 +203,12 @@ class LanguageModelling:
 
     def codes(self, split: str, count: int | None) -> tuple[Tensor, list[str]]:
         """Posterior means [N, Z] and texts of the same `count` sentences of a split in every run."""
-        batches = self.fixed(split, count)
+        batches = self.fixed_subset(split, count)
         return self.means(batches), [text for batch in batches for text in self.words(batch)]
 
     def means(self, batches: Iterable[Batch]) -> Tensor:
         """Posterior means [N, Z] of all sentences of some batches."""
-        with self.measuring():
+        with self.eval_mode():
             return torch.cat([self.model.posterior(batch).mean for batch in batches])
 
     def conclude(self, folder: RunFolder) -> dict[str, float]:
@@ -225,7 +225,7 @@ class LanguageModelling:
         """What validation minimises: -ELBO, refined if it is, or an autoencoder's rec; nats per sequence."""
         return found["rec"] if self.config.autoencoder else -found.get("refined_elbo", found["elbo"])
 
-    def settled(self, scores: list[float]) -> bool:
+    def should_stop_early(self, scores: list[float]) -> bool:
         """Whether the scores of the validations so far are reason to stop before the last update."""
         return False
 

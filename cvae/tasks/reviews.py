@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cvae import models
 from cvae.config.schema import Config
 from cvae.data.labelled import held_out, stratified, without_words
-from cvae.data.text import Splits, fixed
+from cvae.data.text import Splits, fixed_subset
 from cvae.errors import Diverged
 from cvae.evaluation import projector
 from cvae.evaluation.classifier import Classifier, Probe, Scaling, judge, posteriors, probe, train
@@ -25,7 +25,7 @@ from cvae.models import gaussian
 from cvae.report.accuracy import accuracy_table, still_probes
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_classifiers, read_run
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 
 log = logging.getLogger("cvae")
 
@@ -40,7 +40,7 @@ class Cell(NamedTuple):
     seed: int
 
 
-class Reviews(LanguageModelling):
+class ReviewTask(LanguageTask):
     """A language model of reviews whose z is then asked for their sentiment.
 
     With `init_from` the encoder is that of another run (`training.run.prepare` loads it), and nothing is
@@ -208,7 +208,7 @@ class Reviews(LanguageModelling):
     def _draw(self, folder: RunFolder) -> None:
         """The same test sentences of every run: their means for TensorBoard's projector, and in a plane."""
         corpus = self.data.corpora["test"]
-        rows = fixed(self.settings.map_sentences, len(corpus))
+        rows = fixed_subset(self.settings.map_sentences, len(corpus))
         texts = self.words(corpus.batch(rows))
         means, labels = self._posteriors["test"].mean[torch.from_numpy(rows)].numpy(), corpus.labels[rows]
         projector.write(folder.path, means, texts, ["positive" if label else "negative" for label in labels])

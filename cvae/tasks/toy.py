@@ -8,10 +8,10 @@ import numpy as np
 
 from cvae.evaluation import metrics
 from cvae.models.gaussian import Gaussian
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 
 
-class Synthetic(LanguageModelling):
+class ToyTask(LanguageTask):
     """The paper's ten sequences, whose posteriors can all be looked at."""
 
     def _posterior(self) -> Gaussian:
@@ -29,7 +29,7 @@ class Synthetic(LanguageModelling):
 
     def snapshot(self) -> dict[str, Any]:
         """The posterior of each sequence: mean and logvar [N, Z]."""
-        with self.measuring():
+        with self.eval_mode():
             q = self._posterior()
         labels = list(range(len(q.mean)))
         return {"mean": q.mean.tolist(), "logvar": q.logvar.tolist(), "label": labels}

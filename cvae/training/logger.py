@@ -44,7 +44,7 @@ SWEPT = {"schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed"
 BOUNDS = [f"{split}/{name}" for split in ("test", "val") for name in ("elbo", "rec", "kl", "ppl")]
 
 
-class Recorder:
+class Logger:
     """Appends to a run's records. `offsets` are their lengths in bytes as of the checkpoint."""
 
     def __init__(self, folder: RunFolder, config: Config, step: int, offsets: dict[str, int]) -> None:
@@ -165,7 +165,7 @@ class Recorder:
             pixels = np.asarray(image.convert("RGB").reduce(2))
         self.board.add_image(f"pictures/{tag}", pixels, step, dataformats="HWC")
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Logger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:

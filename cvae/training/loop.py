@@ -17,14 +17,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cvae.config.schema import Config
-from cvae.data.text import further
+from cvae.data.text import extra_batches
 from cvae.errors import Diverged
 from cvae.evaluation.metrics import perplexity
 from cvae.models.objective import Terms
 from cvae.runs.folder import RunFolder
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
-from cvae.training.logger import Recorder
+from cvae.training.logger import Logger
 from cvae.training.steps import build
 
 log = logging.getLogger("cvae")
@@ -45,7 +45,7 @@ def _shows_divergence(key: str, value: float) -> bool:
     return key.rpartition("/")[2].removeprefix("refined_") in EVIDENCE and not math.isfinite(value)
 
 
-class Window:
+class RunningMeans:
     """Sums over the updates since a record was last written, kept on the device.
 
     `sums` [S] are those of SUMS, the gradient norm over updates, and what else the model adds to its loss.
@@ -71,7 +71,7 @@ class Window:
         self.sums.copy_(state["sums"])
         self.sentences, self.updates = state["sentences"], state["updates"]
 
-    def take(self, autoencoder: bool) -> tuple[dict[str, float], float]:
+    def pop_means(self, autoencoder: bool) -> tuple[dict[str, float], float]:
         """The means per sentence, and the tokens per sentence; the window is empty afterwards."""
         nll, kl, loss, norm, tokens, *bow = self.sums.tolist()
         n = self.sentences
@@ -88,7 +88,7 @@ class Window:
 class Loop:
     """Training of one run from wherever it stands to its end, or to where it is stopped."""
 
-    def __init__(self, config: Config, task: LanguageModelling, folder: RunFolder) -> None:
+    def __init__(self, config: Config, task: LanguageTask, folder: RunFolder) -> None:
         self.config, self.task, self.folder = config, task, folder
         train = config.train
         self.epoch = len(task.batches["train"])
@@ -101,7 +101,7 @@ class Loop:
         self.step = 0
         self.best = math.inf
         self.sums = (*SUMS, "bow") if getattr(config.model, "bow", False) else SUMS
-        self.recent, self.since_validation = (Window(task.device, self.sums) for _ in range(2))
+        self.recent, self.since_validation = (RunningMeans(task.device, self.sums) for _ in range(2))
         self.scores: list[float] = []
         self._first_bad = torch.full((), self.total, device=task.device)
         self._bad_values = torch.zeros(len(self.sums), dtype=torch.float64, device=task.device)
@@ -112,7 +112,7 @@ class Loop:
     @property
     def finished(self) -> bool:
         """Whether every update has been made, or the task stops early."""
-        return self.step >= self.total or self.task.settled(self.scores)
+        return self.step >= self.total or self.task.should_stop_early(self.scores)
 
     @property
     def objective(self) -> float:
@@ -157,7 +157,7 @@ class Loop:
         """What the last digits of a sum depend on."""
         return f"{torch.get_num_threads()} threads on {self.task.device.type}"
 
-    def save(self, recorder: Recorder) -> None:
+    def save(self, recorder: Logger) -> None:
         """Everything that going on needs, after making sure that it is worth keeping."""
         self.folder.refuse_lost()
         self._refuse_divergence()
@@ -187,7 +187,7 @@ class Loop:
         )
         self._saved = self.step
 
-    def run(self, recorder: Recorder) -> None:
+    def run(self, recorder: Logger) -> None:
         """Updates until the end. Raises Diverged, and SystemExit after a signal (`_signals`), all saved."""
         self._since = self._mark = time.perf_counter()
         self._busy = 0.0
@@ -219,7 +219,7 @@ class Loop:
     def _advance(self) -> None:
         """One update."""
         batches = self.task.batches["train"]
-        more = further(batches, self.step)
+        more = extra_batches(batches, self.step)
         found, loss, norm = self.update(batches.at(self.step), *self._weights(self.step), more)
         self._note(found, loss, norm)
         self.step += 1
@@ -258,15 +258,15 @@ class Loop:
             f" checkpoint is kept, diverged.json has the batch; {self.task.advice}"
         )
 
-    def _report(self, recorder: Recorder, bar: tqdm) -> None:
+    def _report(self, recorder: Logger, bar: tqdm) -> None:
         """Every `log_every` updates, the train/* record: at step t, means since the last one up to t."""
         step = self.step - 1
         if step % self.config.train.log_every and self.step < self.total:
             return
         self._refuse_divergence()
         sentences = self.recent.sentences
-        means, tokens = self.recent.take(self.config.autoencoder)
-        means |= self.update.take()
+        means, tokens = self.recent.pop_means(self.config.autoencoder)
+        means |= self.update.pop_metrics()
         beta, rate = self._weights(step)
         now = time.perf_counter()
         speed = tokens * sentences / (self._busy + now - self._mark)
@@ -279,7 +279,7 @@ class Loop:
             shown["KL"] = f"{means['kl']:.2f}"
         bar.set_postfix(shown | {"tok/s": f"{speed:,.0f}"}, refresh=False)
 
-    def _validate(self, recorder: Recorder) -> None:
+    def _validate(self, recorder: Logger) -> None:
         """The val/* record: at step t, the weights after t updates. Keeps the best of them."""
         self.folder.refuse_lost()
         self._refuse_divergence()
@@ -293,7 +293,7 @@ class Loop:
         recorder.write(self.step, values | {"time/seconds": self.seconds}, self._line(values))
         if (snapshot := self.task.snapshot()) is not None:
             recorder.append("latents.jsonl", {"step": self.step, **snapshot})
-        with self.task.measuring():
+        with self.task.eval_mode():
             recorder.append("samples.jsonl", {"step": self.step, "text": self.task.glimpse()})
         self.scores.append(self.task.score(measured["val"]))
         if self.scores[-1] < self.best:
@@ -306,7 +306,7 @@ class Loop:
             checkpoint.save(self.folder / "checkpoint_best.pt", content)
         self._mark = time.perf_counter()
 
-    def _look(self, recorder: Recorder, validated: bool) -> None:
+    def _look(self, recorder: Logger, validated: bool) -> None:
         """Tells the update I(x; z) of validation, and records it unless a validation at this step has."""
         self._busy += time.perf_counter() - self._mark
         mi = self.task.mutual_information("val")
@@ -317,7 +317,7 @@ class Loop:
 
     def _epoch_means(self) -> dict[str, float]:
         """epoch/*: the training sentences since the last validation, dropout on."""
-        means, tokens = self.since_validation.take(self.config.autoencoder)
+        means, tokens = self.since_validation.pop_means(self.config.autoencoder)
         values = {f"epoch/{name}": means[name] for name in ("rec", "kl") if name in means}
         if "elbo" in means:
             values["epoch/ppl"] = perplexity(-means["elbo"], tokens)

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from cvae.config.schema import Config
 from cvae.models import dialog, sentence
 from cvae.runs.folder import RunFolder
-from cvae.training.logger import Recorder
+from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.run import prepare
 
@@ -43,10 +43,10 @@ def parts(config: Config) -> dict[str, float]:
     train.at = within("data", train.at)
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(config, task, RunFolder(folder))
-        loop.update.descend = within("clipping and Adam", loop.update.descend)
+        loop.update.optimizer_step = within("clipping and Adam", loop.update.optimizer_step)
         loop._note, loop._report = within("logging", loop._note), within("logging", loop._report)
         loop.save = lambda recorder: None
-        with Recorder(RunFolder(folder), config, 0, {}) as recorder:
+        with Logger(RunFolder(folder), config, 0, {}) as recorder:
             loop.end = UPDATES
             loop.run(recorder)
             loop.end += UPDATES

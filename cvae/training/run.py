@@ -22,11 +22,11 @@ from cvae.report import figures
 from cvae.report.tables import MEASURES
 from cvae.runs import fingerprints
 from cvae.runs.folder import ERROR, RunFolder
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
-from cvae.training.logger import BOUNDS, Recorder
+from cvae.training.logger import BOUNDS, Logger
 from cvae.training.loop import Loop
-from cvae.training.transfer import take_from
+from cvae.training.transfer import load_weights
 
 log = logging.getLogger("cvae")
 
@@ -50,7 +50,7 @@ def run(
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
         if config.init_from is not None and config.pretrains and starts:
-            take_from(RunFolder(config.source), task, encoder_only=config.reset_decoder)
+            load_weights(RunFolder(config.source), task, encoder_only=config.reset_decoder)
     except BaseException:
         folder.discard_if_empty()
         raise
@@ -64,7 +64,7 @@ def run(
             return _train(config, folder, task)
 
 
-def prepare(config: Config) -> LanguageModelling:
+def prepare(config: Config) -> LanguageTask:
     """Data on the device, a freshly initialised model, and the task that measures it."""
     memory.keep_freed()
     if config.threads is not None:
@@ -77,7 +77,7 @@ def prepare(config: Config) -> LanguageModelling:
     model = models.build(_located(config), len(splits.vocabulary), splits).to(device)
     task = tasks.build(config, model, splits)
     if config.init_from is not None and not config.pretrains:
-        take_from(RunFolder(config.source), task, encoder_only=True)
+        load_weights(RunFolder(config.source), task, encoder_only=True)
     return task
 
 
@@ -88,9 +88,7 @@ def _located(config: Config) -> Any:
     return dataclasses.replace(config.model, vectors=str(config.beside_data(name)))
 
 
-def reopen(
-    config: Config, folder: RunFolder, which: str | None = None, split: str = "val"
-) -> LanguageModelling:
+def reopen(config: Config, folder: RunFolder, which: str | None = None, split: str = "val") -> LanguageTask:
     """The task with the weights of a run's best or last checkpoint, by default the one that it reports.
 
     Raises FolderError where the data are not those of the run or have no such split, CheckpointError for an
@@ -103,22 +101,22 @@ def reopen(
     folder.refuse_other_data(data)
     if unchecked := folder.unchecked(data):
         log.warning(f"{folder}: {unchecked}")
-    _take_weights(task, folder, which or config.task.reported)
+    _load_weights(task, folder, which or config.task.reported)
     return task
 
 
-def evaluate(task: LanguageModelling, split: str) -> dict[str, float]:
+def evaluate(task: LanguageTask, split: str) -> dict[str, float]:
     """All measures of a split, by the names they have in results.json."""
     found = task.evaluate(split, thorough=True)
     return {f"{split}/{name}": value for name, value in found.items()}
 
 
-def _take_weights(task: LanguageModelling, folder: RunFolder, which: str) -> None:
+def _load_weights(task: LanguageTask, folder: RunFolder, which: str) -> None:
     path = folder / f"checkpoint_{which}.pt"
     checkpoint.restore(task.model, checkpoint.load(path, (folder.record or {}).get("config"))["model"], path)
 
 
-def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[str, str]) -> None:
+def _write_texts(folder: RunFolder, task: LanguageTask, composition: dict[str, str]) -> None:
     """Hydra's record of the composition, and the words behind the numbers."""
     for name, text in composition.items():
         (folder / ".hydra").mkdir(exist_ok=True)
@@ -126,13 +124,13 @@ def _write_texts(folder: RunFolder, task: LanguageModelling, composition: dict[s
     write_atomically(folder / "vocabulary.txt", task.data.vocabulary.text)
 
 
-def _train(config: Config, folder: RunFolder, task: LanguageModelling) -> float:
+def _train(config: Config, folder: RunFolder, task: LanguageTask) -> float:
     """From where the folder stands to the results."""
     loop = Loop(config, task, folder)
     results: dict[str, Any] = {f"data/{name}": count for name, count in task.counts().items()}
     results |= {"model/parameters": sum(p.numel() for p in task.model.parameters()), "updates": loop.total}
     results |= {"notes": task.data.notes} if task.data.notes else {}
-    with Recorder(folder, config, *loop.resume()) as recorder:
+    with Logger(folder, config, *loop.resume()) as recorder:
         where = f"after {loop.step:,} updates" if loop.step else "from the start"
         log.info(f"{folder}: {where}, going to {loop.end:,} of {loop.total:,}, on {task.device}")
         for note in task.data.notes:
@@ -142,12 +140,12 @@ def _train(config: Config, folder: RunFolder, task: LanguageModelling) -> float:
         return _conclude(loop, recorder, results)
 
 
-def _conclude(loop: Loop, recorder: Recorder, results: dict[str, Any]) -> float:
+def _conclude(loop: Loop, recorder: Logger, results: dict[str, Any]) -> float:
     """Measures the reported checkpoint, draws pictures and, last of all, says that the run is finished."""
     task, folder, which = loop.task, loop.folder, loop.config.task.reported
     measured: dict[str, float] = {}
     if (folder / f"checkpoint_{which}.pt").exists():
-        _take_weights(task, folder, which)
+        _load_weights(task, folder, which)
         for split in task.judged:
             measured |= evaluate(task, split)
         # how many sentences a measure saw, and KL by dimension, are no curves: results.json has them

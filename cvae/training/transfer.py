@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from cvae.errors import FolderError
 from cvae.runs.folder import RunFolder
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 
 
-def take_from(source: RunFolder, task: LanguageModelling, encoder_only: bool) -> None:
+def load_weights(source: RunFolder, task: LanguageTask, encoder_only: bool) -> None:
     """Gives a model the weights that a finished run reports: all of them, or its encoder's.
 
     Raises FolderError where there is no such run, where its data or words are others, and where weights are

@@ -29,7 +29,7 @@ from cvae import data
 from cvae.config.load import load
 from cvae.config.schema import Config, DialogData
 from cvae.data import files, references, switchboard, vectors
-from cvae.data.dialogs import Exchanges, build
+from cvae.data.dialogs import DialogCorpus, build
 from cvae.data.text import Vocabulary
 from cvae.errors import UserError
 from cvae.runs import reader
@@ -146,7 +146,7 @@ def test_word_vectors(tmp_path, seed):
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Exchanges:
+def corpus() -> DialogCorpus:
     return build(dialog_data(DIALOGS), torch.device("cpu")).corpora["test"]
 
 

@@ -27,7 +27,7 @@ from cvae.report.tables import Cell, around, direction, rows
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.run import reopen, run
 from tests.helpers import ROOT, script
@@ -460,7 +460,7 @@ def worse(request, tmp_path, configured, monkeypatch) -> tuple[Path, str, int]:
     overrides, which, step = request.param
     monkeypatch.setattr(figures, "run_pictures", lambda path: [])
     scores = iter((1.0, 2.0))
-    monkeypatch.setattr(LanguageModelling, "score", lambda self, found: next(scores))
+    monkeypatch.setattr(LanguageTask, "score", lambda self, found: next(scores))
     assert run(configured(*overrides), RunFolder(tmp_path)) == {"best": 1.0, "last": 2.0}[which]
     return tmp_path, which, step
 

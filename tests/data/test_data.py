@@ -30,7 +30,7 @@ from cvae.data.text import (
     Vocabulary,
     bucketed,
     equal_length,
-    further,
+    extra_batches,
     order,
     splits,
 )
@@ -236,7 +236,7 @@ def test_further_batches_are_of_the_same_epoch_and_of_the_seed_and_the_step():
     found = set()
     for seed in range(3):
         for step in range(15):
-            drawn = list(itertools.islice(further(Numbered(seed), step), 60))
+            drawn = list(itertools.islice(extra_batches(Numbered(seed), step), 60))
             first = step // 5 * 5
             assert set(drawn) == set(range(first, first + 5))
             found.add(tuple(number - first for number in drawn))

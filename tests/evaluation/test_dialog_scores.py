@@ -22,7 +22,7 @@ from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
 from cvae.data.switchboard import tokenise
-from cvae.data.text import SPECIALS, UNK, Vocabulary, fixed
+from cvae.data.text import SPECIALS, UNK, Vocabulary, fixed_subset
 from cvae.errors import UserError
 from cvae.evaluation import chat, dialog_metrics
 from cvae.evaluation.acts import ActClassifier
@@ -31,7 +31,7 @@ from cvae.models.gaussian import Gaussian
 from cvae.report import figures, tables
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run
-from cvae.tasks.dialog import Answering
+from cvae.tasks.dialog import DialogTask
 from cvae.training.run import prepare, reopen, run
 from tests.helpers import ROOT
 
@@ -174,7 +174,7 @@ def scorer(splits: DialogSplits, split: str = "test") -> Scorer:
     task = types.SimpleNamespace(data=splits, config=types.SimpleNamespace(task=types.SimpleNamespace()))
     task.config.task.references = None
     corpus, train = splits.corpora[split], splits.corpora["train"]
-    right = list(Answering.references(task, split).values())
+    right = list(DialogTask.references(task, split).values())
     sentences = train.sentences(np.arange(len(train)))
     table = vectors.cooccurrence(sentences, len(splits.vocabulary), 4)
     classifier = ActClassifier(train, len(splits.vocabulary), len(splits.acts))
@@ -364,7 +364,7 @@ def written(tmp_path: Path, entries: object) -> Path:
 def held_dialogs(splits: DialogSplits) -> list[int]:
     """The numbers of the train dialogs that are held out."""
     count = len(splits.corpora["train"].topics) + len(splits.corpora["held"].topics)
-    return fixed(len(splits.corpora["held"].topics), count).tolist()
+    return fixed_subset(len(splits.corpora["held"].topics), count).tolist()
 
 
 def utterances(split: str) -> list[list[list[str]]]:
@@ -660,12 +660,12 @@ def test_a_chat_goes_on_with_what_was_chosen(folders, capsys, monkeypatch):
 
 
 def test_a_topic_is_one_of_the_corpus_in_capitals_or_not(folders, capsys, monkeypatch):
-    said, answer = {}, Answering.answer
+    said, answer = {}, DialogTask.answer
     for topic in ("music", "MUSIC", "Music", "Pets", ""):
         heard = []
         monkeypatch.setattr(sys, "stdin", io.StringIO("what about the dog\n"))
         monkeypatch.setattr(
-            Answering, "answer", lambda *a, heard=heard: (heard.append(int(a[1].topics)), answer(*a))[1]
+            DialogTask, "answer", lambda *a, heard=heard: (heard.append(int(a[1].topics)), answer(*a))[1]
         )
         assert script().main([str(folders[0]), "--chat", "--topic", topic]) == 0
         said[topic] = heard

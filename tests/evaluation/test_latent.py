@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.data.text import BOS, PAD, UNK, Batch, Corpus, bucketed, fixed
+from cvae.data.text import BOS, PAD, UNK, Batch, Corpus, bucketed, fixed_subset
 from cvae.evaluation import latent, metrics
 from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.sentence import SentenceVAE
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from tests.helpers import SENTENCES, batch_of, config_of, make, parts
 
 SIGMA = 0.8
@@ -121,10 +121,10 @@ def test_a_density_too_small_for_a_float_is_still_counted():
 
 def test_the_survey_holds_every_sequence_and_its_bound_is_the_closed_one():
     x, model = observations(3000), Linear(shift=0.3)
-    found, q = latent.survey(model, batches(x), False, rng())
+    found, q = latent.collect_posteriors(model, batches(x), False, rng())
     assert q.mean.shape == found.kl.shape == (3000, LATENT) and found.nll.shape == (3000,)
     assert torch.equal(q.mean, model.posterior(Batch(x, x[:, 0])).mean)
-    values = latent.bound(found)
+    values = latent.elbo_metrics(found)
     whole = batches(x, 3000)[0]
     gap = gaussian.kl(q, Linear().posterior(whole)).sum(-1).mean().item()
     nll = -MARGINAL.log_prob(x).mean().item()
@@ -147,7 +147,7 @@ def test_a_posterior_at_hand_changes_nothing_in_the_terms():
 def test_mutual_information_is_the_closed_one_and_not_bounded_by_a_batch():
     """I(x; z) = ½ Σ log(aggregated variance / posterior variance), the prior being the aggregate."""
     exact = 0.5 * (1 + (W**2).sum(0) / SIGMA**2).log().sum().item()
-    _, q = latent.survey(Linear(), batches(observations(1500), 2), False, rng())
+    _, q = latent.collect_posteriors(Linear(), batches(observations(1500), 2), False, rng())
     found = metrics.mutual_information(q, rng())
     assert found == pytest.approx(exact, abs=0.08)
     assert found > math.log(2)  # what two sentences at a time could show at most
@@ -289,19 +289,19 @@ def test_without_words_the_encoder_still_reads_them_and_they_are_still_predicted
 
 
 def test_the_fixed_sentences_depend_on_their_number_and_the_size_of_the_split_only():
-    found = fixed(20, 100)
+    found = fixed_subset(20, 100)
     assert len(set(found)) == 20 and set(found) <= set(range(100))
     np.random.seed(3)
-    assert np.array_equal(fixed(20, 100), found)
-    assert np.array_equal(fixed(8, 100), found[:8])
-    assert sorted(fixed(None, 7)) == sorted(fixed(100, 7)) == list(range(7))
+    assert np.array_equal(fixed_subset(20, 100), found)
+    assert np.array_equal(fixed_subset(8, 100), found[:8])
+    assert sorted(fixed_subset(None, 7)) == sorted(fixed_subset(100, 7)) == list(range(7))
 
 
 def test_runs_of_different_seeds_and_batches_measure_the_same_sentences():
     def texts(seed: int, sampler: str) -> Iterator[tuple[int, ...]]:
         base = config_of()
         config = config_of(seed=seed, dataset=type(base.dataset)("tiny", 60, sampler))
-        for batch in parts(config)[2].fixed("train", 20):
+        for batch in parts(config)[2].fixed_subset("train", 20):
             yield from (tuple(row[row != PAD].tolist()) for row in batch.tokens)
 
     assert list(texts(0, "bucketed")) == list(texts(5, "equal_length"))
@@ -336,7 +336,7 @@ def test_several_samples_are_refused_in_training():
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[SentenceVAE, LanguageModelling]:
+def trained() -> tuple[SentenceVAE, LanguageTask]:
     model, _, task = parts(config_of())
     return model, task
 
@@ -362,9 +362,9 @@ def test_everything_at_once_is_recorded_with_how_much_it_saw_and_leaves_no_trace
 def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):
     model, task = trained
     model.eval()
-    _, q = latent.survey(model, task.batches["train"], False, task.generator())
+    _, q = latent.collect_posteriors(model, task.batches["train"], False, task.generator())
     corpus = task.data.corpora["train"]
-    some = model.posterior(corpus.batch(fixed(None, len(corpus))))
+    some = model.posterior(corpus.batch(fixed_subset(None, len(corpus))))
     expected = metrics.mutual_information(some, task.generator())
     assert task.information("train", q)["mi"] == pytest.approx(expected, abs=1e-4)
     model.train()
@@ -376,7 +376,7 @@ def test_a_language_model_has_the_same_likelihood_with_and_without_weights():
     assert not {"mi", "au", "path_a", "path_a_prior", "mi_examples"} & set(found)
     assert found["iw_samples"] == 1 and found["iw_nll"] == pytest.approx(-found["iw_elbo"])
     everything = latent.importance_weighted(
-        task.model.eval(), task.fixed("val", None), 1, 100, task.generator()
+        task.model.eval(), task.fixed_subset("val", None), 1, 100, task.generator()
     )
     assert everything["iw_ppl"] == pytest.approx(found["ppl"])
 

@@ -11,7 +11,7 @@ import torch
 from cvae.data.text import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
 from cvae.evaluation.samples import Sampler
-from cvae.models.decode import How, generate
+from cvae.models.decode import SamplingOptions, generate
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
@@ -44,10 +44,10 @@ def test_the_steps_of_a_sentence_have_the_probability_that_decode_nll_says(layer
 
 def test_greedy_takes_the_most_likely_word_until_the_end_and_rows_do_not_mix():
     model, z = make().eval(), torch.randn(40, 3)
-    rows = generate(model, None, z, 12, How())
+    rows = generate(model, None, z, 12, SamplingOptions())
     assert len({tuple(row) for row in rows}) > 1
     for row, own in zip(rows, z, strict=True):
-        assert generate(model, None, own[None], 12, How()) == [row]
+        assert generate(model, None, own[None], 12, SamplingOptions()) == [row]
         state = model.begin(None, own[None])
         for word, following in zip([BOS, *row], [*row, EOS][:12], strict=False):
             logits, state = model.step(torch.tensor([word]), state)
@@ -58,7 +58,7 @@ def test_greedy_takes_the_most_likely_word_until_the_end_and_rows_do_not_mix():
 def test_draws_have_the_probabilities_of_the_tempered_softmax():
     logits = torch.randn(WORDS)
     logits[[PAD, BOS]] = -torch.inf
-    drawn = How(temperature=0.7).choose(logits.expand(40_000, -1), noise())
+    drawn = SamplingOptions(temperature=0.7).choose(logits.expand(40_000, -1), noise())
     shares = drawn.bincount(minlength=WORDS) / len(drawn)
     torch.testing.assert_close(shares, torch.softmax(logits / 0.7, -1), atol=0.012, rtol=0)
 
@@ -74,44 +74,50 @@ def test_top_p_keeps_the_smallest_set_of_words_that_reaches_p():
         (0.9, {3, 4, 5}),
         (1.0, {1, 3, 4, 5}),
     ):
-        assert set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist()) == kept
+        assert set(SamplingOptions(temperature=1.0, top_p=p).choose(logits, noise()).tolist()) == kept
 
 
 def test_top_p_is_of_the_tempered_probabilities():
     logits = torch.tensor([0.0, 0.05, 0.0, 0.4, 0.3, 0.25]).log().expand(1_000, -1)
     # the likeliest has 0.51 at temperature 0.5 and 0.33 at 2
     for temperature, p, kept in ((0.5, 0.5, {3}), (0.5, 0.52, {3, 4}), (2.0, 0.35, {3, 4})):
-        assert set(How(temperature=temperature, top_p=p).choose(logits, noise()).tolist()) == kept
+        assert set(SamplingOptions(temperature=temperature, top_p=p).choose(logits, noise()).tolist()) == kept
 
 
 def test_top_p_is_reached_by_words_that_add_up_to_it_exactly():
     logits = torch.full((100, 8), -torch.inf)
     logits[:, 3:7] = 0.0  # a quarter each
     for p, kept in ((0.25, 1), (0.5, 2), (0.5001, 3), (0.75, 3)):
-        assert len(set(How(temperature=1.0, top_p=p).choose(logits, noise()).tolist())) == kept
+        assert len(set(SamplingOptions(temperature=1.0, top_p=p).choose(logits, noise()).tolist())) == kept
 
 
 def test_a_forbidden_word_and_the_pad_are_never_said():
     model, z = make(seed=1).eval(), torch.randn(50, 3)
-    how = How(temperature=2.0, forbid=(UNK, 5))
+    how = SamplingOptions(temperature=2.0, forbid=(UNK, 5))
     said = {word for row in generate(model, None, z, 30, how, noise()) for word in row}
     assert said and not said & {PAD, BOS, EOS, UNK, 5}
-    assert UNK in {word for row in generate(model, None, z, 30, How(2.0), noise()) for word in row}
+    assert UNK in {
+        word for row in generate(model, None, z, 30, SamplingOptions(2.0), noise()) for word in row
+    }
 
 
-@pytest.mark.parametrize("how", [How(temperature=1e-320), How(temperature=1e-9, top_p=1e-300)])
+@pytest.mark.parametrize(
+    "how", [SamplingOptions(temperature=1e-320), SamplingOptions(temperature=1e-9, top_p=1e-300)]
+)
 def test_the_coldest_draws_and_the_smallest_shares_are_the_likeliest_word(how):
     logits = torch.randn(50, 20, generator=noise()) * 30
-    assert torch.equal(how.choose(logits, noise()), How().choose(logits, None))
+    assert torch.equal(how.choose(logits, noise()), SamplingOptions().choose(logits, None))
 
 
 def test_the_hottest_draws_are_of_all_words_that_are_allowed():
-    drawn = How(temperature=1e308, forbid=(UNK,)).choose(torch.randn(20).expand(3000, -1), noise())
+    drawn = SamplingOptions(temperature=1e308, forbid=(UNK,)).choose(
+        torch.randn(20).expand(3000, -1), noise()
+    )
     assert set(drawn.tolist()) == set(range(20)) - {PAD, BOS, UNK}
 
 
 def test_no_sentence_is_longer_than_asked_and_the_seed_decides_the_draws():
-    model, z, how = make().eval(), torch.randn(30, 3), How(temperature=1.5)
+    model, z, how = make().eval(), torch.randn(30, 3), SamplingOptions(temperature=1.5)
     first = generate(model, None, z, 7, how, noise(1))
     assert max(map(len, first)) <= 7
     assert generate(model, None, z, 7, how, noise(1)) == first != generate(model, None, z, 7, how, noise(2))
@@ -192,7 +198,7 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
 
 def test_a_label_stands_for_the_training_sentences_that_have_it(folder, capsys):
     task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder))
-    train, sampler = task.data.corpora["train"], Sampler(task, How())
+    train, sampler = task.data.corpora["train"], Sampler(task, SamplingOptions())
     train.labels = np.arange(len(train)) % 2
     every = task.means([train.batch(np.arange(len(train)))])
     torch.testing.assert_close(sampler.centre("1"), every[1::2].mean(0))
@@ -245,4 +251,6 @@ def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys, monkeyp
     run(configured(*SMALL, "schedule=none"), folder)
     assert script("sample").main([str(folder.path), "prior"]) == 1
     assert capsys.readouterr().err.endswith("schedule=none has no prior to draw from\n")
-    assert list(Sampler(reopen(folder.configuration("cpu"), folder), How()).reconstructions([["a"]]))
+    assert list(
+        Sampler(reopen(folder.configuration("cpu"), folder), SamplingOptions()).reconstructions([["a"]])
+    )

@@ -13,7 +13,7 @@ from torch import Tensor, distributions
 from cvae.config.schema import (
     Config,
     ToyData,
-    ToyTask,
+    ToyTaskConfig,
 )
 from cvae.data.text import Batch
 from cvae.evaluation import latent, metrics
@@ -21,15 +21,15 @@ from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import Terms
 from cvae.models.sentence import SentenceVAE
-from cvae.schedules import Off
-from cvae.tasks.toy import Synthetic
-from cvae.training.steps import Update
+from cvae.schedules import Autoencoder
+from cvae.tasks.toy import ToyTask
+from cvae.training.steps import TrainStep
 from tests.helpers import MEASURED, config_of, parts
 
 PATHS = {"path_a", "path_a_prior", "path_b"}
 TOY = {
     "dataset": ToyData("toy", sequences=5, draws=4, sampler="equal_length"),
-    "task": ToyTask("toy", samples=50, **MEASURED),
+    "task": ToyTaskConfig("toy", samples=50, **MEASURED),
 }
 
 
@@ -204,7 +204,9 @@ def test_the_bound_is_totals_over_sentences_and_over_tokens():
     nll = kl = tokens = sentences = 0
     rng = task.generator()
     with torch.no_grad():
-        found = latent.bound(latent.survey(model, task.batches["train"], False, task.generator())[0])
+        found = latent.elbo_metrics(
+            latent.collect_posteriors(model, task.batches["train"], False, task.generator())[0]
+        )
         for batch in task.batches["train"]:
             q = model.posterior(batch)
             nll += model.decode_nll(batch, gaussian.sample(q, rng)).sum().item()
@@ -225,7 +227,7 @@ def test_the_bound_is_totals_over_sentences_and_over_tokens():
 
 
 def test_an_autoencoder_is_measured_at_the_posterior_mean_sentence_by_sentence():
-    model, splits, task = parts(config_of(schedule=Off()))
+    model, splits, task = parts(config_of(schedule=Autoencoder()))
     found = task.evaluate("val")
     corpus, total = splits.corpora["val"], 0.0
     model.eval()
@@ -240,7 +242,7 @@ def test_an_autoencoder_is_measured_at_the_posterior_mean_sentence_by_sentence()
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"latent": 0}, {"schedule": Off()}, TOY], ids=["vae", "lm", "ae", "toy"]
+    "values", [{}, {"latent": 0}, {"schedule": Autoencoder()}, TOY], ids=["vae", "lm", "ae", "toy"]
 )
 def test_evaluation_is_repeatable_and_leaves_no_trace_in_training(values):
     model, _, task = parts(config_of(**values))
@@ -296,7 +298,7 @@ def test_counts_are_of_the_data():
 
 def test_the_toy_task_adds_how_well_z_tells_the_sequences_apart_and_keeps_their_posteriors():
     model, splits, task = parts(config_of(**TOY))
-    assert isinstance(task, Synthetic)
+    assert isinstance(task, ToyTask)
     found, kept = task.evaluate("val"), task.snapshot()
     assert set(found) == {"elbo", "rec", "kl", "ppl", "mi", "au", "accuracy", "prior_gap"} | PATHS
     q = Gaussian(torch.tensor(kept["mean"]), torch.tensor(kept["logvar"]))
@@ -313,7 +315,7 @@ def test_the_toy_task_adds_how_well_z_tells_the_sequences_apart_and_keeps_their_
 
 
 def test_the_toy_task_measures_an_autoencoder_by_what_needs_no_prior():
-    found = parts(config_of(**TOY, schedule=Off()))[2].evaluate("val", thorough=True)
+    found = parts(config_of(**TOY, schedule=Autoencoder()))[2].evaluate("val", thorough=True)
     assert set(found) == {"rec", "path_a", "path_b", "path_sentences"}
 
 
@@ -336,14 +338,14 @@ def gradients(model: SentenceVAE, batch: Batch, config: Config, beta: float) -> 
         config_of(clip=None),
         config_of(clip=0.5, free_bits=0.3),
         config_of(clip=0.5, latent=0),
-        config_of(clip=0.5, schedule=Off()),
+        config_of(clip=0.5, schedule=Autoencoder()),
     ],
     ids=["clipped", "unclipped", "free bits", "lm", "ae"],
 )
 def test_updates_are_adam_by_hand_on_clipped_gradients(config):
     model, _, task = parts(config)
     byhand = copy.deepcopy(model)
-    update, batches = Update(model, config), task.batches["train"]
+    update, batches = TrainStep(model, config), task.batches["train"]
     first = [torch.zeros_like(parameter) for parameter in byhand.parameters()]
     second = [torch.zeros_like(parameter) for parameter in byhand.parameters()]
     # Adam does not feel the scale of its first gradient, so clipping shows from the second on
@@ -372,7 +374,7 @@ def test_updates_are_adam_by_hand_on_clipped_gradients(config):
 
 
 def test_adam_keeps_the_authors_constants():
-    group = Update(parts(config_of())[0], config_of()).optimizer.param_groups[0]
+    group = TrainStep(parts(config_of())[0], config_of()).optimizer.param_groups[0]
     assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.9, 0.999), 1e-8, 0)
 
 
@@ -380,7 +382,7 @@ def test_adam_keeps_the_authors_constants():
 def test_clipping_within_adams_pass_is_clipping_before_it(limit):
     config = config_of(clip=limit)
     model, _, task = parts(config)
-    update, other, batch = Update(model, config), copy.deepcopy(model), task.batches["train"].at(0)
+    update, other, batch = TrainStep(model, config), copy.deepcopy(model), task.batches["train"].at(0)
     adam = torch.optim.Adam(other.parameters(), lr=1e-2)
     for seed in range(3):
         torch.manual_seed(seed)
@@ -401,7 +403,7 @@ def test_clipping_within_adams_pass_is_clipping_before_it(limit):
 def test_the_optimisers_state_is_a_plain_adams():
     config = config_of(clip=0.5)
     model, _, task = parts(config)
-    update = Update(model, config)
+    update = TrainStep(model, config)
     update(task.batches["train"].at(0), 1.0, 1e-2)
     state = update.optimizer.state_dict()
     assert state.keys() == {"state", "param_groups"}
@@ -412,6 +414,6 @@ def test_the_optimisers_state_is_a_plain_adams():
 def test_updates_learn():
     config = config_of(model=dataclasses.replace(config_of().model, dropout=0.0, word_dropout=0.0))
     model, _, task = parts(config)
-    update, batch = Update(model, config), task.batches["train"].at(0)
+    update, batch = TrainStep(model, config), task.batches["train"].at(0)
     losses = [update(batch, 1.0, 1e-2)[1].item() for _ in range(40)]
     assert losses[-1] < 0.8 * losses[0]

@@ -17,10 +17,10 @@ from PIL import Image
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
 from cvae.runs.reader import Run, find_runs, read_run
-from cvae.schedules import Constant, Cyclical, Monotonic, Off
+from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.helpers import ROOT
 
-BETAS = {"constant": Constant(), "monotonic": Monotonic(), "cyclical": Cyclical(), "none": Off()}
+BETAS = {"constant": Constant(), "monotonic": Monotonic(), "cyclical": Cyclical(), "none": Autoencoder()}
 TOTAL = 40000
 
 

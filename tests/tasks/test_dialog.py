@@ -17,7 +17,7 @@ from torch.nn import functional
 from cvae import data
 from cvae.config.schema import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
-from cvae.data.dialogs import START, UNKNOWN, DialogSplits, Exchanges, Passages, authors_windows
+from cvae.data.dialogs import START, UNKNOWN, DialogBatches, DialogCorpus, DialogSplits, authors_windows
 from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
 from cvae.errors import FolderError, UserError
@@ -29,8 +29,8 @@ from cvae.models.kernels.gru import GRU
 from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.tasks import dialog
-from cvae.tasks.dialog import Answering
-from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
+from cvae.tasks.dialog import DialogTask
+from cvae.training.steps.semi_amortized import SemiAmortizedStep
 from tests.helpers import CPU, DIALOGS
 
 MODEL = DialogModel(
@@ -133,7 +133,7 @@ def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, s
     corpora = splits.corpora
     assert len(corpora["train"]) + len(corpora["held"]) == sum(len(line["utts"]) for line in lines)
     corpus = corpora["train"]
-    passages = Passages(corpus, consecutive, size, 0, whole)
+    passages = DialogBatches(corpus, consecutive, size, 0, whole)
     epochs = []
     for epoch in range(2):
         steps = range(epoch * len(passages), (epoch + 1) * len(passages))
@@ -159,7 +159,7 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
         "train.batch_size=5",
     )
     corpus = data.build(config.dataset, CPU).corpora["train"]
-    passages = Answering.cut(types.SimpleNamespace(config=config), corpus)
+    passages = DialogTask.cut(types.SimpleNamespace(config=config), corpus)
     sizes = [len(passages.at(step).lengths) for step in range(len(passages))]
     assert set(sizes[:-1]) == {5} and sizes[-1] == len(corpus) - 5 * (len(sizes) - 1) > 0
 
@@ -224,7 +224,7 @@ def test_the_authors_unit_is_the_mean_over_batches(splits, model):
     corpus = splits.corpora["val"]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(dialog, "AUTHORS_BATCH", 2)
-        patch.setattr(corpus, "batch", lambda *a: double(Exchanges.batch(corpus, *a)))
+        patch.setattr(corpus, "batch", lambda *a: double(DialogCorpus.batch(corpus, *a)))
         found, off = (
             dialog.authors_unit(model, corpus, deterministic, torch.Generator().manual_seed(0))
             for deterministic in (False, True)
@@ -434,7 +434,7 @@ def test_packing_and_sharing_change_nothing(split, splits, model):
 def test_a_batch_can_be_read(splits):
     corpus = splits.corpora["train"]
     batch = corpus.batch(np.array([4, 0, 7]))
-    read = Answering.words(types.SimpleNamespace(data=splits), batch)
+    read = DialogTask.words(types.SimpleNamespace(data=splits), batch)
     for number, sentence in zip((4, 0, 7), read, strict=True):
         text = corpus.texts[corpus.places[number]]
         start, length = corpus.text_starts[text], corpus.text_lengths[text]
@@ -523,7 +523,7 @@ def test_the_response_reaches_the_decoder_through_z_alone(splits, model):
 def test_semi_amortised_gradients_are_those_of_torchs_gru(splits, model, monkeypatch):
     how = SemiAmortized("semi_amortized", steps=2, lr=0.5, momentum=0.5, clip=5.0)
     config = types.SimpleNamespace(objective=Objective(free_bits=0.0), update=how)
-    update, batch, found, ours = SemiAmortizedUpdate(model, config), exchanges(splits), [], []
+    update, batch, found, ours = SemiAmortizedStep(model, config), exchanges(splits), [], []
     apply = recurrent._Direction.apply
     monkeypatch.setattr(recurrent._Direction, "apply", lambda *a: (ours.append(1), apply(*a))[1])
 
@@ -561,7 +561,7 @@ def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
     bare = found._replace(bow=None)
     more = objective.loss(found, 0.5) - objective.loss(bare, 0.5)
     assert more.item() == pytest.approx(found.bow.mean().item())
-    with_bow, without = latent.bound(found), latent.bound(bare)
+    with_bow, without = latent.elbo_metrics(found), latent.elbo_metrics(bare)
     assert with_bow.pop("bow") == pytest.approx(found.bow.mean().item()) and with_bow == without
     silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3).double()
     assert objective.terms(silent, batch).bow is None
@@ -652,7 +652,7 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
 )
 def test_early_stopping_is_the_authors(patience, scores, settled):
     task = types.SimpleNamespace(config=types.SimpleNamespace(task=types.SimpleNamespace(patience=patience)))
-    assert Answering.settled(task, scores) is settled
+    assert DialogTask.should_stop_early(task, scores) is settled
 
 
 def test_the_presets_are_the_authors_schedules(configured):

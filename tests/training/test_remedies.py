@@ -23,7 +23,7 @@ from torch import Tensor
 from cvae.cli import main as cli
 from cvae.config.load import completed, flatten, identity, load
 from cvae.config.schema import Config, SemiAmortized, SentenceModel
-from cvae.data.text import BOS, EOS, Batch, Batches, further
+from cvae.data.text import BOS, EOS, Batch, Batches, extra_batches
 from cvae.errors import ConfigError, Diverged, FolderError, UserError
 from cvae.models import gaussian, objective
 from cvae.models.objective import Terms
@@ -33,13 +33,13 @@ from cvae.report import figures, tables
 from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import Run, changes, find_runs
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
-from cvae.training.logger import Recorder
+from cvae.training.logger import Logger
 from cvae.training.loop import Loop
-from cvae.training.run import prepare, reopen, run, take_from
-from cvae.training.steps import Update, build
-from cvae.training.steps.semi_amortized import SemiAmortizedUpdate
+from cvae.training.run import load_weights, prepare, reopen, run
+from cvae.training.steps import TrainStep, build
+from cvae.training.steps.semi_amortized import SemiAmortizedStep
 from tests.helpers import CONF
 
 REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
@@ -366,14 +366,14 @@ class TestBatchNorm:
 
     def test_means_that_are_all_the_same_end_the_run_in_a_sentence(self, base, tmp_path, monkeypatch):
         config = treated(base, "batch_norm", **{"dataset.sentences": 40, "train.epochs": 1, "device": "cpu"})
-        real = LanguageModelling.__init__
+        real = LanguageTask.__init__
 
         def closed(task, config, model, data):
             real(task, config, model, data)
             with torch.no_grad():
                 model.encoder.mean.weight[5] = 0.0
 
-        monkeypatch.setattr(LanguageModelling, "__init__", closed)
+        monkeypatch.setattr(LanguageTask, "__init__", closed)
         said = r"model\.batch_norm divides by .* in dimension 5 of z all of them are the same"
         with pytest.raises(Diverged, match=rf"is nan at step 0 .*; {said}$"):
             run(config, RunFolder(tmp_path))
@@ -395,7 +395,7 @@ class TestBatchNorm:
             for step in range(3):
                 update(batches.at(step), 0.5, 3e-2)
                 state = torch.get_rng_state(), np.random.get_state()[1].copy()
-                means = torch.cat([task.means([one]) for one in task.fixed("train", most)])
+                means = torch.cat([task.means([one]) for one in task.fixed_subset("train", most)])
                 assert torch.equal(state[0], torch.get_rng_state())
                 assert (state[1] == np.random.get_state()[1]).all()
                 shift = task.model.encoder.normalise.shift
@@ -430,7 +430,7 @@ class TestBatchNorm:
         task = reopen(config, folder, "last")
         assert (last[name] > 0).all() and not task.model.encoder.normalise.unknown
         task.model.encoder.normalise.spread.fill_(-1.0)
-        task.means(task.fixed("val", 2))
+        task.means(task.fixed_subset("val", 2))
         assert torch.equal(task.model.encoder.normalise.spread, last[name])
 
     def test_running_values_of_older_checkpoints_are_replaced(self, tmp_path, monkeypatch, caplog):
@@ -448,7 +448,7 @@ class TestBatchNorm:
         assert f"{path} holds running statistics of model.batch_norm" in caplog.text
         assert found["elbo"] == folder.results["val/elbo"]
         task = prepare(config)
-        take_from(folder, task, encoder_only=True)
+        load_weights(folder, task, encoder_only=True)
         assert task.evaluate("val")["kl"] == found["kl"]
 
 
@@ -513,11 +513,11 @@ def config() -> Config:
 
 
 @pytest.fixture(scope="module")
-def misled() -> LanguageModelling:
+def misled() -> LanguageTask:
     """A trained model whose encoder then errs: its posteriors can be refined."""
     config = tiny("semi_amortized", **{"update.lr": 2.0})
     task = prepare(config)
-    update, batches = Update(task.model, config), task.batches["train"]
+    update, batches = TrainStep(task.model, config), task.batches["train"]
     for step in range(40):
         update(batches.at(step), 0.1, 1e-2)
     with torch.no_grad():
@@ -532,7 +532,7 @@ class TestAggressive:
         batches = prepare(config).batches["train"]
 
         def drawn(step: int) -> list[list]:
-            return [some.tokens.tolist() for some in itertools.islice(further(batches, step), 6)]
+            return [some.tokens.tolist() for some in itertools.islice(extra_batches(batches, step), 6)]
 
         once = drawn(3)
         batches.at(5)
@@ -540,31 +540,31 @@ class TestAggressive:
         assert sum(some != once[0] for some in once) >= 3
         other = Batches(batches.corpus, config.dataset.sampler, config.train.batch_size, seed=1)
         other.members = batches.members
-        assert [some.tokens.tolist() for some in itertools.islice(further(other, 3), 6)] != once
+        assert [some.tokens.tolist() for some in itertools.islice(extra_batches(other, 3), 6)] != once
 
     def test_the_encoder_alone_then_the_decoder_alone(self, config, monkeypatch):
         task = prepare(config)
         update, moved = build(task.model, config), []
         parts = {"encoder": update.encoder, "decoder": update.decoder}
         assert sum(map(len, parts.values())) == len(list(task.model.parameters()))
-        descend = Update.descend
+        optimizer_step = TrainStep.optimizer_step
 
         def watched(self, lr):
             before = {name: snapshot(part) for name, part in parts.items()}
-            norm = descend(self, lr)
+            norm = optimizer_step(self, lr)
             moved.append({name for name, part in parts.items() if not same(before[name], part)})
             return norm
 
-        monkeypatch.setattr(Update, "descend", watched)
+        monkeypatch.setattr(TrainStep, "optimizer_step", watched)
         batches = task.batches["train"]
-        update(batches.at(0), 0.5, 1e-3, further(batches, 0))
+        update(batches.at(0), 0.5, 1e-3, extra_batches(batches, 0))
         assert moved[:-1] == [{"encoder"}] * (len(moved) - 1) and 2 <= len(moved) - 1 <= 7
         assert moved[-1] == {"decoder"}
         assert all(parameter.requires_grad for parameter in task.model.parameters())
-        assert update.take() == {"encoder_updates": len(moved) - 1}
+        assert update.pop_metrics() == {"encoder_updates": len(moved) - 1}
         moved.clear()
-        update(batches.at(1), 0.5, 1e-3, further(batches, 1))
-        assert update.take() == {"encoder_updates": len(moved) - 1}
+        update(batches.at(1), 0.5, 1e-3, extra_batches(batches, 1))
+        assert update.pop_metrics() == {"encoder_updates": len(moved) - 1}
 
     @pytest.mark.parametrize(
         ("losses", "expected"),
@@ -584,7 +584,7 @@ class TestAggressive:
             found = Terms(some.counted * 0.0, torch.zeros(len(some.lengths), 3), some.counted)
             return found, torch.tensor(next(left)), torch.tensor(0.0)
 
-        monkeypatch.setattr(Update, "__call__", scripted)
+        monkeypatch.setattr(TrainStep, "__call__", scripted)
         update._catch_up(several, 0.5, 1e-3)
         assert update.inner == expected
 
@@ -596,9 +596,9 @@ class TestAggressive:
             assert update.active is active
         twin = copy.deepcopy(task.model)
         torch.manual_seed(3)
-        update(batches.at(0), 0.5, 1e-3, further(batches, 0))
+        update(batches.at(0), 0.5, 1e-3, extra_batches(batches, 0))
         torch.manual_seed(3)
-        Update(twin, config)(batches.at(0), 0.5, 1e-3)
+        TrainStep(twin, config)(batches.at(0), 0.5, 1e-3)
         assert same(task.model.parameters(), twin.parameters())
 
     def test_its_state_goes_through_a_checkpoint(self, config):
@@ -629,9 +629,9 @@ class TestAggressive:
             told.append(loop.step)
             return next(scripted)
 
-        monkeypatch.setattr(LanguageModelling, "mutual_information", measure)
+        monkeypatch.setattr(LanguageTask, "mutual_information", measure)
         loop = Loop(config, prepare(config), RunFolder(tmp_path))
-        with loop.folder.held(), Recorder(loop.folder, config, 0, {}) as recorder:
+        with loop.folder.held(), Logger(loop.folder, config, 0, {}) as recorder:
             loop.end = 24
             loop.run(recorder)
         assert loop.epoch == 6 and told == looks
@@ -685,7 +685,7 @@ class TestSemiAmortized:
             "semi_amortized", **{"update.steps": 3, "update.clip": clip, "objective.free_bits": 0.01}
         )
         model = model_of(words, dropout=0.3, word_dropout=0.2, layers=1).double()
-        update, some = SemiAmortizedUpdate(model, config), batch(3, 5, 2, 5, words=words)
+        update, some = SemiAmortizedStep(model, config), batch(3, 5, 2, 5, words=words)
 
         def loss() -> Tensor:
             torch.manual_seed(5)
@@ -723,7 +723,7 @@ class TestSemiAmortized:
             torch.manual_seed(5)
             wanted = objective.terms(model, some, q=refined(model.posterior(some), loss, config.update))
             torch.manual_seed(5)
-            found = SemiAmortizedUpdate(model, config).terms(some, beta)
+            found = SemiAmortizedStep(model, config).terms(some, beta)
             torch.testing.assert_close(found.nll, wanted.nll)
             torch.testing.assert_close(found.kl, wanted.kl)
             kl[beta] = wanted.kl.sum().item()
@@ -769,7 +769,7 @@ class TestSemiAmortized:
             parameter.requires_grad and not parameter.grad.isnan().any()
             for parameter in misled.model.parameters()
         )
-        plain = LanguageModelling(tiny(), misled.model, misled.data).evaluate("val")
+        plain = LanguageTask(tiny(), misled.model, misled.data).evaluate("val")
         assert plain == {name: value for name, value in once.items() if not name.startswith("refined_")}
 
     @pytest.mark.cuda
@@ -800,7 +800,7 @@ class TestPretrained:
     def test_what_is_taken(self, reset, source):
         config = tiny(init_from=str(source), reset_decoder=reset, seed=5)
         task, fresh = prepare(config), prepare(config).model.state_dict()
-        take_from(RunFolder(source), task, reset)
+        load_weights(RunFolder(source), task, reset)
         saved = checkpoint.load(source / "checkpoint_best.pt")["model"]
         for name, weight in task.model.state_dict().items():
             assert torch.equal(weight, (fresh if reset and name.startswith("decoder") else saved)[name])
@@ -819,7 +819,7 @@ class TestPretrained:
         assert begun["encoder.mean.weight"].sub(saved["encoder.mean.weight"]).abs().max() < 1e-6
         apart = begun["decoder.output.weight"].sub(saved["decoder.output.weight"]).abs().max()
         assert apart > 1e-3 if reset else apart < 1e-6
-        monkeypatch.setattr("cvae.training.run.take_from", None)
+        monkeypatch.setattr("cvae.training.run.load_weights", None)
         run(tiny("pretrained", **values), RunFolder(tmp_path))
         assert RunFolder(tmp_path).results["finished"]
 
@@ -827,7 +827,7 @@ class TestPretrained:
         monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
         taken = []
         monkeypatch.setattr(
-            "cvae.training.run.take_from", lambda *arguments, **named: taken.append(arguments)
+            "cvae.training.run.load_weights", lambda *arguments, **named: taken.append(arguments)
         )
         values = {"init_from": str(source), "train.stop_after": 1}
         for overwrite, times in ((False, 1), (False, 1), (True, 2)):
@@ -847,18 +847,18 @@ class TestPretrained:
     )
     def test_misfits(self, values, sentence, source):
         with pytest.raises(FolderError, match=sentence.replace(".", r"\.")):
-            take_from(RunFolder(source), prepare(tiny(**values)), False)
+            load_weights(RunFolder(source), prepare(tiny(**values)), False)
 
     def test_other_words_and_unfinished_runs(self, source, tmp_path):
         task = prepare(tiny())
         folder = RunFolder(shutil.copytree(source, tmp_path / "copy"))
         (folder / "vocabulary.txt").write_text("other\n")
         with pytest.raises(FolderError, match=r"has another vocabulary\.txt"):
-            take_from(folder, task, False)
+            load_weights(folder, task, False)
         folder.finish({"finished": False})
         for unusable in (folder, RunFolder(tmp_path / "none")):
             with pytest.raises(FolderError, match="is not the folder of a finished run"):
-                take_from(unusable, task, False)
+                load_weights(unusable, task, False)
 
 
 class TestReports:

@@ -29,12 +29,12 @@ from cvae.config.schema import Config
 from cvae.errors import FolderError, UserError
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
-from cvae.tasks.language_model import LanguageModelling
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
-from cvae.training.logger import Recorder
+from cvae.training.logger import Logger
 from cvae.training.loop import Diverged, Loop
 from cvae.training.run import prepare, reopen, run
-from cvae.training.steps import Update
+from cvae.training.steps import TrainStep
 from scripts import kill
 from tests.helpers import ROOT, script
 
@@ -326,14 +326,14 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     loop = Loop(config, task, RunFolder(tmp_path))
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
-    loss, descend, advance = Update.loss, Update.descend, Loop._advance
+    loss, optimizer_step, advance = TrainStep.loss, TrainStep.optimizer_step, Loop._advance
 
     def watched_loss(self, found, beta):
         made.append([beta])
         return loss(self, found, beta)
 
     def watched_descend(self, lr):
-        norm = descend(self, lr)
+        norm = optimizer_step(self, lr)
         made[-1] += [self.optimizer.param_groups[0]["lr"], norm.item()]
         return norm
 
@@ -349,11 +349,11 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
         clock[0] += 7  # not part of the speed
         return evaluate(split)
 
-    monkeypatch.setattr(Update, "loss", watched_loss)
-    monkeypatch.setattr(Update, "descend", watched_descend)
+    monkeypatch.setattr(TrainStep, "loss", watched_loss)
+    monkeypatch.setattr(TrainStep, "optimizer_step", watched_descend)
     monkeypatch.setattr(Loop, "_advance", watched_advance)
     monkeypatch.setattr(task, "evaluate", watched_evaluate)
-    with Recorder(RunFolder(tmp_path), config, 0, {}) as recorder:
+    with Logger(RunFolder(tmp_path), config, 0, {}) as recorder:
         loop.run(recorder)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     records = [record for record in lines if "train/lr" in record]
@@ -381,7 +381,7 @@ def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured):
 
 
 def test_of_equal_validations_the_first_is_the_best(tmp_path, monkeypatch, configured):
-    monkeypatch.setattr(LanguageModelling, "score", lambda self, found: 1.0)
+    monkeypatch.setattr(LanguageTask, "score", lambda self, found: 1.0)
     run(configured(*TOY, "train.stop_after=20"), RunFolder(tmp_path))
     assert checkpoint.load(tmp_path / "checkpoint_best.pt")["step"] == 10
 
@@ -510,7 +510,7 @@ def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, con
 @pytest.mark.parametrize("name", ["elbo", "rec", "kl", "refined_kl"])
 def test_a_bound_that_is_not_finite_stops_the_run_in_a_sentence(name, tmp_path, monkeypatch, configured):
     found = {"elbo": -1e9, "rec": 1e9, name: float("inf")}
-    monkeypatch.setattr(LanguageModelling, "tracked", lambda self, split, terms, q: found)
+    monkeypatch.setattr(LanguageTask, "validation_metrics", lambda self, split, terms, q: found)
     with pytest.raises(Diverged, match=f"val/{name} is inf after 10 updates"):
         run(configured(*TOY), RunFolder(tmp_path))
 
@@ -518,7 +518,7 @@ def test_a_bound_that_is_not_finite_stops_the_run_in_a_sentence(name, tmp_path, 
 @pytest.fixture(scope="module")
 def overflown(tmp_path_factory, configured) -> Path:
     """A sound run whose KL, 10,000 nats a sequence of 11 tokens at β = 0, overflows every perplexity."""
-    folder, real = tmp_path_factory.mktemp("overflown"), LanguageModelling.__init__
+    folder, real = tmp_path_factory.mktemp("overflown"), LanguageTask.__init__
 
     def far(task, config, model, data):
         real(task, config, model, data)
@@ -526,7 +526,7 @@ def overflown(tmp_path_factory, configured) -> Path:
             model.encoder.mean.bias.fill_(100.0)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(LanguageModelling, "__init__", far)
+        patch.setattr(LanguageTask, "__init__", far)
         patch.setattr(figures, "run_pictures", lambda folder: [])
         for stop in ("null", "14"):
             own = (*TOY, "schedule=constant", "schedule.stop=0", f"train.stop_after={stop}")
@@ -874,7 +874,7 @@ def test_hparams_have_values_and_curves_a_layout(whole):
 def test_recorder_writes_null_for_scalars_that_json_has_not_and_refuses_other_such_numbers(
     tmp_path, configured
 ):
-    with Recorder(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
+    with Logger(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
         recorder.write(0, {"val/ppl": float("inf"), "val/kl": 1.0})
         with pytest.raises(ValueError, match="JSON"):
             recorder.append("latents.jsonl", {"step": 0, "mean": [[float("nan")]]})

@@ -14,12 +14,12 @@ from cvae.data.text import Batch
 from cvae.errors import UserError
 from cvae.models.objective import Terms
 from cvae.models.refinement import frozen
-from cvae.training.steps.plain import Update
+from cvae.training.steps.plain import TrainStep
 
 log = logging.getLogger("cvae")
 
 
-class AggressiveUpdate(Update):
+class AggressiveStep(TrainStep):
     """He et al. (2019), Algorithm 1: many updates of the encoder, then one of the decoder.
 
     The encoder alone is updated on further batches until the loss per token over `window` of them has risen,
@@ -75,7 +75,7 @@ class AggressiveUpdate(Update):
             )
         self.information = information
 
-    def take(self) -> dict[str, float]:
+    def pop_metrics(self) -> dict[str, float]:
         """How many updates of the encoder came before one of the decoder, on average."""
         mean = self.inner / self.updates
         self.inner = self.updates = 0

@@ -17,7 +17,7 @@ from cvae.models.objective import LatentModel, Terms
 
 
 @dataclass
-class Update:
+class TrainStep:
     """Adam on rec + β KL with the gradient's global norm clipped."""
 
     model: LatentModel
@@ -40,7 +40,7 @@ class Update:
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
-        return found, loss.detach(), self.descend(lr)
+        return found, loss.detach(), self.optimizer_step(lr)
 
     def terms(self, batch: Batch, beta: float) -> Terms:
         """What the batch contributes."""
@@ -50,7 +50,7 @@ class Update:
         """What is minimised."""
         return objective.loss(found, beta, **vars(self.config.objective))
 
-    def descend(self, lr: float) -> Tensor:
+    def optimizer_step(self, lr: float) -> Tensor:
         """Adam on the gradients at hand, clipped; their norm before that. What has none stays as it is."""
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
         # Clipping divides by this within Adam's own pass over the gradients, as GradScaler's scale would.
@@ -66,7 +66,7 @@ class Update:
     def informed(self, information: float) -> None:
         """Learns I(x; z) of validation, in nats."""
 
-    def take(self) -> dict[str, float]:
+    def pop_metrics(self) -> dict[str, float]:
         """What to record of the updates since the last call, beside what all updates have."""
         return {}
 

@@ -10,10 +10,10 @@ from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import Terms
 from cvae.models.refinement import refined
-from cvae.training.steps.plain import Update
+from cvae.training.steps.plain import TrainStep
 
 
-class SemiAmortizedUpdate(Update):
+class SemiAmortizedStep(TrainStep):
     """SA-VAE, Kim et al. (2018), Algorithm 1: the loss of the refined posterior, and its exact gradient.
 
     The encoder learns through the refinement: autograd keeps its graph, so that the Hessian-vector products
