@@ -90,15 +90,13 @@ def float64() -> Iterator[None]:
         DialogCorpus.batch = batch
 
 
-def write_reviews(folder: Path) -> None:
-    """Write sentiment.{train,dev,test}.{0,1}: short sentences whose adjectives tell the class."""
+def write_reviews(folder: Path, train: int = 40, dev: int = 12, test: int = 20) -> None:
+    """Write sentiment.{train,dev,test}.{0,1}: so many sentences a class, whose adjectives tell which."""
     words = (("awful", "rude", "cold"), ("great", "friendly", "warm"))
-    for split, count in {"train": 40, "dev": 12, "test": 20}.items():
+    for split, count in {"train": train, "dev": dev, "test": test}.items():
         for label, adjectives in enumerate(words):
-            lines = [
-                f"the {'food' if n % 2 else 'room'} was {adjectives[n % 3]} ." + " !" * (n % 5)
-                for n in range(count)
-            ]
+            nouns = ("room", "food")
+            lines = [f"the {nouns[n % 2]} was {adjectives[n % 3]} ." + " !" * (n % 5) for n in range(count)]
             (folder / f"sentiment.{split}.{label}").write_text("\n".join(lines) + "\n")
 
 

@@ -112,6 +112,7 @@ class Classifier(nn.Module):
     def __init__(self, encoder: nn.Module, scaling: Scaling) -> None:
         super().__init__()
         self.encoder = encoder
+        _make_rnns_trainable(encoder)
         device = next(encoder.parameters()).device
         self.shift, self.scale = scaling.shift.float().to(device), scaling.scale
         self.layer = nn.Linear(len(scaling.shift), 1, device=device)
@@ -131,6 +132,15 @@ class Classifier(nn.Module):
     def judge(self, corpus: Corpus, rows: np.ndarray) -> Score:
         """On the sentences with these numbers."""
         return judge(in_order(self, corpus, rows).double().numpy(), corpus.labels[rows])
+
+
+def _make_rnns_trainable(encoder: nn.Module) -> None:
+    """Put RNNs in training mode without dropout, for cuDNN's backward pass, and join copied weights again."""
+    for module in encoder.modules():
+        if isinstance(module, nn.RNNBase):
+            module.train()
+            module.dropout = 0.0
+            module.flatten_parameters()
 
 
 def train(
