@@ -23,6 +23,7 @@ from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
 from cvae.report import figures
+from cvae.report.page import along_training, sentences_html, shared_settings
 from cvae.report.tables import Cell, around, direction, rows
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import differing_keys, find_runs
@@ -416,8 +417,8 @@ def test_the_report_is_one_page_with_tables_figures_sentences_and_failures(runs,
     assert page.open == []
     assert len(page.loaded) == 3
     assert all(uri.startswith("data:image/png;base64,") for uri in page.loaded)
-    shared = script("report").settings(find_runs([folder]))
-    assert shared["dataset"]["draws"] == 2 and "seed" not in shared and "name" not in shared["schedule"]
+    shared = shared_settings(find_runs([folder]))
+    assert shared["dataset.draws"] == 2 and not {"seed", "schedule.name"} & shared.keys()
     mean = find_runs([folder / "cyclical-0", folder / "cyclical-1"])
     for words in (
         "7 runs: 4 done, 1 failed, 1 stopped, 1 missing",
@@ -426,7 +427,7 @@ def test_the_report_is_one_page_with_tables_figures_sentences_and_failures(runs,
         f"{sum(one.results['test/rec'] for one in mean) / 2:.2f}",
         "constant, seed 0",
         "z from the prior",
-        "draws: 2",
+        "dataset.draws: 2",
     ):
         assert words in page.words
 
@@ -437,15 +438,15 @@ def test_the_report_looks_at_quarters_of_the_longest_run(tmp_path):
         records = [{"step": step, "train/rec": 1.0} for step in range(updates)]
         path = tmp_path / str(seed) / "metrics.jsonl"
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    caption, table = script("report").along_training(find_runs([tmp_path]))
+    caption, table = along_training(find_runs([tmp_path]))
     assert table.head[-4:] == ["10", "20", "30", "40"] and "10 updates" in caption
 
 
 def test_the_reports_markdown_is_that_of_samples():
-    text = "## A `b`\n\n- one <unk>\n  - two\n- three\n1. four **five**\n\nsix"
-    assert script("report").markdown(text).replace("\n", "") == (
-        "<h4>A <code>b</code></h4><ul><li>one &lt;unk&gt;</li><ul><li>two</li></ul><li>three</li>"
-        "<li>four <b>five</b></li></ul><p>six</p>"
+    text = "## A `b`\n\n- one <unk>\n  - two\n- three\n1. four **five**\n\nsix <b> ![a](http://b/c.png)"
+    assert sentences_html(text).replace("\n", "") == (
+        "<h2>A <code>b</code></h2><ul><li>one &lt;unk&gt;<ul><li>two</li></ul></li><li>three</li>"
+        "<li>four <strong>five</strong></li></ul><p>six &lt;b&gt; ![a](http://b/c.png)</p>"
     )
 
 
@@ -549,7 +550,7 @@ def test_words_are_shown_as_they_are_wherever_markdown_is_read(words, first):
     one = chat.Said(said, said)
     dialogs = {"answers": [chat.Conversation("music", [("A", said)], "B", one, [one])]}
     for text, count in ((samples.markdown(found), 8), (chat.page(dialogs, samples.literal), 5)):
-        for page in (markdown_to_safe_html(text), script("report").markdown(text)):
+        for page in (markdown_to_safe_html(text), sentences_html(text)):
             reader = Balanced()
             reader.feed(page)
             assert reader.words.count(said) == reader.words.count("zq") == count
@@ -586,7 +587,7 @@ def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configur
     run(configured(*own, *sizes), RunFolder(tmp_path / "run"))
     record = json.loads((tmp_path / "run" / "samples.jsonl").read_text().splitlines()[-1])
     for text in (record["text"], (tmp_path / "run" / "samples.md").read_text()):
-        for page in (markdown_to_safe_html(text), script("report").markdown(text)):
+        for page in (markdown_to_safe_html(text), sentences_html(text)):
             reader = Balanced()
             reader.feed(page)
             assert reader.words.count("def __init__ ( self , *args* )") >= 2

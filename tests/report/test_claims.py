@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
+from cvae.report.claims import Check, Claim, claims_table, experiment_runs, read_claims
+from cvae.report.verdicts import RULES, SYMBOLS, Outcome, compare, verdict
 from cvae.runs.reader import find_runs
 from tests.helpers import ROOT, script
-
-claims = script("claims")
-Check = claims.Check
 
 
 @pytest.mark.parametrize(
@@ -44,7 +43,7 @@ Check = claims.Check
     ],
 )
 def test_rules(rule, difference, spread, margin, score):
-    assert claims.compare(rule, difference, spread, margin) == score
+    assert compare(rule, difference, spread, margin) == score
 
 
 def finished(folder: Path, schedule: str, seed: int, kl: float, **settings) -> None:
@@ -132,21 +131,19 @@ def test_in_each_setting_a_margin_is_kept_or_it_is_not(apart, margin, kept, tmp_
 )
 def test_a_claim_falls_with_a_main_check_and_holds_where_all_do_on_three_seeds(seeds, checks, said):
     score = {"y": 1.0, "p": 0.5, "n": 0.0, "a": None}
-    outcomes = [
-        claims.Outcome("", "", score[check.lower()], 0 if check in "Aa" else seeds) for check in checks
-    ]
-    assert claims.verdict(outcomes, [check.isupper() for check in checks]) == said
+    outcomes = [Outcome("", "", score[check.lower()], 0 if check in "Aa" else seeds) for check in checks]
+    assert verdict(outcomes, [check.isupper() for check in checks]) == said
 
 
 SCORES = st.sampled_from([1.0, 1.0, 1.0, 0.5, 0.0, None])
-OUTCOMES = st.builds(lambda score, seeds: claims.Outcome("", "", score, seeds), SCORES, st.integers(1, 5))
+OUTCOMES = st.builds(lambda score, seeds: Outcome("", "", score, seeds), SCORES, st.integers(1, 5))
 
 
 @given(st.lists(st.tuples(OUTCOMES, st.booleans()), min_size=1, max_size=6), st.data())
 def test_no_verdict_depends_on_the_order_of_checks_and_none_holds_on_few_seeds(judged, data):
     outcomes, main = zip(*judged, strict=True)
-    said = claims.verdict(outcomes, main)
-    assert claims.verdict(*zip(*data.draw(st.permutations(judged)), strict=True)) == said
+    said = verdict(outcomes, main)
+    assert verdict(*zip(*data.draw(st.permutations(judged)), strict=True)) == said
     word = said.partition(" (")[0]
     assert (word == "holds") == all(outcome.score == 1 and outcome.seeds >= 3 for outcome in outcomes)
     assert (word == "does not hold here") == any(one.score == 0 and decides for one, decides in judged)
@@ -161,15 +158,15 @@ def test_a_table_marks_main_checks_and_briefly_shows_the_one_that_fared_worst(tm
         Check("test/kl", CYCLICAL, "below", 0.5),
         Check("test/mi", CYCLICAL, "below", 0.5),
     ]
-    claim = claims.Claim("It is so", ["known", "other"], checks)
-    table = claims.claims_table([claim], runs)
+    claim = Claim("It is so", ["known", "other"], checks)
+    table = claims_table([claim], runs)
     assert [row[:3] for row in table.body] == [
         ["It is so", "holds partly (one seed, 2 of 3 measured)", "test/kl (main)"],
         ["", "", "test/kl"],
         ["", "", "test/mi"],
     ]
     assert table.notes == ["no runs: python train.py experiment=other"]
-    (row,) = claims.claims_table([claim], runs, brief=True).body
+    (row,) = claims_table([claim], runs, brief=True).body
     assert row[:3] == ["It is so", "holds partly (one seed, 2 of 3 measured)", "test/kl"]
     assert row[-1] == "✗"
 
@@ -198,12 +195,12 @@ def test_other_settings_are_no_seeds_and_other_vocabularies_no_match(settings, s
 def test_a_claim_needs_a_main_check():
     plain = {"measure": "test/kl", "of": CYCLICAL, "rule": "below", "than": 1.0}
     with pytest.raises(UserError, match="no check of the claim 'It is so' has main: true"):
-        claims.Claim.of({"claim": "It is so", "experiments": ["toy"], "checks": [plain]})
+        Claim.of({"claim": "It is so", "experiments": ["toy"], "checks": [plain]})
 
 
 def test_of_a_two_by_two_all_four_comparisons_are_checked():
     squares = []
-    for claim in claims.read():
+    for claim in read_claims():
         sides = [(check.of, check.than) for check in claim.checks if isinstance(check.than, dict)]
         cells = [
             tuple(sorted((side["schedule.name"], side["lr.name"]) for side in pair))
@@ -219,31 +216,31 @@ def test_of_a_two_by_two_all_four_comparisons_are_checked():
 
 
 def test_the_published_two_by_two_of_the_toy_holds_partly_since_restarts_add_to_cycles():
-    (claim,) = (one for one in claims.read() if "learning rate" in one.claim and "synthetic" in one.claim)
-    runs = claims.gathered(claim.experiments, [ROOT / "outputs" / "published"])
-    body = claims.claims_table([claim], runs).body
+    (claim,) = (one for one in read_claims() if "learning rate" in one.claim and "synthetic" in one.claim)
+    runs = experiment_runs(claim.experiments, [ROOT / "outputs" / "published"])
+    body = claims_table([claim], runs).body
     assert body[0][1] == "holds partly"
     assert [row[-1] for row in body] == ["✓", "✓", "✓", "✗"]
 
 
 def test_the_committed_claims_can_be_read_and_name_experiments_that_exist():
-    known = claims.read()
+    known = read_claims()
     assert len(known) > 10
-    assert {check.rule for claim in known for check in claim.checks} <= set(claims.SYMBOLS)
+    assert {check.rule for claim in known for check in claim.checks} <= set(SYMBOLS)
     experiments = {path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml")}
     assert {name for claim in known for name in claim.experiments} <= experiments
-    runs = claims.gathered(["toy", "nowhere"], [ROOT / "outputs" / "published"])
+    runs = experiment_runs(["toy", "nowhere"], [ROOT / "outputs" / "published"])
     assert list(runs) == ["toy"]
-    assert all(symbol in claims.RULES for symbol in claims.SYMBOLS.values())
+    assert all(symbol in RULES for symbol in SYMBOLS.values())
 
 
 def test_no_claim_rests_on_what_answers_that_know_no_context_win():
-    dialogs = [claim for claim in claims.read() if any("switchboard" in name for name in claim.experiments)]
+    dialogs = [claim for claim in read_claims() if any("switchboard" in name for name in claim.experiments)]
     measures = {check.measure for claim in dialogs for check in claim.checks}
     assert any(measure.endswith("_minus_permuted") for measure in measures)
     assert all(tables.direction(measure) or measure == "test/kl" for measure in measures)
-    published = claims.gathered(["switchboard_quick"], [ROOT / "outputs" / "published"])
-    table = claims.claims_table(dialogs, published)
+    published = experiment_runs(["switchboard_quick"], [ROOT / "outputs" / "published"])
+    table = claims_table(dialogs, published)
     by_measure = {row[2].removesuffix(" (main)"): row for row in table.body}
     assert by_measure["test/kl"][-1] == "✓"  # older runs can be read, and have not what came later
     row = by_measure["test/act_hit_minus_permuted"]
@@ -257,10 +254,11 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, 
         started.append(command[-1])
         return SimpleNamespace(returncode=int("ptb_table" in command[-1]))
 
-    monkeypatch.setattr(claims.subprocess, "run", run)
+    command = script("claims")
+    monkeypatch.setattr(command.subprocess, "run", run)
     monkeypatch.chdir(tmp_path)
     finished(tmp_path / "outputs" / "ptb_quick" / "a", "cyclical", 0, 1.0)
     finished(tmp_path / "mine" / "toy" / "a", "cyclical", 0, 1.0)
-    assert claims.main(["mine", "--train"]) == 1
+    assert command.main(["mine", "--train"]) == 1
     assert started == ["experiment=ptb_quick", "experiment=ptb_table"]
     assert "experiment=ptb_table ended with exit status 1" in capsys.readouterr().err
