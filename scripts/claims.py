@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside 
 
 from cvae.errors import UserError
 from cvae.report.claims import claims_table, experiment_runs, read_claims
-from cvae.report.tables import FORMATS
+from cvae.report.formats import FORMATS
 from cvae.report.verdicts import RULES
 
 EXAMPLES = """examples:

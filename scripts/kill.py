@@ -35,7 +35,7 @@ from cvae.config.schema import TinyData
 from cvae.data import toy
 from cvae.errors import UserError
 from cvae.io import read_json, write_atomically
-from cvae.report.tables import Table
+from cvae.report.formats import Table
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 RUNS = {

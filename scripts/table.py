@@ -19,6 +19,7 @@ from cvae.cli.arguments import count
 from cvae.errors import UserError
 from cvae.report import accuracy, tables
 from cvae.report.figures import ORDER
+from cvae.report.formats import FORMATS, Table
 from cvae.runs.reader import Run, find_runs
 from cvae.runs.sweeps import find_jobs
 
@@ -53,11 +54,11 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=1000,
         help="updates before a step to average train/* over (1000)",
     )
-    parser.add_argument("--format", choices=tables.FORMATS, default="markdown")
+    parser.add_argument("--format", choices=FORMATS, default="markdown")
     return parser.parse_args(arguments)
 
 
-def unmoved(runs: Sequence[Run], table: tables.Table) -> list[str]:
+def unmoved(runs: Sequence[Run], table: Table) -> list[str]:
     """Return a note where a column averages fine-tuned classifiers and some of them are still their probe."""
     still = sum(accuracy.still_probes(run.classifiers) for run in runs)
     if not still or not any("/finetune/" in key for key in table.head):
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             *unmoved(runs, table),
             *(str(job) for job in find_jobs(options.folders) if job.state != "done"),
         ]
-        print(tables.FORMATS[options.format](replace(table, notes=notes)))
+        print(FORMATS[options.format](replace(table, notes=notes)))
         if options.format == "csv":
             print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     except UserError as error:

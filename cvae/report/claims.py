@@ -11,7 +11,8 @@ from typing import Any
 import yaml
 
 from cvae.errors import RunsError, UserError
-from cvae.report.tables import Cell, Table, around, differing_text, final
+from cvae.report.formats import Cell, Table
+from cvae.report.tables import around, differing_text, final
 from cvae.report.verdicts import (
     MARKS,
     SYMBOLS,

@@ -20,6 +20,7 @@ from cvae.config.schema import reported
 from cvae.errors import RunsError
 from cvae.io import read_json
 from cvae.report import figures, tables
+from cvae.report.formats import Table
 from cvae.runs.reader import APART, Run, differing_keys, find_runs
 from cvae.runs.sweeps import counted, find_jobs
 
@@ -82,7 +83,7 @@ def drawers(runs: Sequence[Run]) -> Iterator[tuple[str, Callable[[], Figure]]]:
             yield f"The latent plane over training{where}", partial(figures.latent_figure, members)
 
 
-def along_training(runs: Sequence[Run]) -> tuple[str, tables.Table] | None:
+def along_training(runs: Sequence[Run]) -> tuple[str, Table] | None:
     """Return caption and table of loss, rec and KL at the quarters of training, None without records."""
     total = max((run.total or run.last for run in runs), default=0)
     if total < 4 or not any(run.last for run in runs):

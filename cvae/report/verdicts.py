@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cvae.report.tables import Cell
+from cvae.report.formats import Cell
 
 RULES = """\
 > and <: the difference of the two means, divided by the larger of two pooled standard deviations over seeds

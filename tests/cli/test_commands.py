@@ -23,8 +23,9 @@ from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
 from cvae.report import figures
+from cvae.report.formats import Cell
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import Cell, around, direction, rows
+from cvae.report.tables import around, direction, rows
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
