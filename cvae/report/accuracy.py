@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from cvae.errors import RunsError
 from cvae.report.formats import Cell, Table
@@ -21,19 +21,19 @@ FEATURES = {
 }
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One way of making classifiers: test accuracies in percent, and numbers of labels, by share of labels.
+Way = tuple[str, Group | None]  # mode, and schedule and learning rate of the pre-training
 
-    `group` is the pre-training's schedule and learning rate, None without pre-training. `labels` are those to
-    learn from, `val_labels` those to choose by. A cell's mark counts classifiers that are still their probe.
+
+class Scores(NamedTuple):
+    """One way of making classifiers: their test accuracies in percent, by share of labels.
+
+    `group` is the pre-training's schedule and learning rate, None without pre-training. The mark of a cell
+    counts the fine-tuned classifiers that are still the probe they began with.
     """
 
     mode: str
     group: Group | None
-    cells: dict[float, Cell] = field(default_factory=dict)
-    labels: dict[float, int] = field(default_factory=dict)
-    val_labels: dict[float, int] = field(default_factory=dict)
+    cells: dict[float, Cell]
 
 
 def pretrained(runs: Sequence[Run]) -> list[Run]:
@@ -47,6 +47,12 @@ def majority(runs: Sequence[Run]) -> float | None:
     return 100 * values[0] if values else None
 
 
+def label_counts(runs: Sequence[Run]) -> dict[float, tuple[int, int]]:
+    """Return how many labels each share is, to learn from and to choose a classifier by, fewest first."""
+    records = sorted((record for run in runs for record in run.classifiers), key=lambda r: r["share"])
+    return {record["share"]: (record["labels"], record.get("val_labels", 0)) for record in records}
+
+
 def still_probes(records: Sequence[Mapping[str, Any]]) -> int:
     """Return how many of these classifiers were fine-tuned without beating the probe they began with."""
     return sum(record["mode"] == "finetune" and record.get("updates") == 0 for record in records)
@@ -58,7 +64,7 @@ def scores(runs: Sequence[Run], order: Sequence[str], measure: str = ACCURACY) -
     Label sets, and runs that differ in their seed only, are folded. Raises RunsError where there are no
     classifiers, and where runs that cannot be folded stand for the same line.
     """
-    members: dict[tuple[str, Group | None], list[Run]] = {}
+    members: dict[Way, list[Run]] = {}
     for run in runs:
         for mode in dict.fromkeys(record["mode"] for record in run.classifiers):
             members.setdefault((mode, None if mode == "scratch" else run.group), []).append(run)
@@ -68,27 +74,26 @@ def scores(runs: Sequence[Run], order: Sequence[str], measure: str = ACCURACY) -
     for (_, group), folded in members.items():
         refuse_mixture(folded) if group else _refuse_different_scratch(folded)
     rank = {name: place for place, name in enumerate(order)}
-    ways = sorted(members, key=lambda m: (MODES.index(m[0]), rank.get((m[1] or ("",))[0], 99), m[1] or ()))
-    found = [_scores(mode, group, members[mode, group], measure) for mode, group in ways]
+    ways = sorted(members, key=lambda w: (MODES.index(w[0]), rank.get((w[1] or ("",))[0], 99), w[1] or ()))
+    found = [Scores(*way, _cells(way, members[way], measure)) for way in ways]
     return [way for way in found if way.cells]
 
 
-def _scores(mode: str, group: Group | None, runs: Sequence[Run], measure: str) -> Scores:
-    """Return the scores of one way; without pre-training a label set counts once, whatever the run."""
-    classifiers: dict[float, dict[tuple[int, int], Mapping[str, Any]]] = {}
+def _cells(way: Way, runs: Sequence[Run], measure: str) -> dict[float, Cell]:
+    """Return accuracies by share; without pre-training a label set counts once, whatever the run."""
+    mode, group = way
+    shares: dict[float, dict[tuple[int, int], Mapping[str, Any]]] = {}
     for run in runs:
         for record in run.classifiers:
-            if record["mode"] == mode and measure in record:
+            if record["mode"] == mode and record.get(measure) is not None:
                 key = (run.seed if group else 0, record["seed"])
-                classifiers.setdefault(record["share"], {})[key] = record
-    way = Scores(mode, group)
-    for share in sorted(classifiers):
-        records = list(classifiers[share].values())
-        still = still_probes(records)
-        values = tuple(100 * record[measure] for record in records)
-        way.cells[share] = Cell(values, mark=f" †{still}" if still else "")
-        way.labels[share], way.val_labels[share] = records[-1]["labels"], records[-1].get("val_labels", 0)
-    return way
+                shares.setdefault(record["share"], {})[key] = record
+    cells = {}
+    for share, records in sorted(shares.items()):
+        still = still_probes(list(records.values()))
+        values = tuple(100 * record[measure] for record in records.values())
+        cells[share] = Cell(values, mark=f" †{still}" if still else "")
+    return cells
 
 
 def _refuse_different_scratch(runs: Sequence[Run]) -> None:
@@ -97,9 +102,8 @@ def _refuse_different_scratch(runs: Sequence[Run]) -> None:
         replace(run, config={part: run.config.get(part) for part in ("dataset", "model", "task")})
         for run in runs
     ]
-    keys = [
-        key for key in differing_keys(settings) if key.startswith(("dataset.", "model.", "task.finetune."))
-    ]
+    parts = ("dataset.", "model.", "task.finetune.")
+    keys = [key for key in differing_keys(settings) if key.startswith(parts)]
     if keys := [key for key in keys if key != "task.finetune.modes"]:
         raise RunsError(
             f"classifiers without pre-training cannot be folded: the runs differ in {', '.join(keys)}"
@@ -113,18 +117,17 @@ def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
     the labels to learn from and those to choose by.
     """
     ways = [(feature, way) for measure, feature in FEATURES.items() for way in scores(runs, order, measure)]
-    labels = {share: count for _, way in ways for share, count in way.labels.items()}
-    chosen_by = {share: count for _, way in ways for share, count in way.val_labels.items()}
+    counts = label_counts(runs)
     varies = len({way.group[1] for _, way in ways if way.group}) > 1
     body = [
         [
             f"{way.mode}{feature}",
             ", ".join(way.group if varies else way.group[:1]) if way.group else "–",
-            *(way.cells.get(share, Cell(())) for share in sorted(labels)),
+            *(way.cells.get(share, Cell(())) for share in counts),
         ]
         for feature, way in ways
     ]
-    shares = [f"{100 * share:g} % ({labels[share]:,} + {chosen_by[share]:,})" for share in sorted(labels)]
+    shares = [f"{100 * share:g} % ({learn:,} + {choose:,})" for share, (learn, choose) in counts.items()]
     notes = ["(n + m): n labelled sentences to learn from, and m to choose the classifier by"]
     if any(cell.mark for _, way in ways for cell in way.cells.values()):
         notes.append("†k: the mean includes k classifiers that are still their probe (updates: 0)")

@@ -107,8 +107,4 @@ def _numbers(part: str | Cell) -> list[str | float]:
     return [part.mean, part.std if several else ""] if part.values else ["", ""]
 
 
-FORMATS: dict[str, Callable[[Table], str]] = {
-    "markdown": Table.markdown,
-    "csv": Table.csv,
-    "latex": Table.latex,
-}
+FORMATS = {"markdown": Table.markdown, "csv": Table.csv, "latex": Table.latex}

@@ -18,24 +18,17 @@ RELATIVE = "time/relative"
 # in what else than text and vocabulary the keys of a dataset, and the fingerprints, may differ
 SAME_TEXT = ("dataset.sampler", "dataset.consecutive", "dataset.max_words", "the file of init_from")
 ANSWERS = ("act_hit", "bleu4_f1", "sacrebleu_f1", "a_bow_f1", "e_bow_f1", "greedy_f1")
-# default columns by task; other tasks show every measure of val and test
+# default columns of test/* by task; other tasks show every measure of val and test
 COLUMNS = {
-    "toy": ("test/elbo", "test/rec", "test/kl", "test/mi", "test/accuracy", "test/prior_gap", "test/path_a"),
-    "ptb": (
-        *("test/ppl", "test/iw_ppl", "test/elbo", "test/rec", "test/kl", "test/mi", "test/au", "test/path_a"),
-    ),
+    "toy": ("elbo", "rec", "kl", "mi", "accuracy", "prior_gap", "path_a"),
+    "ptb": ("ppl", "iw_ppl", "elbo", "rec", "kl", "mi", "au", "path_a"),
     "switchboard": (
-        *("test/elbo", "test/rec", "test/kl", "test/rec_ppl", "test/path_a"),
-        *(f"test/{name}_minus_permuted" for name in ANSWERS),
-        *("test/act_hit", "test/acts", "test/distinct2", "test/distinct2_context"),
+        *("elbo", "rec", "kl", "rec_ppl", "path_a", *(f"{name}_minus_permuted" for name in ANSWERS)),
+        *("act_hit", "acts", "distinct2", "distinct2_context"),
     ),
     "yelp": (
-        *("test/elbo", "test/rec", "test/kl", "test/mi"),
-        *(
-            f"test/accuracy/{mode}/{share}"
-            for mode in ("probe", "finetune")
-            for share in (0.001, 0.01, 0.1, 1)
-        ),
+        *("elbo", "rec", "kl", "mi"),
+        *(f"accuracy/{mode}/{share}" for mode in ("probe", "finetune") for share in (0.001, 0.01, 0.1, 1)),
     ),
 }
 # Which way a measure is better, by how its name begins. The others have no better side by themselves: bound
@@ -133,14 +126,11 @@ def around(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
     return Cell(tuple(values))
 
 
-def relative_times(groups: Mapping[Names, Sequence[Run]]) -> list[Cell]:
-    """Return each row's training time as a multiple of that of the plain row with its schedule and rate."""
-    seconds = {names: final(members, "time/training_seconds") for names, members in groups.items()}
-    plain = [seconds.get((*names[:-1], "plain"), Cell(())) for names in groups]
-    return [
-        Cell(tuple(value / base.mean for value in cell.values) if base.values else ())
-        for cell, base in zip(seconds.values(), plain, strict=True)
-    ]
+def relative_time(groups: Mapping[Names, Sequence[Run]], names: Names) -> Cell:
+    """Return a row's training time as a multiple of that of the plain row with its schedule and rate."""
+    plain = final(groups.get((*names[:-1], "plain"), ()), "time/training_seconds")
+    seconds = final(groups[names], "time/training_seconds")
+    return Cell(tuple(value / plain.mean for value in seconds.values) if plain.values else ())
 
 
 def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
@@ -148,9 +138,10 @@ def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
 
     Raises RunsError where there are none.
     """
-    measures = [f"{split}/{name}" for split in ("val", "test") for name in MEASURES]
+    columns = [f"{split}/{name}" for split in ("val", "test") for name in MEASURES]
     tasks = {run.task for run in runs}
-    columns = COLUMNS.get(tasks.pop(), measures) if len(tasks) == 1 and not every else measures
+    if len(tasks) == 1 and not every and (task := tasks.pop()) in COLUMNS:
+        columns = [f"test/{name}" for name in COLUMNS[task]]
     columns = [key for key in columns if any(key in run.results for run in runs)]
     if not columns:
         raise RunsError("none of these runs has results yet")
@@ -185,14 +176,11 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
         columns = default_columns(runs, bool(columns))
     fold = RELATIVE in columns
     groups = rows(runs, order, fold)
-    measures = [
-        relative_times(groups) if key == RELATIVE else [final(m, key) for m in groups.values()]
-        for key in columns
-    ]
-    model = [
-        (names, "model", _count(groups[names]), cells)
-        for names, cells in zip(groups, zip(*measures, strict=True), strict=True)
-    ]
+
+    def cell(names: Names, key: str) -> Cell:
+        return relative_time(groups, names) if key == RELATIVE else final(groups[names], key)
+
+    model = [(n, "model", _count(m), [cell(n, key) for key in columns]) for n, m in groups.items()]
     same_unit = [line for whose in ("random", "constant") for line in baseline_lines(groups, columns, whose)]
     parts = [[*model, *same_unit], baseline_lines(groups, columns, "authors")]
     labelled = sum(map(len, parts)) > len(model)

@@ -1,4 +1,4 @@
-"""The paper's Figures 2 and 4: β, and what the loss is made of, over updates."""
+"""The paper's Figures 2 and 4: β, and what the loss is made of, over training."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from cvae.report.figures.style import (
     marks,
     note,
     one_task,
+    over_steps,
     run_title,
     seed_mean,
     thousands,
-    tidy,
 )
 from cvae.runs.reader import Run
-from cvae.schedules import Constant, Cyclical, Monotonic
+from cvae.schedules import Constant, Cyclical, Monotonic, Schedule
 
-Panels = Sequence[tuple[str, str]]  # of each panel the scalar and the title
+Panels = Sequence[tuple[str, str]]  # scalar and title of each panel
 FIGURE4: Panels = (
     ("train/loss", r"loss: rec + $\beta\,$KL"),
     ("train/rec", "reconstruction error: rec"),
@@ -39,28 +39,25 @@ OVERVIEW: Panels = (
     ("train/kl", "KL, training"),
     ("val/path_a", "path A: rise in NLL with another z"),
 )
+# schedule, line width, opacity, marker size and shift of the markers: the three lines coincide for long
+THREE = ((Constant(), 5, 0.4, 0, 0.5), (Monotonic(), 3, 1, 8, 0.5), (Cyclical(), 1.5, 1, 8, 0))
+SHAPES = (("linear", "#0072B2", "-"), ("sigmoid", "#CC79A7", "--"), ("cosine", "#333333", ":"))
 
 
 def schedules_figure(total: int = 40000) -> Figure:
-    """Figure 2: β over `total` updates for three schedules, and the shapes of a cyclical ramp."""
+    """Draw Figure 2: β over `total` steps for three schedules, and the shapes of a cyclical ramp."""
     figure = Figure(figsize=(11, 3.3), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.08)
     left, right = figure.subplots(1, 2, sharey=True)
-    three = {"constant": Constant(), "monotonic": Monotonic(), "cyclical": Cyclical()}
-    for place, (name, schedule) in enumerate(three.items()):
-        look = look_of((name, ""), [""])
-        look |= {
-            "linewidth": (5, 3, 1.5)[place],
-            "alpha": (0.4, 1, 1)[place],
-            "markersize": (0, 8, 8)[place],
-        }
-        _beta_line(left, schedule, total, name.capitalize(), (0.5, 0.5, 0)[place], look)
-    shapes = (("linear", "#0072B2", "-"), ("sigmoid", "#CC79A7", "--"), ("cosine", "#333333", ":"))
-    for shape, colour, style in shapes:
+    for schedule, width, alpha, size, offset in THREE:
+        look = look_of((schedule.name, ""), [""])
+        look |= {"linewidth": width, "alpha": alpha, "markersize": size}
+        _beta_line(left, schedule, total, schedule.name.capitalize(), offset, look)
+    for shape, colour, style in SHAPES:
         look = {"color": colour, "linestyle": style, "linewidth": 1.8, "marker": ""}
         _beta_line(right, Cyclical(shape=shape), total, shape, 0, look)
     for ax, title in ((left, "(a) three schedules"), (right, "(b) shapes of the cyclical ramp")):
-        tidy(ax, total)
+        over_steps(ax, total)
         ax.set(ylim=(-0.04, 1.07), yticks=(0, 0.5, 1))
         ax.set_title(title, loc="left", fontsize=12, pad=28)
         ax.set_xlabel("update", fontsize=11)
@@ -70,38 +67,37 @@ def schedules_figure(total: int = 40000) -> Figure:
 
 
 def _beta_line(
-    ax: Axes, schedule: Any, total: int, label: str, offset: float, look: Mapping[str, Any]
+    ax: Axes, schedule: Schedule, total: int, label: str, offset: float, look: Mapping[str, Any]
 ) -> None:
-    """One schedule; lines that coincide keep their own markers, a share of an eighth apart."""
+    """Draw one schedule, its markers `offset` eighths of training early."""
     steps = np.unique(np.append(np.arange(0, total, max(1, total // 4000)), total - 1))
     beta = [schedule(int(step), total) for step in steps]
     ax.plot(steps, beta, label=label, markevery=marks(steps, total, -offset), **look)
 
 
 def curves_figure(runs: Sequence[Run], panels: Panels = FIGURE4) -> Figure:
-    """Scalars over updates, by default those of Figure 4, and β beneath; a line per schedule.
+    """Draw scalars over training, by default those of Figure 4, and β beneath; a line per schedule.
 
     A line is the mean over seeds, a band reaches from the lowest to the highest of them.
     """
-    task = one_task(runs)
+    one_task(runs)
     groups = group_runs(runs)
     total = max(max(run.total or 0, run.last) for run in runs)
-    figure, axes, strips = _curve_axes(total, panels)
+    figure, axes, strips = _panels(total, panels)
     names, rates = labels(groups), list(dict.fromkeys(lr for _, lr in groups))
     values: dict[str, list[np.ndarray]] = {key: [] for key, _ in panels}
     for group, members in groups.items():
-        look = look_of(group, rates)
-        for key, _ in panels:
+        look, name = look_of(group, rates), f"{names[group]}{_seeds(members, total)}"
+        for key, ax in axes.items():
             steps, mean, low, high = seed_mean(members, key)
-            name = f"{names[group]}{_seeds(members, total)}"
-            axes[key].plot(steps, mean, label=name, markevery=marks(steps, total), **look)
+            ax.plot(steps, mean, label=name, markevery=marks(steps, total), **look)
             if len(members) > 1:
-                axes[key].fill_between(steps, low, high, color=look["color"], alpha=0.2, lw=0)
-            values[key].append(mean)
+                ax.fill_between(steps, low, high, color=look["color"], alpha=0.2, lw=0)
             if len(mean) == 0 and any(run.metrics for run in members):
-                _absent(axes[key], names[group])
+                _absent(ax, names[group])
+            values[key].append(mean)
         _draw_beta(strips, *seed_mean(members, "train/beta")[:2], look)
-    _scale(axes, values, runs, task)
+    _scale(axes, values, runs[0])
     first = next(iter(axes))
     _legend(axes[first], "lower right" if first.endswith("elbo") else "upper right")
     if any(len(members) > 1 for members in groups.values()):
@@ -110,27 +106,53 @@ def curves_figure(runs: Sequence[Run], panels: Panels = FIGURE4) -> Figure:
     return figure
 
 
-def _curve_axes(total: float, panels: Panels) -> tuple[Figure, dict[str, Axes], list[Axes]]:
-    """Panels side by side, each with a thin strip for β beneath."""
+def run_curves(run: Run) -> Figure:
+    """Draw loss, rec, KL and β of one run: lines for training, markers for validation."""
+    total = max(run.total or 0, run.last)
+    figure, axes, strips = _panels(total, FIGURE4)
+    look = look_of(run.group, [run.group[1]])
+    training = look | {"marker": "", "linewidth": 1.4}
+    validation = look | {"linestyle": "", "alpha": 0.6}
+    values: dict[str, list[np.ndarray]] = {}
+    for key, ax in axes.items():
+        is_loss = key == "train/loss"  # at β = 1 the loss is the negative ELBO
+        steps, train = run.series(key)
+        val_steps, val = run.series("val/elbo" if is_loss else key.replace("train/", "val/"))
+        val = -val if is_loss else val
+        ax.plot(steps, train, label="training", **training)
+        if len(val):
+            ax.plot(val_steps, val, label="validation: rec + KL" if is_loss else "validation", **validation)
+        if len(train) + len(val) == 0:
+            note(ax, "not recorded" if run.metrics else "no records yet")
+        values[key] = [train, val]
+    _draw_beta(strips, *run.series("train/beta"), training)
+    _scale(axes, values, run)
+    for key in ("train/loss", "train/rec"):
+        if axes[key].get_lines() and run.metrics:
+            _legend(axes[key])
+    figure.suptitle(run_title(run), fontsize=11, x=0.01, ha="left", c=GREY)
+    return figure
+
+
+def _panels(total: float, panels: Panels) -> tuple[Figure, dict[str, Axes], list[Axes]]:
+    """Return a figure with a panel for each scalar side by side, and a thin strip for β beneath each."""
     figure = Figure(figsize=(0.4 + 4.2 * len(panels), 4.4), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.1, h_pad=0.04)
-    axes = figure.subplots(2, len(panels), sharex=True, height_ratios=(5, 1))
-    found = {}
-    for letter, (key, title), ax in zip("abcd", panels, axes[0], strict=False):
-        tidy(ax, total)
+    top, strips = figure.subplots(2, len(panels), sharex=True, height_ratios=(5, 1))
+    for ax, letter, (_, title) in zip(top, "abcd", panels, strict=False):
+        over_steps(ax, total)
         ax.set_title(f"({letter}) {title}", loc="left", fontsize=12)
-        found[key] = ax
-    for strip in axes[1]:
-        tidy(strip, total)
+    for strip in strips:
+        over_steps(strip, total)
         strip.set_ylim(-0.1, 1.15)
         strip.set_xlabel("update", fontsize=11)
-    axes[0, 0].set_ylabel("nats per sequence", fontsize=11)
-    axes[1, 0].set_ylabel(r"$\beta$", fontsize=13, rotation=0, va="center", labelpad=12)
-    return figure, found, list(axes[1])
+    top[0].set_ylabel("nats per sequence", fontsize=11)
+    strips[0].set_ylabel(r"$\beta$", fontsize=13, rotation=0, va="center", labelpad=12)
+    return figure, {key: ax for (key, _), ax in zip(panels, top, strict=True)}, list(strips)
 
 
 def _seeds(runs: Sequence[Run], total: int) -> str:
-    """The part of a legend entry that says how many seeds there are and which are unfinished."""
+    """Return the part of a legend entry that counts the seeds and names the unfinished ones."""
     short = [run for run in runs if run.last < 0.99 * (run.total or total)]
     ends = [f"to {thousands(run.last)}" if run.last else "no records yet" for run in short]
     if len(runs) == 1:
@@ -140,21 +162,21 @@ def _seeds(runs: Sequence[Run], total: int) -> str:
 
 
 def _absent(ax: Axes, name: str) -> None:
-    """Says above a panel which groups record no such scalar."""
+    """Add a group to those that record no such scalar, named above the panel."""
     before = ax.get_title(loc="right").removeprefix("not recorded: ")
     names = f"{before}, {name}" if before else name
     ax.set_title(f"not recorded: {names}", loc="right", fontsize=9.5, c=GREY)
 
 
 def _legend(ax: Axes, loc: str = "upper right") -> None:
-    """A frameless legend that stays readable over lines."""
+    """Add a frameless legend that stays readable over lines."""
     size = 10 if len(ax.get_lines()) < 5 else 9
     legend = ax.legend(loc=loc, fontsize=size, handlelength=2.4, framealpha=0.85)
     legend.get_frame().set_linewidth(0)
 
 
-def _draw_beta(strips: Sequence[Axes], steps: np.ndarray, beta: np.ndarray, look: Any) -> None:
-    """β beneath every panel; its range grows with weights above 1."""
+def _draw_beta(strips: Sequence[Axes], steps: np.ndarray, beta: np.ndarray, look: Mapping[str, Any]) -> None:
+    """Draw β beneath every panel; the range grows with weights above 1."""
     for strip in strips:
         strip.plot(steps, beta, **(look | {"marker": "", "linewidth": 1.3}))
         if len(beta):
@@ -163,53 +185,20 @@ def _draw_beta(strips: Sequence[Axes], steps: np.ndarray, beta: np.ndarray, look
             strip.set_yticks((0, 1) if top <= 1 else (0, top))
 
 
-def _scale(
-    axes: Mapping[str, Axes],
-    values: Mapping[str, Sequence[np.ndarray]],
-    runs: Sequence[Run],
-    task: str,
-) -> None:
-    """y ranges: the paper's for the toy, wider where a short run ends above it; else each panel's own."""
-    if task == "toy" and "train/loss" in axes:
-        count = int(runs[0].get("dataset", "sequences", 10))
-        entropy = math.log(count)
+def _scale(axes: Mapping[str, Axes], values: Mapping[str, Sequence[np.ndarray]], run: Run) -> None:
+    """Set the y ranges: the paper's for the toy, wider for runs that end above it, else each panel's own."""
+    if run.task != "toy" or "train/loss" not in axes:
         for key, ax in axes.items():
-            ends = [series[-1] for series in values[key] if len(series)]
-            ax.set_ylim(0, max(2.25 * entropy, 1.3 * max(ends, default=0)))
-        loss = axes["train/loss"]
-        loss.axhline(entropy, color=GREY, lw=1, ls=(0, (4, 3)), zorder=2.5)
-        loss.annotate(
-            f"ln {count}", (1, entropy), (4, 0), ("axes fraction", "data"), "offset points",
-            va="center", fontsize=10, c=GREY, annotation_clip=False,
-        )  # fmt: skip
+            limit(ax, values[key], from_zero=key in ("train/kl", "val/path_a"))
         return
+    count = int(run.get("dataset", "sequences", 10))
+    entropy = math.log(count)
     for key, ax in axes.items():
-        limit(ax, values[key], from_zero=key in ("train/kl", "val/path_a"))
-
-
-def run_curves(run: Run) -> Figure:
-    """Loss, rec, KL and β of one run: lines for training, markers for validation."""
-    total = max(run.total or 0, run.last)
-    figure, axes, strips = _curve_axes(total, FIGURE4)
-    look = look_of(run.group, [run.group[1]])
-    training = look | {"marker": "", "linewidth": 1.4}
-    checks = {"train/loss": ("val/elbo", -1, "validation: rec + KL")}
-    values: dict[str, list[np.ndarray]] = {}
-    for key, _ in FIGURE4:
-        ax = axes[key]
-        name, sign, text = checks.get(key, (key.replace("train/", "val/"), 1, "validation"))
-        steps, train = run.series(key)
-        val_steps, val = run.series(name)
-        ax.plot(steps, train, label="training", **training)
-        if len(val):
-            ax.plot(val_steps, sign * val, label=text, **(look | {"linestyle": "", "alpha": 0.6}))
-        values[key] = [train, sign * val]
-        if len(train) + len(val) == 0:
-            note(ax, "not recorded" if run.metrics else "no records yet")
-    _draw_beta(strips, *run.series("train/beta"), training)
-    _scale(axes, values, [run], run.task)
-    for key in ("train/loss", "train/rec"):
-        if axes[key].get_lines() and run.metrics:
-            _legend(axes[key])
-    figure.suptitle(run_title(run), fontsize=11, x=0.01, ha="left", c=GREY)
-    return figure
+        ends = [series[-1] for series in values[key] if len(series)]
+        ax.set_ylim(0, max(2.25 * entropy, 1.3 * max(ends, default=0)))
+    loss = axes["train/loss"]
+    loss.axhline(entropy, color=GREY, lw=1, ls=(0, (4, 3)), zorder=2.5)
+    loss.annotate(
+        f"ln {count}", (1, entropy), (4, 0), ("axes fraction", "data"), "offset points",
+        va="center", fontsize=10, c=GREY, annotation_clip=False,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Rate and distortion: what the bound of each run is made of (Alemi et al. 2018)."""
+"""Rate against distortion: what the bound of each run is made of (Alemi et al. 2018)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cvae.errors import RunsError
-from cvae.report.figures.style import COLOURS, GREY, MARKERS, ORDER, OTHER_MARKER, labels, one_task, plain
-from cvae.runs.reader import Run, changes
+from cvae.report.figures.style import COLOURS, GREY, MARKERS, OTHER_MARKER, in_order, labels, one_task, plain
+from cvae.runs.reader import Group, Run, changes
 
 KL, REC = "test/kl", "test/rec"
 
 
 def rate_figure(runs: Sequence[Run]) -> Figure:
-    """KL against rec of the reported checkpoints on test, one point per run; lines of equal ELBO.
+    """Draw KL against rec of the reported checkpoints on test, a point for each run, and lines of equal ELBO.
 
     The marker is the schedule, hollow for all learning rates but the first; the colour is what else sets a
     run apart. Raises RunsError where no finished run has both numbers: an autoencoder has no KL.
@@ -36,32 +36,26 @@ def rate_figure(runs: Sequence[Run]) -> Figure:
     if not shown:
         raise RunsError(f"none of these runs is finished and has {KL} and {REC}")
     apart = changes(shown)
-    names = sorted(set(apart), key=lambda name: (name != "plain", name))
-    colours = dict(zip(names, itertools.cycle(["#222222", *colormaps["tab10"].colors]), strict=False))
-    groups = labels(
-        sorted({run.group for run in shown}, key=lambda group: ((*ORDER, group[0]).index(group[0]), group))
-    )
-    rates = sorted({lr for _, lr in groups}, key=lambda lr: (lr != "constant", lr))
+    kinds = sorted(set(apart), key=lambda kind: (kind != "plain", kind))
+    colours = dict(zip(kinds, itertools.cycle(["#222222", *colormaps["tab10"].colors]), strict=False))
+    groups = in_order({run.group for run in shown})
+    first_rate = min((lr for _, lr in groups), key=lambda lr: (lr != "constant", lr))
 
-    def look(group: tuple[str, str], name: str | None) -> dict[str, Any]:
-        colour = COLOURS.get(group[0], GREY) if len(names) == 1 else GREY if name is None else colours[name]
-        fill = colour if group[1] == rates[0] else "none"
+    def look(group: Group, kind: str | None = None) -> dict[str, Any]:
+        colour = COLOURS.get(group[0], GREY) if len(kinds) == 1 else colours[kind] if kind else GREY
+        fill = colour if group[1] == first_rate else "none"
         marker = MARKERS.get(group[0], OTHER_MARKER)
         return {"marker": marker, "color": colour, "markerfacecolor": fill, "linestyle": "", "markersize": 8}
 
     figure = Figure(figsize=(9.5, 5.6), layout="constrained")
     ax = figure.subplots()
-    for run, name in zip(shown, apart, strict=True):
-        ax.plot(run.results[KL], run.results[REC], alpha=0.85, zorder=3, **look(run.group, name))
+    for run, kind in zip(shown, apart, strict=True):
+        ax.plot(run.results[KL], run.results[REC], alpha=0.85, zorder=3, **look(run.group, kind))
     _equal_bounds(ax)
-    handles = [Line2D([], [], label=text, **look(group, None)) for group, text in groups.items()]
-    if len(names) > 1:
-        handles += [
-            Line2D(
-                [], [], label=textwrap.fill(plain(name), 36), color=colours[name], linestyle="", marker="o"
-            )
-            for name in names
-        ]
+    handles = [Line2D([], [], label=name, **look(group)) for group, name in labels(groups).items()]
+    for kind in kinds if len(kinds) > 1 else ():
+        text = textwrap.fill(plain(kind), 36)
+        handles.append(Line2D([], [], label=text, color=colours[kind], linestyle="", marker="o"))
     figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9.5)
     ax.set_xlabel("rate: KL, nats per sequence", fontsize=11)
     ax.set_ylabel("distortion: rec, nats per sequence", fontsize=11)
@@ -70,8 +64,8 @@ def rate_figure(runs: Sequence[Run]) -> Figure:
 
 
 def _equal_bounds(ax: Axes) -> None:
-    """Lines on which rec + KL is the same, named where they leave the picture; lower is better."""
-    (left, right), (low, high) = (_wide(ax.dataLim.intervalx), _wide(ax.dataLim.intervaly))
+    """Draw lines of equal rec + KL, each named where it leaves the picture."""
+    (left, right), (low, high) = _padded(ax.dataLim.intervalx), _padded(ax.dataLim.intervaly)
     ends = np.array([left, right])
     for total in MaxNLocator(9).tick_values(left + low, right + high):
         ax.plot(ends, total - ends, color="#dddddd", linewidth=0.8, zorder=1)
@@ -86,8 +80,8 @@ def _equal_bounds(ax: Axes) -> None:
     ax.set_title("grey: equal rec + KL = -ELBO, lower is better", loc="right", fontsize=9.5, c=GREY)
 
 
-def _wide(interval: np.ndarray) -> tuple[float, float]:
-    """The interval with a margin, a nat wide at least: smaller differences are none to look at."""
+def _padded(interval: np.ndarray) -> tuple[float, float]:
+    """Return an interval with a margin, at least a nat wide: smaller differences mean nothing."""
     low, high = interval
     pad = max(0.08 * (high - low), (1 - (high - low)) / 2)
     return max(low - pad, -0.1) if low >= 0 else low - pad, high + pad

@@ -1,4 +1,4 @@
-"""What all figures share: colours, markers, groups of runs, axes, and how a figure is written."""
+"""What all figures share: colours and markers, groups of runs, axes, and how a figure is written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cvae.errors import RunsError
 from cvae.runs.reader import Group, Run, refuse_mixture
 
 ORDER = ("constant", "monotonic", "cyclical", "none")
-# Okabe and Ito's colours; markers tell the schedules apart in grey print too.
+# colours of Okabe and Ito; markers tell the schedules apart in grey print too
 COLOURS = {"constant": "#333333", "monotonic": "#E69F00", "cyclical": "#0072B2", "none": "#009E73"}
 MARKERS = {"constant": "o", "monotonic": "^", "cyclical": "s", "none": "D"}
 NAMES = {"none": "Autoencoder"}
@@ -24,41 +24,45 @@ LR_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1)), "-.")
 GREY = "#666666"
 
 
+def in_order(groups: Iterable[Group]) -> list[Group]:
+    """Return groups in the order of the paper's figures, the constant learning rate first."""
+
+    def place(group: Group) -> tuple[int, str, bool, str]:
+        schedule, lr = group
+        return (*ORDER, schedule).index(schedule), schedule, lr != "constant", lr
+
+    return sorted(groups, key=place)
+
+
 def group_runs(runs: Iterable[Run]) -> dict[Group, list[Run]]:
-    """Runs by (schedule, learning rate), in the order of the paper's figures, each by seed."""
+    """Return the runs of each schedule and learning rate in order, by seed.
+
+    Raises RunsError where the runs of a group differ in more than their seed.
+    """
     groups: dict[Group, list[Run]] = {}
     for run in sorted(runs, key=lambda run: (run.seed, str(run.folder))):
         groups.setdefault(run.group, []).append(run)
     for members in groups.values():
         refuse_mixture(members)
-
-    def place(group: Group) -> tuple[int, str, bool, str]:
-        schedule, lr = group
-        known = ORDER.index(schedule) if schedule in ORDER else len(ORDER)
-        return known, schedule, lr != "constant", lr
-
-    return {group: groups[group] for group in sorted(groups, key=place)}
+    return {group: groups[group] for group in in_order(groups)}
 
 
 def labels(groups: Iterable[Group]) -> dict[Group, str]:
-    """What to call each group; the learning rate is named only where it varies."""
+    """Return the name of each group; the learning rate is named only where it varies."""
     groups = list(groups)
     varies = len({lr for _, lr in groups}) > 1
-    return {
-        (schedule, lr): plain(
-            NAMES.get(schedule, schedule.capitalize()) + (f", {lr.replace('_', ' ')} lr" if varies else "")
-        )
-        for schedule, lr in groups
-    }
+    names = {group: NAMES.get(group[0], group[0].capitalize()) for group in groups}
+    rates = {group: f", {group[1].replace('_', ' ')} lr" if varies else "" for group in groups}
+    return {group: plain(names[group] + rates[group]) for group in groups}
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib shows as it is: two dollar signs would make a formula of what is between them."""
+    """Return text without formulas: matplotlib would set what stands between two dollar signs as one."""
     return text.replace("$", r"\$")
 
 
 def seed_mean(runs: Sequence[Run], key: str) -> tuple[np.ndarray, ...]:
-    """(steps, mean, lowest, highest) of one scalar over the runs that recorded it at each step."""
+    """Return steps, mean, lowest and highest of a scalar, over the runs that recorded it at each step."""
     values: dict[int, list[float]] = {}
     for run in runs:
         for step, value in zip(*run.series(key), strict=True):
@@ -69,7 +73,7 @@ def seed_mean(runs: Sequence[Run], key: str) -> tuple[np.ndarray, ...]:
 
 
 def one_task(runs: Sequence[Run]) -> str:
-    """The task all runs share; RunsError where there are several."""
+    """Return the task of all runs. Raises RunsError where there are several."""
     tasks = sorted({run.task for run in runs})
     if len(tasks) > 1:
         raise RunsError(f"one figure shows one task, found {', '.join(tasks)}: name the folders")
@@ -77,16 +81,21 @@ def one_task(runs: Sequence[Run]) -> str:
 
 
 def thousands(step: float) -> str:
-    """1000 -> "1K", 2500 -> "2.5K", 500 -> "500"."""
+    """Return a step in short: 1000 is "1K", 2500 "2.5K", 500 "500"."""
     return f"{step / 1000:g}K" if abs(step) >= 1000 else f"{step:g}"
 
 
-def tidy(ax: Axes, total: float) -> None:
-    """Thin left and bottom spines, a light grid, x in thousands of updates."""
+def tidy(ax: Axes) -> None:
+    """Leave thin left and bottom spines and a light grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set(linewidth=0.6, color=GREY)
     ax.tick_params(width=0.6, length=3, color=GREY, labelsize=10)
     ax.grid(axis="y", color="#e8e8e8", linewidth=0.6)
+
+
+def over_steps(ax: Axes, total: float) -> None:
+    """Prepare axes for scalars over `total` steps, x in thousands."""
+    tidy(ax)
     ax.set_axisbelow(True)
     ax.set_xlim(0, 1.015 * (total or 1))
     ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
@@ -94,7 +103,7 @@ def tidy(ax: Axes, total: float) -> None:
 
 
 def look_of(group: Group, rates: Sequence[str]) -> dict[str, Any]:
-    """Colour and marker from the schedule, line style from the learning rate."""
+    """Return the look of a line: colour and marker by schedule, line style by learning rate."""
     schedule, lr = group
     return {
         "color": COLOURS.get(schedule, OTHER_COLOUR),
@@ -107,23 +116,22 @@ def look_of(group: Group, rates: Sequence[str]) -> dict[str, Any]:
 
 
 def marks(steps: np.ndarray, total: float, offset: float = 0.0) -> list[int]:
-    """Indices of the points nearest to every eighth of `total`, shifted by a share of an eighth."""
+    """Return the indices of the points nearest to every eighth of `total`, `offset` eighths later."""
     if len(steps) == 0:
         return []
-    wanted = (np.arange(1, 9) + offset) * total / 8
-    wanted = wanted[wanted <= steps[-1] + total / 80]
-    return sorted({int(np.abs(steps - step).argmin()) for step in wanted})
+    places = (np.arange(1, 9) + offset) * total / 8
+    places = places[places <= steps[-1] + total / 80]
+    return sorted({int(np.abs(steps - place).argmin()) for place in places})
 
 
 def note(ax: Axes, text: str) -> None:
-    """A quiet remark in the middle of a panel: what is missing from it."""
+    """Write in the middle of a panel what is missing from it."""
     ax.text(0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", fontsize=10, c=GREY)
 
 
 def limit(ax: Axes, values: Sequence[np.ndarray], from_zero: bool) -> None:
-    """A y range for `values`, whose first tenth may leave it at the top."""
-    kept = [v[len(v) // 10 :] for v in values]
-    flat = np.concatenate([np.zeros(0), *kept])
+    """Set a y range for series whose first tenth may leave it at the top."""
+    flat = np.concatenate([np.zeros(0), *(series[len(series) // 10 :] for series in values)])
     flat = flat[np.isfinite(flat)]
     if len(flat) == 0:
         return
@@ -134,7 +142,7 @@ def limit(ax: Axes, values: Sequence[np.ndarray], from_zero: bool) -> None:
 
 
 def run_title(run: Run) -> str:
-    """What the run is, and how far it came where it is unfinished."""
+    """Return what a run is, and how far it came where it is unfinished."""
     schedule, lr = run.group
     parts = [run.task, f"schedule={schedule}", f"lr={lr}", f"seed={run.seed}"]
     if run.total and run.last < 0.99 * run.total:
@@ -145,12 +153,11 @@ def run_title(run: Run) -> str:
 def save(
     figure: Figure, folder: str | Path, name: str, kinds: Sequence[str] = ("png", "pdf"), dpi: int = 150
 ) -> list[Path]:
-    """Writes `figure` as folder/name.kind; returns the paths."""
+    """Write a figure as folder/name.kind. Return the paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in kinds]
     for path in paths:
-        # Without a date the same runs give the same bytes.
-        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None
+        metadata = {"CreationDate": None} if path.suffix == ".pdf" else None  # the same runs, the same bytes
         figure.savefig(path, dpi=dpi, metadata=metadata, facecolor="white")
     return paths
