@@ -1,11 +1,11 @@
-"""Rewrites the generated blocks of README.md and docs/: each stands between two comments with its command.
+"""Rewrites the generated blocks of README.md and docs/. A block stands between two comments:
 
     <!-- python scripts/table.py outputs/published/toy -->
     (what the command prints)
     <!-- end -->
 
-The commands are those of table.py and claims.py, `bench.py --read FILE` and `kill.py --read FILE`.
-With --check nothing is written: where a block is not what its command prints, a diff and exit status 1.
+Commands are those of table.py and claims.py, `bench.py --read FILE` and `kill.py --read FILE`. With --check
+nothing is written; blocks that differ from what their commands print are shown, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -30,16 +30,14 @@ import table
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"<!-- python scripts/(?P<script>table|claims|bench|kill)\.py(?P<rest>[^\n]*?) -->\n"
-    r"(?P<text>.*?)<!-- end -->",
+    r".*?<!-- end -->",
     re.S,
 )
-
-
 MAINS = {"bench": bench.main, "claims": claims.main, "kill": kill.main, "table": table.main}
 
 
 def printed(name: str, arguments: Sequence[str]) -> str:
-    """Return what a script prints. Raises ValueError where it fails."""
+    """Return what a script prints. Raises ValueError with its error where it fails."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.chdir(ROOT), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         status = MAINS[name](list(arguments))
@@ -49,11 +47,11 @@ def printed(name: str, arguments: Sequence[str]) -> str:
 
 
 def rewritten(text: str) -> str:
-    """Return a page with every block made anew."""
+    """Return a page with every block generated anew. Raises ValueError where a command fails."""
 
-    def block(found: re.Match[str]) -> str:
-        head = found[0].partition("\n")[0]
-        return f"{head}\n{printed(found['script'], shlex.split(found['rest']))}\n<!-- end -->"
+    def block(match: re.Match[str]) -> str:
+        head = match[0].partition("\n")[0]
+        return f"{head}\n{printed(match['script'], shlex.split(match['rest']))}\n<!-- end -->"
 
     return BLOCK.sub(block, text)
 
@@ -64,13 +62,13 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--check", action="store_true", help="write nothing, fail where a block is out of date"
+        "--check", action="store_true", help="write nothing; fail where a block is out of date"
     )
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite or check all pages; the exit status is 1 where a block is out of date or a command fails."""
+    """Rewrite or check all pages; the exit status is 1 if a block is out of date or a command fails."""
     options = parse(arguments)
     stale = False
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):

@@ -443,14 +443,6 @@ def test_the_report_looks_at_quarters_of_the_longest_run(tmp_path):
     assert table.head[-4:] == ["10", "20", "30", "40"] and "10 updates" in caption
 
 
-def test_the_reports_markdown_is_that_of_samples():
-    text = "## A `b`\n\n- one <unk>\n  - two\n- three\n1. four **five**\n\nsix <b> ![a](http://b/c.png)"
-    assert sentences_html(text).replace("\n", "") == (
-        "<h2>A <code>b</code></h2><ul><li>one &lt;unk&gt;<ul><li>two</li></ul></li><li>three</li>"
-        "<li>four <strong>five</strong></li></ul><p>six &lt;b&gt; ![a](http://b/c.png)</p>"
-    )
-
-
 # ---- which checkpoint a task reports ----
 
 TINY = ("experiment=ptb_debug", "train.steps=20", "train.validate_every=10", "dataset.sentences=60")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
-from cvae.report.claims import Check, Claim, claims_table, experiment_runs, read_claims
+from cvae.report.claims import WALL_CLOCK, Check, Claim, claims_table, experiment_runs, read_claims
 from cvae.report.verdicts import RULES, SYMBOLS, Outcome, compare, verdict
 from cvae.runs.reader import find_runs
 from tests.helpers import ROOT, script
@@ -190,6 +190,12 @@ def test_other_settings_are_no_seeds_and_other_vocabularies_no_match(settings, s
     runs = find_runs([tmp_path])
     with pytest.raises(RunsError, match=said or "both have seed 0"):
         Check("test/kl", CYCLICAL, "more", MONOTONIC).judge(runs)
+
+
+def test_a_claim_that_rests_on_time_says_what_the_time_is():
+    for measure, notes in (("test/kl", []), ("time/training_seconds", [WALL_CLOCK])):
+        claim = Claim("It is so", [], [Check(measure, CYCLICAL, "below", 1.0, main=True)])
+        assert claims_table([claim], {}).notes == notes
 
 
 def test_a_claim_needs_a_main_check():
