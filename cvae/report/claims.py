@@ -12,17 +12,8 @@ import yaml
 
 from cvae.errors import RunsError, UserError
 from cvae.report.formats import Cell, Table
-from cvae.report.tables import around, differing_text, final
-from cvae.report.verdicts import (
-    MARKS,
-    SYMBOLS,
-    Outcome,
-    across_settings,
-    below,
-    compare,
-    pooled_std,
-    verdict,
-)
+from cvae.report.tables import differing_text, result_cell, scalar_cell
+from cvae.report.verdicts import MARKS, SYMBOLS, Outcome, across_settings, below, compare, pooled_std, verdict
 from cvae.runs.reader import Run, changes, find_runs, refuse_mixture
 
 WINDOW = 0.025  # share of training over which train/* is averaged: 1,000 of the toy's 40,000 steps
@@ -56,12 +47,16 @@ class Check:
         """Return the outcome on these runs. Raises RunsError where they cannot be averaged or compared."""
         if self.each:
             return self._judge_settings(runs)
-        left = read_side(runs, self.of, self.measure)
+        left_runs = select(runs, self.of)
+        left = read_side(left_runs, self.of, self.measure)
         if not isinstance(self.than, Mapping):
             found = f"{described(self.of, left)} {SYMBOLS[self.rule]} {self.than:g}"
             return Outcome(found, "", below(left, self.than) if left.values else None, len(left.values))
-        right = read_side(runs, self.than, self.measure)
-        self._refuse_other_text(runs)
+        right_runs = select(runs, self.than)
+        right = read_side(right_runs, self.than, self.measure)
+        if differing := differing_text([*left_runs, *right_runs]):
+            sides = f"{self.measure} of {described(self.of)} and {described(self.than)}"
+            raise RunsError(f"{sides} cannot be compared: they differ in {', '.join(differing)}")
         found = f"{described(self.of, left)} {SYMBOLS[self.rule]} {described(self.than, right)}"
         if not (left.values and right.values and math.isfinite(left.mean - right.mean)):
             return Outcome(found, "", None)
@@ -81,14 +76,6 @@ class Check:
         sides = f"{described(self.of)} {SYMBOLS[self.rule]} {described(self.than)}"
         seeds = min((outcome.seeds for outcome in outcomes), default=0)
         return Outcome(f"{sides} in {holding} of {len(outcomes)} settings", "", score, seeds)
-
-    def _refuse_other_text(self, runs: Sequence[Run]) -> None:
-        """Raise RunsError where the two sides were measured on different corpora or vocabularies."""
-        if differing := differing_text([*select(runs, self.of), *select(runs, self.than)]):
-            sides = f"{described(self.of)} and {described(self.than)}"
-            raise RunsError(
-                f"{self.measure} of {sides} cannot be compared: they differ in {', '.join(differing)}"
-            )
 
 
 @dataclass(frozen=True)
@@ -146,13 +133,12 @@ def select(runs: Sequence[Run], side: Side) -> list[Run]:
 
 
 def read_side(runs: Sequence[Run], side: Side, measure: str) -> Cell:
-    """Return a measure of the runs of a side, at a share of training or from results.json."""
-    selected = select(runs, side)
+    """Return a measure of the runs of a side, at its share of training or from results.json."""
     if "at" not in side:
-        return final(selected, measure)
+        return result_cell(runs, measure)
     cells = [
-        around([run], measure, round(side["at"] * run.total), max(1, round(WINDOW * run.total)))
-        for run in selected
+        scalar_cell([run], measure, round(side["at"] * run.total), max(1, round(WINDOW * run.total)))
+        for run in runs
         if run.total
     ]
     return Cell(tuple(value for cell in cells for value in cell.values))

@@ -103,7 +103,7 @@ def rows(runs: Sequence[Run], order: Sequence[str], fold: bool = False) -> dict[
     return dict(sorted(groups.items(), key=lambda item: [(place.get(part, 99), part) for part in item[0]]))
 
 
-def final(runs: Sequence[Run], key: str) -> Cell:
+def result_cell(runs: Sequence[Run], key: str) -> Cell:
     """Return a value of results.json over the finished runs. Raises RunsError where it is no number."""
     results = [run.results for run in runs if run.results.get("finished")]
     if text := [values[key] for values in results if isinstance(values.get(key), str)]:
@@ -111,7 +111,7 @@ def final(runs: Sequence[Run], key: str) -> Cell:
     return Cell(tuple(value for values in results if (value := measured(values, key)) is not None))
 
 
-def around(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
+def scalar_cell(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
     """Return a scalar at a step, over the runs that have come so far.
 
     train/* is the mean over the `window` steps before it, any other key its value there.
@@ -128,8 +128,8 @@ def around(runs: Sequence[Run], key: str, step: int, window: int) -> Cell:
 
 def relative_time(groups: Mapping[Names, Sequence[Run]], names: Names) -> Cell:
     """Return a row's training time as a multiple of that of the plain row with its schedule and rate."""
-    plain = final(groups.get((*names[:-1], "plain"), ()), "time/training_seconds")
-    seconds = final(groups[names], "time/training_seconds")
+    plain = result_cell(groups.get((*names[:-1], "plain"), ()), "time/training_seconds")
+    seconds = result_cell(groups[names], "time/training_seconds")
     return Cell(tuple(value / plain.mean for value in seconds.values) if plain.values else ())
 
 
@@ -155,7 +155,7 @@ def baseline_lines(groups: Mapping[Names, Sequence[Run]], columns: Sequence[str]
     """Return the rows of a baseline; rows with the same values are one, "–" where their names differ."""
     same: dict[tuple[Cell, ...], list[Names]] = {}
     for names, members in groups.items():
-        cells = tuple(final(members, key.replace("/", f"/{whose}/", 1)) for key in columns)
+        cells = tuple(result_cell(members, key.replace("/", f"/{whose}/", 1)) for key in columns)
         if any(cell.values for cell in cells):
             same.setdefault(cells, []).append(names)
     lines = []
@@ -178,7 +178,7 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     groups = rows(runs, order, fold)
 
     def cell(names: Names, key: str) -> Cell:
-        return relative_time(groups, names) if key == RELATIVE else final(groups[names], key)
+        return relative_time(groups, names) if key == RELATIVE else result_cell(groups[names], key)
 
     model = [(n, "model", _count(m), [cell(n, key) for key in columns]) for n, m in groups.items()]
     same_unit = [line for whose in ("random", "constant") for line in baseline_lines(groups, columns, whose)]
@@ -203,7 +203,7 @@ def steps_table(
 ) -> Table:
     """Return scalars at chosen steps: a row for each way of running and key, default train/{loss,rec,kl}."""
     body = [
-        [*names, _count(members), key, *(around(members, key, step, window) for step in steps)]
+        [*names, _count(members), key, *(scalar_cell(members, key, step, window) for step in steps)]
         for names, members in rows(runs, order).items()
         for key in keys or ("train/loss", "train/rec", "train/kl")
     ]

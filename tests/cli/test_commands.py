@@ -25,7 +25,7 @@ from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.formats import Cell
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import around, direction, rows
+from cvae.report.tables import direction, rows, scalar_cell
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
@@ -290,10 +290,10 @@ def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys
     records = [record for run in found for record in run.metrics if record["step"] in (15, 19)]
     expected = [sum(r["train/kl"] for r in records[i : i + 2]) / 2 for i in (0, 2)]
     for window in (9, 10):  # not the record at 10
-        assert around(found, "train/kl", 20, window).values == pytest.approx(expected)
-    assert around(found, "train/kl", 20, 11).values != pytest.approx(expected)
+        assert scalar_cell(found, "train/kl", 20, window).values == pytest.approx(expected)
+    assert scalar_cell(found, "train/kl", 20, 11).values != pytest.approx(expected)
     (stopped,) = (run for run in find_runs([runs]) if run.group[0] == "monotonic")
-    assert [len(around([stopped], "train/kl", step, 5).values) for step in (10, 11, 12)] == [1, 1, 0]
+    assert [len(scalar_cell([stopped], "train/kl", step, 5).values) for step in (10, 11, 12)] == [1, 1, 0]
     assert script("table").main([str(runs), "--at", "10", "20"]) == 0
     assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
 

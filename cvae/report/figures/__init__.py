@@ -1,8 +1,7 @@
-"""Run folders -> the paper's Figures 2 to 4, and the pictures each run leaves behind.
+"""Figures from run folders: the paper's Figures 2 to 4, and the pictures each run leaves behind.
 
-Reads `run.json`, `metrics.jsonl` and `latents.jsonl`; trains nothing and needs no torch. Figures
-are drawn without pyplot's global state, so that drawing is safe within training and in threads.
-Nats are per sequence, x is the optimiser step ("update").
+Needs no torch. Figures are drawn without pyplot's global state, so that drawing is safe within training and
+in threads. Nats are per sequence, x is the optimiser step ("update").
 """
 
 from __future__ import annotations
@@ -35,13 +34,13 @@ __all__ = [
 
 
 def run_pictures(folder: str | Path) -> list[Path]:
-    """Writes `curves.png` and what else the run has records for into its folder: the paths.
+    """Write the pictures of a run into its folder, and return their paths.
 
-    `latents.png` for a 2-d latent, `accuracy.png` for classifiers and `map.png` for a map.
+    `curves.png`, `latents.png` for a 2-d latent, `accuracy.png` for classifiers and `map.png` for a map.
     """
     run = read_run(folder)
     drawn = {"curves": run_curves(run)} if run.metrics or not run.classifiers else {}
-    flat = {step: s for step, s in run.latents.items() if s.mean.shape[1] == 2}
+    flat = [step for step, snapshot in run.latents.items() if snapshot.mean.shape[1] == 2]
     if flat:
         drawn["latents"] = run_latents(run, spread_steps(flat))
     if run.classifiers:
