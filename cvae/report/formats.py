@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -29,7 +31,8 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        return sum(self.values) / len(self.values)
+        total = functools.reduce(operator.add, self.values)  # sum() rounds otherwise from Python 3.12 on
+        return total / len(self.values)
 
     @property
     def std(self) -> float:
