@@ -29,27 +29,28 @@ def collect_posteriors(
         batch = objective.shared(model, batch)
         posteriors.append(model.posterior(batch))
         found.append(objective.terms(model, batch, deterministic, generator, posteriors[-1]))
-    return (
-        Terms(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True))),
-        Gaussian(*map(torch.cat, zip(*posteriors, strict=True))),
-    )
+    *parts, extras = zip(*found, strict=True)
+    extra_losses = {name: torch.cat([losses[name] for losses in extras]) for name in extras[0]}
+    q = Gaussian(*map(torch.cat, zip(*posteriors, strict=True)))
+    return Terms(*map(torch.cat, parts), extra_losses), q
 
 
 def elbo_metrics(found: Terms) -> dict[str, float]:
     """The ELBO and its parts, as the authors report them (protocol A4).
 
-    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). bow, the
-    bag-of-words loss of models that have one, is no part of them.
+    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). Extra losses are
+    reported by their names and are no part of the ELBO.
     """
-    totals = torch.stack([part.double().sum() for part in found if part is not None])
-    nll, kl, tokens, *bow = totals.tolist()
+    *parts, extra_losses = found
+    totals = torch.stack([part.double().sum() for part in (*parts, *extra_losses.values())])
+    nll, kl, tokens, *extras = totals.tolist()
     count = len(found.nll)
     return {
         "elbo": -(nll + kl) / count,
         "rec": nll / count,
         "kl": kl / count,
         "ppl": metrics.perplexity(nll + kl, tokens),
-        **({"bow": bow[0] / count} if bow else {}),
+        **{name: total / count for name, total in zip(extra_losses, extras, strict=True)},
     }
 
 

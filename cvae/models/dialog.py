@@ -140,13 +140,15 @@ class DialogVAE(nn.Module):
         total = nll.new_zeros(len(batch.lengths), samples).index_add(0, batch.owners, nll).T
         return total if z.dim() == 3 else total[0]
 
-    def bag_nll(self, batch: ResponseBatch, z: Tensor) -> Tensor | None:
-        """Bag-of-words loss of z [B, Z]: -log p(word | z, c), summed over a response's tokens: [B], in nats.
+    def extra_losses(self, batch: ResponseBatch, z: Tensor) -> dict[str, Tensor]:
+        """Return the bag-of-words loss of z [B, Z] as `bow` [B], nothing for a model without it."""
+        return {} if self.bag is None else {"bow": self.bag_nll(batch, z)}
 
-        All words and `</s>` from one distribution, whatever their order. None without `bow`.
+    def bag_nll(self, batch: ResponseBatch, z: Tensor) -> Tensor:
+        """Return -log p(word | z, c) summed over the tokens of each response, in nats: [B], for z [B, Z].
+
+        One distribution for all words and `</s>`, whatever their order.
         """
-        if self.bag is None:
-            return None
         scores = self.bag(torch.cat([self.shared(batch).condition, z], -1)).to(z.dtype).log_softmax(-1)
         nll = -scores[batch.owners, batch.targets]
         return nll.new_zeros(len(z)).index_add(0, batch.owners, nll)

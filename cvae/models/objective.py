@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import torch
@@ -34,15 +36,15 @@ def shared(model: LatentModel, batch: Batch, plain: bool = False) -> Batch:
 
 
 class Terms(NamedTuple):
-    """What a batch contributes: nll [B] and kl [B, Z] in nats, tokens [B] predicted.
+    """The terms of a batch: nll [B] and kl [B, Z] in nats, tokens [B] predicted.
 
-    bow [B] is the bag-of-words loss in nats of models that have one, as `bag_nll(batch, z)`.
+    `extra_losses` [B], in nats and by name, are added to the objective and are no part of the ELBO.
     """
 
     nll: Tensor
     kl: Tensor
     tokens: Tensor
-    bow: Tensor | None = None
+    extra_losses: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def terms(
@@ -61,8 +63,8 @@ def terms(
     q = gaussian.widened(model.posterior(batch)) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
     nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)
-    bow = model.bag_nll(batch, z) if hasattr(model, "bag_nll") else None
-    return Terms(nll, gaussian.kl(q, gaussian.widened(model.prior(batch))), batch.counted, bow)
+    extra_losses = model.extra_losses(batch, z) if hasattr(model, "extra_losses") else {}
+    return Terms(nll, gaussian.kl(q, gaussian.widened(model.prior(batch))), batch.counted, extra_losses)
 
 
 def loss(
@@ -72,7 +74,7 @@ def loss(
     free_bits_total: float = 0.0,
     kl_target: float | None = None,
 ) -> Tensor:
-    """rec + β KL, the mean over the batch, in nats per sequence; the bag-of-words loss comes on top.
+    """rec + β KL, the mean over the batch, in nats per sequence, plus the mean of each extra loss.
 
     The remedies, all off by default:
 
@@ -90,4 +92,6 @@ def loss(
     if kl_target is not None:
         kl = (kl - kl_target).abs()
     total = found.nll.mean() + beta * kl
-    return total if found.bow is None else total + found.bow.mean()
+    for extra in found.extra_losses.values():
+        total = total + extra.mean()
+    return total

@@ -234,8 +234,8 @@ class Loop:
         size = len(found.nll)
         with torch.no_grad():
             parts = [found.nll.sum(), found.kl.sum(), loss * size, norm, found.tokens.sum()]
-            bow = [] if found.bow is None else [found.bow.sum()]
-            values = torch.stack(parts + bow).double()
+            extras = [extra.sum() for extra in found.extra_losses.values()]
+            values = torch.stack(parts + extras).double()
             first = ~torch.isfinite(values.sum()) & (self._first_bad == self.total)
             self._first_bad = torch.where(first, self.step, self._first_bad)
             self._bad_values = torch.where(first, values, self._bad_values)
