@@ -285,7 +285,7 @@ class RunFolder:
         }
         write_atomically(self / "run.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 
-    def keep_batch(self, about: dict[str, Any]) -> None:
+    def write_diverged(self, about: dict[str, Any]) -> None:
         """Writes `diverged.json`: where a number was not finite, and the sentences that led to it."""
         write_atomically(self / "diverged.json", json.dumps(about, indent=1, ensure_ascii=False) + "\n")
 

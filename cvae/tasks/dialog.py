@@ -221,14 +221,16 @@ class DialogTask(LanguageTask):
         found = chat.conversations(self, "test", self.config.task.examples)
         return chat.page({"answers": found}, literal)
 
-    def glimpse(self) -> str:
+    def preview(self) -> str:
         """At each validation: what was said last, the reference, and the answers, without acts: they cost."""
         if self.config.autoencoder:
             return NO_PRIOR
         corpus, words = self.data.corpora["val"], self.data.vocabulary.words
         rows = np.sort(fixed_subset(4, len(corpus)))
         lines = []
-        for row, some in zip(rows, self.answers("val", rows), strict=True):
+        with self.eval_mode():
+            answers = self.answers("val", rows)
+        for row, some in zip(rows, answers, strict=True):
             last, said = (corpus.context(row) or [[]])[-1], corpus.sentences(np.array([row]))[0]
             texts = [literal(" ".join(words[number] for number in one)) for one in (last, said, *some)]
             lines += ["", f"{texts[0]} → **{texts[1]}**", "", *(f"- {text}" for text in texts[2:])]

@@ -197,9 +197,10 @@ class LanguageTask:
         """What the model says, for reading: samples.md of a finished run."""
         return samples.overview(self)
 
-    def glimpse(self) -> str:
+    def preview(self) -> str:
         """A little of that at each validation, Markdown."""
-        return samples.glimpse(self)
+        with self.eval_mode():
+            return samples.glimpse(self)
 
     def codes(self, split: str, count: int | None) -> tuple[Tensor, list[str]]:
         """Posterior means [N, Z] and texts of the same `count` sentences of a split in every run."""

@@ -96,7 +96,7 @@ class ReviewTask(LanguageTask):
         """What a classifier's failure is told by, its batch kept in the folder."""
         said = f"{error} of the classifier {cell.mode}, share {cell.share:g}, seed {cell.seed}"
         sentences = self.words(self.data.corpora["train"].batch(error.rows))
-        folder.keep_batch(cell._asdict() | {"cause": str(error), "sentences": sentences})
+        folder.write_diverged(cell._asdict() | {"cause": str(error), "sentences": sentences})
         return Diverged(
             f"{said}: the pre-trained checkpoint is kept, diverged.json has the batch; a smaller"
             " task.finetune.lr or encoder_lr may help"

@@ -43,8 +43,8 @@ def parts(config: Config) -> dict[str, float]:
     train.at = within("data", train.at)
     with tempfile.TemporaryDirectory() as folder:
         loop = Loop(config, task, RunFolder(folder))
-        loop.update.optimizer_step = within("clipping and Adam", loop.update.optimizer_step)
-        loop._note, loop._report = within("logging", loop._note), within("logging", loop._report)
+        loop.train_step.optimizer_step = within("clipping and Adam", loop.train_step.optimizer_step)
+        loop._record, loop._report = within("logging", loop._record), within("logging", loop._report)
         loop.save = lambda recorder: None
         with Logger(RunFolder(folder), config, 0, {}) as recorder:
             loop.end = UPDATES

@@ -131,11 +131,11 @@ def _train(config: Config, folder: RunFolder, task: LanguageTask) -> float:
     results |= {"model/parameters": sum(p.numel() for p in task.model.parameters()), "updates": loop.total}
     results |= {"notes": task.data.notes} if task.data.notes else {}
     with Logger(folder, config, *loop.resume()) as recorder:
-        where = f"after {loop.step:,} updates" if loop.step else "from the start"
+        where = f"after {loop.state.step:,} updates" if loop.state.step else "from the start"
         log.info(f"{folder}: {where}, going to {loop.end:,} of {loop.total:,}, on {task.device}")
         for note in task.data.notes:
             log.info(note)
-        folder.finish({"finished": False, "step": loop.step} | results)
+        folder.finish({"finished": False, "step": loop.state.step} | results)
         loop.run(recorder)
         return _conclude(loop, recorder, results)
 
@@ -155,18 +155,18 @@ def _conclude(loop: Loop, recorder: Logger, results: dict[str, Any]) -> float:
             numbers = " ".join(f"{name} {shown[f'{split}/{name}']:.5g}" for name in names)
             log.info(f"{which} checkpoint | {split} {numbers}")
         if loop.finished:
-            recorder.write(loop.step, _final_scalars(shown, which, loop.config.train.validate_on))
+            recorder.write(loop.state.step, _final_scalars(shown, which, loop.config.train.validate_on))
             write_atomically(folder / "samples.md", task.page())
     if loop.finished:
         measured |= task.conclude(folder)
         recorder.end()
     for path in figures.run_pictures(folder.path):
-        recorder.picture(path.stem, path, loop.step)
+        recorder.picture(path.stem, path, loop.state.step)
     objective = loop.objective if math.isfinite(loop.objective) else None
-    head = {"finished": loop.finished, "step": loop.step, "checkpoint": which, "objective": objective}
-    folder.finish(head | measured | results | {"time/training_seconds": loop.seconds})
+    head = {"finished": loop.finished, "step": loop.state.step, "checkpoint": which, "objective": objective}
+    folder.finish(head | measured | results | {"time/training_seconds": loop.state.clock.seconds})
     if not loop.finished:
-        log.info(f"stopped after {loop.step:,} of {loop.total:,} updates; the same command goes on")
+        log.info(f"stopped after {loop.state.step:,} of {loop.total:,} updates; the same command goes on")
     return loop.objective
 
 

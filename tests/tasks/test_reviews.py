@@ -246,7 +246,7 @@ def test_pretraining_that_is_stopped_anywhere_is_that_which_was_not(
 
     def crashing(self):
         advance(self)
-        if self.step == 17:
+        if self.state.step == 17:
             raise ZeroDivisionError
 
     with monkeypatch.context() as patch:

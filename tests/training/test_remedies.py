@@ -580,7 +580,7 @@ class TestAggressive:
         update = build(task.model, config)
         several = itertools.cycle([batch(3, 3), batch(9)])  # 2 sentences of 4 tokens, 1 of 10
 
-        def scripted(self, some, beta, lr, further=()):
+        def scripted(self, some, beta, lr, extra_batches=()):
             found = Terms(some.counted * 0.0, torch.zeros(len(some.lengths), 3), some.counted)
             return found, torch.tensor(next(left)), torch.tensor(0.0)
 
@@ -592,7 +592,7 @@ class TestAggressive:
         task = prepare(config)
         update, batches = build(task.model, config), task.batches["train"]
         for information, active in [(0.1, True), (0.3, True), (0.3, True), (0.2, False), (0.9, False)]:
-            update.informed(information)
+            update.observe(information)
             assert update.active is active
         twin = copy.deepcopy(task.model)
         torch.manual_seed(3)
@@ -603,9 +603,9 @@ class TestAggressive:
 
     def test_its_state_goes_through_a_checkpoint(self, config):
         one, other = (build(prepare(config).model, config) for _ in range(2))
-        one.informed(0.2)
-        one.informed(0.1)
-        other.restore(one.state())
+        one.observe(0.2)
+        one.observe(0.1)
+        other.load_state_dict(one.state_dict())
         assert (other.active, other.information) == (False, 0.1)
 
     def test_the_defaults_are_those_of_the_authors_text_code(self):
@@ -626,7 +626,7 @@ class TestAggressive:
         told, scripted = [], iter([0.1, 0.3, 0.2])
 
         def measure(task, split):
-            told.append(loop.step)
+            told.append(loop.state.step)
             return next(scripted)
 
         monkeypatch.setattr(LanguageTask, "mutual_information", measure)
@@ -635,7 +635,7 @@ class TestAggressive:
             loop.end = 24
             loop.run(recorder)
         assert loop.epoch == 6 and told == looks
-        assert loop.update.active is (every == 12)
+        assert loop.train_step.active is (every == 12)
         records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         found = {record["step"] for record in records if "val/mi" in record}
         assert found == {*range(every, 25, every), *looks}

@@ -26,13 +26,13 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cvae.config.load import identity
 from cvae.config.schema import Config
-from cvae.errors import FolderError, UserError
+from cvae.errors import Diverged, FolderError, UserError
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.logger import Logger
-from cvae.training.loop import Diverged, Loop
+from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
 from cvae.training.steps import TrainStep
 from scripts import kill
@@ -237,7 +237,7 @@ def test_sigterm_ctrl_c_and_slurms_warning_save_and_exit_and_the_run_goes_on(
 
             def signalled(self, number=number, original=original):
                 original(self)
-                if self.step in (9, 16, 23):
+                if self.state.step in (9, 16, 23):
                     os.kill(os.getpid(), number)
 
             patch.setattr(Loop, "_advance", signalled)
@@ -260,7 +260,7 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
 
     def warned(self):
         original(self)
-        if self.step == 9:
+        if self.state.step == 9:
             os.kill(os.getpid(), signal.SIGUSR2)
 
     monkeypatch.setattr(Loop, "_advance", warned)
@@ -322,7 +322,7 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     rate = ("lr=cosine_restarts", "lr.cycles=2", "lr.warmup=3", f"lr.per={per}", "train.log_every=1")
     config = configured(*(AGGRESSIVE if update == "aggressive" else SHORT), *beta, *rate)
     task, made, updates, clock = prepare(config), [], [], [100.0]
-    monkeypatch.setattr("cvae.training.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("cvae.training.clock.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     loop = Loop(config, task, RunFolder(tmp_path))
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
@@ -375,9 +375,9 @@ def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured):
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     elbos = [record["val/elbo"] for record in records if "val/elbo" in record]
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
-    assert loop.resume()[0] == loop.step == 25
-    assert loop.scores == [-elbo for elbo in elbos] and loop.best == min(loop.scores)
-    assert loop.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
+    assert loop.resume()[0] == loop.state.step == 25
+    assert loop.state.scores == [-elbo for elbo in elbos] and loop.state.best == min(loop.state.scores)
+    assert loop.state.clock.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
 
 
 def test_of_equal_validations_the_first_is_the_best(tmp_path, monkeypatch, configured):
@@ -594,12 +594,12 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
     def poisoned(self):
         weights = next(iter(self.task.model.parameters()))
-        if self.step == 15 and what == "rec":
+        if self.state.step == 15 and what == "rec":
             weights.data.fill_(float("nan"))
-        if self.step == 15 and what == "gradient norm":
+        if self.state.step == 15 and what == "gradient norm":
             weights.register_hook(lambda gradient: gradient * float("inf"))
         original(self)
-        if self.step == 18 and what == "weights":
+        if self.state.step == 18 and what == "weights":
             weights.data.fill_(float("inf"))
 
     monkeypatch.setattr(Loop, "_advance", poisoned)
@@ -730,7 +730,7 @@ def test_a_folder_that_is_deleted_or_replaced_ends_the_run(
 
     def losing(self):
         original(self)
-        if self.step == 9:
+        if self.state.step == 9:
             shutil.rmtree(folder)
             if replaced:
                 shutil.copytree(whole["autoencoder"], folder)
