@@ -60,6 +60,11 @@ def write_atomically(path: Path, content: str | memoryview, previous: Path | Non
     draft.replace(path)
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object as `write_atomically` does."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def append_line(path: Path, record: dict[str, Any]) -> None:
     """Append a record as a line of JSON; it is on the disk when this returns."""
     with path.open("ab") as file:

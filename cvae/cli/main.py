@@ -24,6 +24,7 @@ from cvae.config.load import load
 from cvae.config.schema import NOT_IDENTITY, Config
 from cvae.errors import FolderError, UserError
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run, unchecked_files
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, alone_on_gpu
 
@@ -77,9 +78,9 @@ def _run(cfg: DictConfig) -> float | None:
     config = load(cfg)
     hydra = HydraConfig.get()
     folder = RunFolder(hydra.runtime.output_dir)
-    folder.refuse_other(config)
-    if folder.answers(config):
-        unchecked = folder.unchecked(fingerprints.corpus(config) | fingerprints.others(config))
+    refuse_other_run(folder, config)
+    if folder.finished and not config.overwrite:
+        unchecked = unchecked_files(folder, fingerprints.of_config(config))
         told = f"{folder} is already finished; overwrite=true runs it again"
         log.info(f"{told} ({unchecked})" if unchecked else told)
         return folder.results.get("objective")

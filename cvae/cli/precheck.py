@@ -34,6 +34,7 @@ from cvae.config.load import load
 from cvae.config.messages import listing, unknown_key, unresolved
 from cvae.config.schema import Config, Files
 from cvae.errors import ConfigError, UserError
+from cvae.runs.compatibility import refuse_as_source, refuse_other_run
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep
 
@@ -289,14 +290,14 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
         raise UserError(f"two jobs of this sweep would write to {folder}: '{seen[folder]}' and '{job}'")
     seen[folder] = job
     run = RunFolder(folder)
-    run.refuse_other(config)
+    refuse_other_run(run, config)
     run.refuse_impossible()
-    if run.answers(config):  # which it does without its data, too
+    if run.finished and not config.overwrite:  # says so without its data, too
         return
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
     if config.init_from is not None:
-        RunFolder(config.source).refuse_as_source(config)
+        refuse_as_source(RunFolder(config.source), config)
 
 
 def sentence(error: Exception) -> str:

@@ -20,7 +20,7 @@ from cvae.data.text import Splits, fixed_subset
 from cvae.errors import Diverged
 from cvae.evaluation import projector
 from cvae.evaluation.classifier import Classifier, Probe, Scaling, judge, posteriors, probe, train
-from cvae.io import append_line, cut_unfinished, write_atomically
+from cvae.io import append_line, cut_unfinished, write_atomically, write_json
 from cvae.models import gaussian
 from cvae.report.accuracy import accuracy_table, still_probes
 from cvae.runs.folder import RunFolder
@@ -96,7 +96,7 @@ class ReviewTask(LanguageTask):
         """What a classifier's failure is told by, its batch kept in the folder."""
         said = f"{error} of the classifier {cell.mode}, share {cell.share:g}, seed {cell.seed}"
         sentences = self.words(self.data.corpora["train"].batch(error.rows))
-        folder.write_diverged(cell._asdict() | {"cause": str(error), "sentences": sentences})
+        write_json(folder / "diverged.json", cell._asdict() | {"cause": str(error), "sentences": sentences})
         return Diverged(
             f"{said}: the pre-trained checkpoint is kept, diverged.json has the batch; a smaller"
             " task.finetune.lr or encoder_lr may help"

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from cvae.errors import Diverged
+from cvae.io import write_json
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask as Task
 from cvae.training.means import StepSums
@@ -46,7 +47,7 @@ class DivergenceWatch:
         report = {"step": step, "beta": beta, "lr": lr, "cause": cause}
         report |= {name: str(value) for name, value in values.items()}
         report["sentences"] = self.task.words(self.task.batches["train"].at(step))
-        self.folder.write_diverged(report)
+        write_json(self.folder / "diverged.json", report)
         raise Diverged(
             f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {lr:.4g}): the last good"
             f" checkpoint is kept, diverged.json has the batch; {self.task.advice}"

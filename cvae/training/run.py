@@ -21,7 +21,9 @@ from cvae.models.kernels import memory
 from cvae.report import figures
 from cvae.report.tables import MEASURES
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
 from cvae.runs.folder import ERROR, RunFolder
+from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.logger import BOUNDS, Logger
@@ -55,11 +57,11 @@ def run(
         folder.discard_if_empty()
         raise
     with folder.held():
-        folder.refuse_other(config)
+        refuse_other_run(folder, config)
         if config.overwrite:
             folder.clear()
         with _log_file(folder), _disk_trouble(folder), logging_redirect_tqdm():
-            folder.describe(config, command, task.data.fingerprints | fingerprints.others(config))
+            describe(folder, config, command, task.data.fingerprints | fingerprints.others(config))
             _write_texts(folder, task, composition or {})
             return _train(config, folder, task)
 
@@ -98,8 +100,8 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     if split not in task.data.corpora:
         raise FolderError(f"{folder} has no split {split}: {', '.join(task.data.corpora)}")
     data = task.data.fingerprints | fingerprints.others(dataclasses.replace(config, init_from=None))
-    folder.refuse_other_data(data)
-    if unchecked := folder.unchecked(data):
+    refuse_other_data(folder, data)
+    if unchecked := unchecked_files(folder, data):
         log.warning(f"{folder}: {unchecked}")
     _load_weights(task, folder, which or config.task.reported)
     return task
@@ -135,7 +137,7 @@ def _train(config: Config, folder: RunFolder, task: LanguageTask) -> float:
         log.info(f"{folder}: {where}, going to {loop.end:,} of {loop.total:,}, on {task.device}")
         for note in task.data.notes:
             log.info(note)
-        folder.finish({"finished": False, "step": loop.state.step} | results)
+        folder.write_results({"finished": False, "step": loop.state.step} | results)
         loop.run(recorder)
         return _conclude(loop, recorder, results)
 
@@ -164,7 +166,7 @@ def _conclude(loop: Loop, recorder: Logger, results: dict[str, Any]) -> float:
         recorder.picture(path.stem, path, loop.state.step)
     objective = loop.objective if math.isfinite(loop.objective) else None
     head = {"finished": loop.finished, "step": loop.state.step, "checkpoint": which, "objective": objective}
-    folder.finish(head | measured | results | {"time/training_seconds": loop.state.clock.seconds})
+    folder.write_results(head | measured | results | {"time/training_seconds": loop.state.clock.seconds})
     if not loop.finished:
         log.info(f"stopped after {loop.state.step:,} of {loop.total:,} updates; the same command goes on")
     return loop.objective

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cvae.errors import FolderError
+from cvae.runs.compatibility import refuse_as_source, refuse_other_data
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -14,8 +15,8 @@ def load_weights(source: RunFolder, task: LanguageTask, encoder_only: bool) -> N
     Raises FolderError where there is no such run, where its data or words are others, and where weights are
     missing or differ in shape.
     """
-    source.refuse_as_source(task.config)
-    source.refuse_other_data(task.data.fingerprints)
+    refuse_as_source(source, task.config)
+    refuse_other_data(source, task.data.fingerprints)
     if (source / "vocabulary.txt").read_text(encoding="utf-8") != task.data.vocabulary.text:
         raise FolderError(f"init_from={source} has another vocabulary.txt: its weights are about other words")
     part = "encoder." if encoder_only else ""

@@ -18,6 +18,7 @@ from cvae.errors import FolderError, RunsError
 from cvae.report.accuracy import accuracy_table
 from cvae.report.figures import curves_figure
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run, unchecked_files
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import find_runs
 from scripts import claims, figures, report, table
@@ -54,8 +55,8 @@ def test_a_folder_answers_to_its_own_corpus_only(finished, text, tmp_path):
     folder = settle(tmp_path / "run", text("a.txt"), finished, **one)
     check = lambda config: _check_surroundings(config, str(folder.path), {}, "")  # noqa: E731
     check(text("a.txt"))
-    assert folder.answers(text("a.txt")) == finished
-    assert folder.unchecked(fingerprints.corpus(text("a.txt"))) == ""
+    assert folder.finished == finished
+    assert unchecked_files(folder, fingerprints.corpus(text("a.txt"))) == ""
     shutil.copy("a.txt", "same words elsewhere.txt")
     check(text("same words elsewhere.txt"))
     with pytest.raises(FolderError, match=r"run was trained on other data: test changed since; .*name=…"):
@@ -70,10 +71,10 @@ def test_a_file_of_its_own_for_a_split_that_was_held_out_is_another_corpus(text,
     train = sha(tmp_path / "b" / "train.txt")
     data = {"train": train, "val": train, "test": sha(tmp_path / "b" / "test.txt")}
     folder = settle(tmp_path / "run", text("b"), True, **data)
-    folder.refuse_other(text("b"))
+    refuse_other_run(folder, text("b"))
     (tmp_path / "b" / "valid.txt").write_text("a cat\n")
     with pytest.raises(FolderError, match="other data: val changed since"):
-        folder.refuse_other(text("b"))
+        refuse_other_run(folder, text("b"))
 
 
 def test_without_its_corpus_a_finished_folder_answers_and_says_so(
@@ -88,7 +89,7 @@ def test_without_its_corpus_a_finished_folder_answers_and_says_so(
     settle(folder.path, text("gone.txt"), True, **data)
     assert cli.check(command, CONF) is None
     said = "corpus not checked: train, val, test not on this machine"
-    assert folder.unchecked(fingerprints.corpus(text("gone.txt"))) == said
+    assert unchecked_files(folder, fingerprints.corpus(text("gone.txt"))) == said
     with pytest.raises(SystemExit, match=r"no text at gone\.txt"):
         cli.check([*command, "overwrite=true"], CONF)
 
@@ -124,22 +125,27 @@ def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypat
     assert others == {key: sha(path)} and fingerprints.others(dialogs()) == {}
 
     folder = settle(tmp_path / "run", config, True, **corpus, **others)
-    folder.refuse_other(config)
+    refuse_other_run(folder, config)
     before = path.read_bytes()
     path.write_bytes(before[::-1])
     with pytest.raises(FolderError, match=f"other data: {key} changed since"):
-        folder.refuse_other(config)
+        refuse_other_run(folder, config)
     path.unlink()
-    folder.refuse_other(config)
-    assert folder.unchecked(fingerprints.others(config)) == f"corpus not checked: {key} not on this machine"
+    refuse_other_run(folder, config)
+    assert (
+        unchecked_files(folder, fingerprints.others(config))
+        == f"corpus not checked: {key} not on this machine"
+    )
 
     path.write_bytes(before)
     old = settle(tmp_path / "old", config, True, **corpus)  # as runs were before they recorded it
-    old.refuse_other(config)
-    assert old.unchecked(fingerprints.others(config)) == f"corpus not checked: {key} not in its run.json"
-    assert not old.unchecked(corpus)
+    refuse_other_run(old, config)
+    assert (
+        unchecked_files(old, fingerprints.others(config)) == f"corpus not checked: {key} not in its run.json"
+    )
+    assert not unchecked_files(old, corpus)
     with pytest.raises(FolderError, match="other data: val changed since"):
-        settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}).refuse_other(config)
+        refuse_other_run(settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}), config)
 
 
 def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):

@@ -27,7 +27,9 @@ from cvae.models.dialog import DialogVAE
 from cvae.models.kernels import gru as recurrent
 from cvae.models.kernels.gru import GRU
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.tasks import dialog
 from cvae.tasks.dialog import DialogTask
 from cvae.training.steps.semi_amortized import SemiAmortizedStep
@@ -167,14 +169,14 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
 def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
     overrides = "task=switchboard", f"dataset.path={DIALOGS}"
     config, folder = configured(*overrides), RunFolder(tmp_path)
-    folder.describe(config, "", fingerprints.corpus(config))
+    describe(folder, config, "", fingerprints.corpus(config))
     record = folder.record
     assert record["config"]["dataset"].pop("whole_passages") is False
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert folder.configuration("cpu").dataset.whole_passages
     with pytest.raises(FolderError, match=r"dataset\.whole_passages is True there and False here"):
-        folder.refuse_other(config)
-    folder.refuse_other(configured(*overrides, "dataset.whole_passages=true"))
+        refuse_other_run(folder, config)
+    refuse_other_run(folder, configured(*overrides, "dataset.whole_passages=true"))
 
 
 def test_a_context_is_the_utterances_before_the_response(splits):

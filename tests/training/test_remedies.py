@@ -31,7 +31,9 @@ from cvae.models.refinement import Refined, refined
 from cvae.models.sentence import SentenceVAE
 from cvae.report import figures, tables
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.runs.reader import Run, changes, find_runs
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -248,7 +250,7 @@ class TestOldRuns:
     def test_a_folder_without_them_is_accepted_and_read(self, task, tmp_path):
         config = load(container(task))
         folder = RunFolder(tmp_path)
-        folder.describe(config, "", fingerprints.corpus(config))
+        describe(folder, config, "", fingerprints.corpus(config))
         record = folder.record
         for key in CAME_LATER:
             *groups, last = key.split(".")
@@ -258,9 +260,9 @@ class TestOldRuns:
             section.pop(last, None)
         del record["config"]["update"]
         (tmp_path / "run.json").write_text(json.dumps(record))
-        folder.refuse_other(config)
+        refuse_other_run(folder, config)
         with pytest.raises(FolderError, match=r"model\.skip is False there and True here"):
-            folder.refuse_other(load(container(task, "remedy=[skip]")))
+            refuse_other_run(folder, load(container(task, "remedy=[skip]")))
         assert completed(record["config"]) == config.container
         assert folder.configuration("cpu").model == config.model
 
@@ -855,7 +857,7 @@ class TestPretrained:
         (folder / "vocabulary.txt").write_text("other\n")
         with pytest.raises(FolderError, match=r"has another vocabulary\.txt"):
             load_weights(folder, task, False)
-        folder.finish({"finished": False})
+        folder.write_results({"finished": False})
         for unusable in (folder, RunFolder(tmp_path / "none")):
             with pytest.raises(FolderError, match="is not the folder of a finished run"):
                 load_weights(unusable, task, False)

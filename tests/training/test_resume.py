@@ -28,7 +28,9 @@ from cvae.config.load import identity
 from cvae.config.schema import Config
 from cvae.errors import Diverged, FolderError, UserError
 from cvae.report import figures
+from cvae.runs.compatibility import refuse_other_run
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.logger import Logger
@@ -439,7 +441,7 @@ def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured
     with pytest.raises(
         FolderError, match=r"schedule.cycles is 4 there and 3 here; seed is 0 there and 1 here"
     ):
-        RunFolder(whole["toy"]).refuse_other(configured(*TOY, "seed=1", "schedule.cycles=3"))
+        refuse_other_run(RunFolder(whole["toy"]), configured(*TOY, "seed=1", "schedule.cycles=3"))
     assert before == {path: path.read_bytes() for path in whole["toy"].rglob("*") if path.is_file()}
 
 
@@ -574,7 +576,7 @@ def test_what_reads_records_copes_with_a_perplexity_of_null(overflown, tmp_path,
 def test_other_data_are_refused(whole, configured):
     folder = RunFolder(whole["toy"])
     with pytest.raises(FolderError, match="other data: train changed"):
-        folder.describe(configured(*TOY), "", folder.record["data"] | {"train": "0" * 64})
+        describe(folder, configured(*TOY), "", folder.record["data"] | {"train": "0" * 64})
 
 
 def test_another_thread_count_is_warned_about(tmp_path, configured):

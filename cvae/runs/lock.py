@@ -1,0 +1,50 @@
+"""The lock of a run folder: one process writes to it at a time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+class FolderLock:
+    """A lock file in a folder. The system releases it when the process that holds it dies."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / ".lock"
+        self._lock: FileLock | None = None
+        self._inode: int | None = None
+
+    def acquire(self) -> None:
+        """Create the folder and take its lock.
+
+        Raises Timeout where another process holds it, OSError where the folder cannot be written.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = FileLock(self.path, timeout=1)  # longer than `busy` takes to look
+        self._lock.acquire()
+        self._inode = self.path.stat().st_ino
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+        self._inode = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a process holds the lock now."""
+        if not self.path.exists():
+            return False
+        try:
+            with FileLock(self.path, timeout=0):
+                return False
+        except Timeout:
+            return True
+
+    @property
+    def lost(self) -> bool:
+        """Whether this process holds the lock of a folder that was deleted or replaced since."""
+        try:
+            return self._inode is not None and self._inode != self.path.stat().st_ino
+        except OSError:
+            return True
