@@ -35,7 +35,7 @@ from cvae.config.messages import listing, unknown_key, unresolved
 from cvae.config.schema import Config, Files
 from cvae.errors import ConfigError, UserError
 from cvae.runs.compatibility import refuse_as_source, refuse_other_run
-from cvae.runs.folder import RunFolder
+from cvae.runs.folder import RunFolder, refuse_impossible
 from cvae.runs.sweeps import Sweep
 
 if TYPE_CHECKING:
@@ -291,7 +291,7 @@ def _check_surroundings(config: Config, folder: str, seen: dict[str, str], job: 
     seen[folder] = job
     run = RunFolder(folder)
     refuse_other_run(run, config)
-    run.refuse_impossible()
+    refuse_impossible(run)
     if run.finished and not config.overwrite:  # says so without its data, too
         return
     if isinstance(config.dataset, Files):

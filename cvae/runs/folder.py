@@ -185,28 +185,30 @@ class RunFolder:
                 log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
             write_atomically(self / ERROR, f"{text}\n")
 
-    def refuse_impossible(self) -> None:
-        """Raise FolderError where the folder cannot be made; leave nothing behind."""
-        missing = []
-        try:
-            missing += [path for path in (self.path, *self.path.parents) if not path.exists()]
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FolderError(f"{self} cannot be made: {error.strerror}") from None
-        finally:
-            with contextlib.suppress(OSError):
-                for path in missing:
-                    path.rmdir()
-
-    def discard_if_empty(self) -> None:
-        """Remove the folder, and the empty folders above it, that Hydra made for a refused run."""
-        with contextlib.suppress(OSError):
-            for path in (self.path, *list(self.path.parents)[:2]):
-                path.rmdir()
-
     def clear(self) -> None:
         """Remove what a run leaves, and nothing else that may be in the folder."""
         for pattern in FILES:
             for path in self.path.glob(pattern):
                 path.unlink()
         shutil.rmtree(self / ".hydra", ignore_errors=True)
+
+
+def refuse_impossible(folder: RunFolder) -> None:
+    """Raise FolderError where the folder cannot be made; leave nothing behind."""
+    missing = []
+    try:
+        missing += [path for path in (folder.path, *folder.path.parents) if not path.exists()]
+        folder.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(f"{folder} cannot be made: {error.strerror}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            for path in missing:
+                path.rmdir()
+
+
+def discard_if_empty(folder: RunFolder) -> None:
+    """Remove the folder, and the empty folders above it, that Hydra made for a refused run."""
+    with contextlib.suppress(OSError):
+        for path in (folder.path, *list(folder.path.parents)[:2]):
+            path.rmdir()

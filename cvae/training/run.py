@@ -22,7 +22,7 @@ from cvae.report import figures
 from cvae.report.tables import MEASURES
 from cvae.runs import fingerprints
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
-from cvae.runs.folder import ERROR, RunFolder
+from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -54,7 +54,7 @@ def run(
         if config.init_from is not None and config.pretrains and starts:
             load_weights(RunFolder(config.source), task, encoder_only=config.reset_decoder)
     except BaseException:
-        folder.discard_if_empty()
+        discard_if_empty(folder)
         raise
     with folder.held():
         refuse_other_run(folder, config)

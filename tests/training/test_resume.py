@@ -29,7 +29,7 @@ from cvae.config.schema import Config
 from cvae.errors import Diverged, FolderError, UserError
 from cvae.report import figures
 from cvae.runs.compatibility import refuse_other_run
-from cvae.runs.folder import RunFolder
+from cvae.runs.folder import RunFolder, discard_if_empty, refuse_impossible
 from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -486,7 +486,7 @@ def test_another_configuration_is_refused_even_past_the_command_line(tmp_path, c
 def test_a_refused_start_leaves_the_lock_of_the_run_that_holds_the_folder(tmp_path, configured):
     folder = RunFolder(tmp_path / "run")
     with folder.held():
-        folder.discard_if_empty()
+        discard_if_empty(folder)
         with pytest.raises(FolderError, match="another process"), RunFolder(folder.path).held():
             pass
 
@@ -775,8 +775,8 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(tmp_pat
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
         with pytest.raises(FolderError, match="cannot be made: "):
-            RunFolder(path).refuse_impossible()
-    RunFolder(tmp_path / "a" / "b").refuse_impossible()
+            refuse_impossible(RunFolder(path))
+    refuse_impossible(RunFolder(tmp_path / "a" / "b"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
