@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from cvae.config.messages import listing
-from cvae.data.dialogs import DialogCorpus
+from cvae.data.dialogs import DialogCorpus, DialogSplits, ResponseBatch
 from cvae.data.switchboard import SPEAKERS, STRANGER, Dialog, Utterance, tokenise
 from cvae.data.text import fixed_subset
 from cvae.errors import UserError
+from cvae.evaluation.acts import ActClassifier
 
-if TYPE_CHECKING:
-    from cvae.tasks.dialog import DialogTask
+
+class AnsweringTask(Protocol):
+    """What answers in a dialog: a task with a model of responses and a classifier of dialog acts."""
+
+    data: DialogSplits
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def classifier(self) -> ActClassifier: ...
+
+    def generator(self, seed: int | None = None) -> torch.Generator: ...
+
+    def answers(self, split: str, responses: np.ndarray, seed: int | None) -> list[list[list[int]]]: ...
+
+    def answer(self, batch: ResponseBatch, noise: torch.Generator) -> list[list[list[int]]]: ...
 
 
 class Said(NamedTuple):
@@ -34,7 +51,7 @@ class Conversation(NamedTuple):
     answers: list[Said]
 
 
-def conversations(task: DialogTask, split: str, count: int, seed: int = 0) -> list[Conversation]:
+def conversations(task: AnsweringTask, split: str, count: int, seed: int = 0) -> list[Conversation]:
     """`count` responses of a split, the same for every run on it, and what the model says instead.
 
     The act of a reference is the data's own, that of an answer the classifier's.
@@ -60,7 +77,7 @@ def conversations(task: DialogTask, split: str, count: int, seed: int = 0) -> li
     return found
 
 
-def answers(task: DialogTask, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
+def answers(task: AnsweringTask, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
     """What B says after a typed context, whose utterances are A's and B's in turn, the last one A's.
 
     Both speakers are the train split's average person; `topic` is one of its topics, or empty for unknown.
@@ -74,7 +91,7 @@ def answers(task: DialogTask, context: Sequence[str], topic: str = "", seed: int
     return _said(task, task.answer(exchange, task.generator(seed))[0])
 
 
-def chat(task: DialogTask, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
+def chat(task: AnsweringTask, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
     """What to print before the first line and after each: the answers to what A has typed.
 
     A number chooses what B has said instead of the first answer; an empty line begins a new dialog. Raises
@@ -109,7 +126,7 @@ def plain(conversation: Conversation) -> dict[str, Any]:
     }
 
 
-def _said(task: DialogTask, some: Sequence[Sequence[int]]) -> list[Said]:
+def _said(task: AnsweringTask, some: Sequence[Sequence[int]]) -> list[Said]:
     words, acts = task.data.vocabulary.words, task.data.acts
     texts = (" ".join(words[number] for number in one) for one in some)
     return [Said(text, acts[act]) for text, act in zip(texts, task.classifier(some), strict=True)]

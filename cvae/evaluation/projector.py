@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from cvae.io import write_atomically
 
@@ -17,6 +19,14 @@ CONFIG = """embeddings {
   metadata_path: "projector_sentences.tsv"
 }
 """
+
+
+class Projection(NamedTuple):
+    """Points of the latent space to look at: means [N, Z], the sentence of each, its class (0 or 1) if any."""
+
+    means: Tensor
+    texts: Sequence[str]
+    labels: np.ndarray | None = None
 
 
 def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequence[str] = ()) -> None:

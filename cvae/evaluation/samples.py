@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cvae.config.messages import listing
+from cvae.config.schema import Config
 from cvae.data import files
-from cvae.data.text import UNK, Corpus, fixed_subset, words_of
+from cvae.data.text import UNK, Batch, Corpus, Splits, fixed_subset, words_of
 from cvae.errors import UserError
 from cvae.models import gaussian
 from cvae.models.decode import SamplingOptions, generate
-
-if TYPE_CHECKING:
-    from cvae.tasks.language_model import LanguageTask
+from cvae.models.sentence import SentenceVAE
 
 Found = dict[str, Any]
+
+
+class SentenceTask(Protocol):
+    """What sentences are sampled from: a task with a model of single sentences."""
+
+    config: Config
+    model: SentenceVAE
+    data: Splits
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def means(self, batches: Iterable[Batch]) -> Tensor: ...
+
+    def codes(self, split: str, count: int | None) -> tuple[Tensor, list[str]]: ...
 
 
 @dataclass(frozen=True)
 class Sampler:
     """What a language model says. Its noise comes from the seed alone: the same call, the same sentences."""
 
-    task: LanguageTask
+    task: SentenceTask
     how: SamplingOptions
     longest: int = 60
     seed: int = 0
@@ -184,14 +198,14 @@ def text(found: Found) -> str:
     return "\n".join(parts)
 
 
-def glimpse(task: LanguageTask, count: int = 4) -> str:
+def glimpse(task: SentenceTask, count: int = 4) -> str:
     """What is kept of each validation: greedy sentences, and readings of the same validation sentences."""
     sampler = Sampler(task, without_unknown(SamplingOptions()))
     found = {} if task.config.autoencoder else sampler.prior(count)
     return markdown(found | sampler.reconstructions(sampler.sentences("val", count)))
 
 
-def overview(task: LanguageTask) -> str:
+def overview(task: SentenceTask) -> str:
     """The page a finished run keeps: greedy and drawn sentences, reconstructions, two interpolations."""
     greedy = Sampler(task, without_unknown(SamplingOptions()))
     drawn = replace(greedy, how=replace(greedy.how, temperature=1.0, top_p=0.9))

@@ -10,8 +10,9 @@ from torch import nn
 
 from cvae.errors import Diverged
 from cvae.io import write_json
+from cvae.models.normalisation import normalisation
 from cvae.runs.folder import RunFolder
-from cvae.tasks.language_model import LanguageTask as Task
+from cvae.tasks.base import Task
 from cvae.training.means import StepSums
 
 # measures of a validation that are finite in every sound run; a perplexity may overflow in one
@@ -48,9 +49,11 @@ class DivergenceWatch:
         report |= {name: str(value) for name, value in values.items()}
         report["sentences"] = self.task.words(self.task.batches["train"].at(step))
         write_json(self.folder / "diverged.json", report)
+        layer = normalisation(getattr(self.task.model, "encoder", None))
+        advice = (layer and layer.trouble) or "a smaller lr.value or train.clip may help"
         raise Diverged(
             f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {lr:.4g}): the last good"
-            f" checkpoint is kept, diverged.json has the batch; {self.task.advice}"
+            f" checkpoint is kept, diverged.json has the batch; {advice}"
         )
 
 

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from cvae.config.schema import Config
 from cvae.data.text import extra_batches
 from cvae.runs.folder import RunFolder
-from cvae.tasks.language_model import LanguageTask as Task
+from cvae.tasks.base import Task
 from cvae.training import checkpoint, console, divergence, steps
 from cvae.training.logger import Logger
 from cvae.training.means import StepSums, pop_epoch_means

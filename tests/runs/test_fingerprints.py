@@ -163,7 +163,7 @@ def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
     assert set(data) == {"train", "val", "test", "task.references", "init_from"}
     assert data == fingerprints.corpus(config) | fingerprints.others(config)
 
-    monkeypatch.setattr(run, "_load_weights", lambda *_: None)
+    monkeypatch.setattr(run, "load_checkpoint", lambda *_: None)
     run.reopen(config, RunFolder(tmp_path / "run"))
     (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
     with pytest.raises(FolderError, match=r"other data: task\.references changed since$"):
@@ -175,7 +175,7 @@ def test_reopening_an_old_run_says_what_is_not_known_of_it(dialogs, tmp_path, mo
 
     config = dialogs("task.references=references.json")
     (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
-    monkeypatch.setattr(run, "_load_weights", lambda *_: None)
+    monkeypatch.setattr(run, "load_checkpoint", lambda *_: None)
     folder = settle(tmp_path / "run", config, True, **fingerprints.corpus(config))
     run.reopen(config, folder)
     (record,) = (record for record in caplog.records if record.module == "run")

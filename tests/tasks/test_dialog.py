@@ -161,7 +161,7 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
         "train.batch_size=5",
     )
     corpus = data.build(config.dataset, CPU).corpora["train"]
-    passages = DialogTask.cut(types.SimpleNamespace(config=config), corpus)
+    passages = DialogTask.make_batches(types.SimpleNamespace(config=config), corpus)
     sizes = [len(passages.at(step).lengths) for step in range(len(passages))]
     assert set(sizes[:-1]) == {5} and sizes[-1] == len(corpus) - 5 * (len(sizes) - 1) > 0
 

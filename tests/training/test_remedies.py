@@ -389,7 +389,7 @@ class TestBatchNorm:
 
     @pytest.mark.parametrize("most", [20_000, 7])
     def test_measures_use_the_population_under_the_present_weights(self, most, base, toy, monkeypatch):
-        monkeypatch.setattr("cvae.tasks.language_model.POPULATION", most, raising=False)
+        monkeypatch.setattr("cvae.tasks.base.POPULATION", most, raising=False)
         small = {"dataset.sentences": 60, "train.batch_size": 8}
         for config in (treated(base, "batch_norm", **small), treated(toy, "batch_norm")):
             task = prepare(config)
