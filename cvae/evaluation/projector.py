@@ -22,7 +22,7 @@ CONFIG = """embeddings {
 
 
 class Projection(NamedTuple):
-    """Points of the latent space to look at: means [N, Z], the sentence of each, its class (0 or 1) if any."""
+    """Points of the latent space to look at: means [N, Z], the sentence of each, and its class, 0 or 1."""
 
     means: Tensor
     texts: Sequence[str]

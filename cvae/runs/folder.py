@@ -23,22 +23,9 @@ from cvae.runs.lock import FolderLock
 
 FORMAT = 1
 ERROR = "error.txt"
-FILES = (  # all that a run leaves, .hydra apart
-    "run.json",
-    "results.json",
-    ERROR,
-    "*.jsonl",
-    "checkpoint_*.pt",
-    "vocabulary.txt",
-    "samples.md",
-    "accuracy.md",
-    "diverged.json",
-    "train.log",
-    "events.out.tfevents.*",
-    "*.png",
-    "projector_*",
-    "*.tmp",
-)
+# all that a run leaves beside .hydra
+FILES = (ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md")
+FILES += ("train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png", "*.tmp")
 
 
 def finite(record: dict[str, Any]) -> dict[str, Any]:
@@ -132,17 +119,14 @@ class RunFolder:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the folder's lock. Raises FolderError where another process does."""
+        """Hold the folder's lock. Raises FolderError where another process does, or on an OSError."""
         try:
-            self.lock.acquire()
+            with self.lock.held():
+                yield
         except Timeout:
             raise FolderError(f"{self} is being written by another process") from None
         except OSError as error:
             raise FolderError(f"{self} cannot be written: {error.strerror}") from None
-        try:
-            yield
-        finally:
-            self.lock.release()
 
     def refuse_lost(self) -> None:
         """Raise FolderError where the folder was deleted, or replaced by another."""

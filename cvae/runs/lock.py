@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -12,23 +14,18 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".lock"
-        self._lock: FileLock | None = None
         self._inode: int | None = None
 
-    def acquire(self) -> None:
-        """Create the folder and take its lock.
-
-        Raises Timeout where another process holds it, OSError where the folder cannot be written.
-        """
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock in a folder, which is made. Raises Timeout where another process holds it."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(self.path, timeout=1)  # longer than `busy` takes to look
-        self._lock.acquire()
-        self._inode = self.path.stat().st_ino
-
-    def release(self) -> None:
-        """Release the lock."""
-        self._lock.release()
-        self._inode = None
+        with FileLock(self.path, timeout=1):  # longer than `busy` takes to look
+            self._inode = self.path.stat().st_ino
+            try:
+                yield
+            finally:
+                self._inode = None
 
     @property
     def busy(self) -> bool:

@@ -66,6 +66,7 @@ class Loop:
         self.folder.refuse_lost()
         self.watch.check()
         divergence.check_weights(self.task.model, self.state.step)
+        self.state.lap()
         content = {"config": self.config.container, **self.state.state_dict(), "offsets": logger.offsets()}
         checkpoint.save(self.folder / "checkpoint_last.pt", content, keep=True)
         self._saved = self.state.step
@@ -73,7 +74,7 @@ class Loop:
     def run(self, logger: Logger) -> None:
         """Train until the end. Raises Diverged, and SystemExit after a signal, once all is saved."""
         state = self.state
-        state.clock.start()
+        state.start_clock()
         self.task.model.train()
         bar = console.progress_bar(self.config.train, state.step, self.total)
         with bar, StopSignals() as stop:
@@ -94,7 +95,6 @@ class Loop:
             name = signal.Signals(stop.received).name
             log.info(f"{name}: saved after {state.step:,} updates; the same command goes on from there")
             stop.exit()
-        state.clock.stop()
 
     def _advance(self) -> None:
         """Make one training step."""
@@ -123,7 +123,9 @@ class Loop:
         means, tokens = recent.pop_means(self.config.autoencoder)
         means |= self.train_step.pop_metrics()
         beta, lr = self._rates(step)
-        tokens_per_second = tokens * sentences / self.state.clock.pop_step_seconds()
+        self.state.lap()
+        tokens_per_second = tokens * sentences / self.state.step_seconds
+        self.state.step_seconds = 0.0
         values = {f"train/{name}": value for name, value in means.items()}
         values |= {"train/beta": beta, "train/lr": lr, "time/tokens_per_second": tokens_per_second}
         logger.write(step, values)
@@ -133,38 +135,36 @@ class Loop:
         """Write val/* at step t, of the weights after t steps, and keep the best checkpoint."""
         self.folder.refuse_lost()
         self.watch.check()
-        state = self.state
-        with state.clock.paused():
-            measured = {split: self.task.evaluate(split) for split in self.config.train.validate_on}
-            values = pop_epoch_means(state.since_validation, self.config.autoencoder)
-            for split, metrics in measured.items():
-                values |= {f"{split}/{name}": value for name, value in metrics.items()}
-            divergence.check_validation(values, state.step, self.folder)
-            logger.write(state.step, values | {"time/seconds": state.clock.seconds}, self._line(values))
-            if (snapshot := self.task.snapshot()) is not None:
-                logger.append("latents.jsonl", {"step": state.step, **snapshot})
-            logger.append("samples.jsonl", {"step": state.step, "text": self.task.preview()})
-            state.scores.append(self.task.score(measured["val"]))
-            if state.scores[-1] < state.best:
-                state.best = state.scores[-1]
-                content = {"config": self.config.container, "step": state.step}
-                content["model"] = self.task.model.state_dict()
-                checkpoint.save(self.folder / "checkpoint_best.pt", content)
+        state, splits = self.state, self.config.train.validate_on
+        state.lap()
+        measured = {split: self.task.evaluate(split) for split in splits}
+        state.lap(of_steps=False)
+        values = pop_epoch_means(state.since_validation, self.config.autoencoder)
+        for split, metrics in measured.items():
+            values |= {f"{split}/{name}": value for name, value in metrics.items()}
+        divergence.check_validation(values, state.step, self.folder)
+        beta, left = self._rates(state.step - 1)[0], state.seconds / state.step * (self.end - state.step)
+        line = console.validation_line(values, splits, f"{state.step:>7,}/{self.total:,}", beta, left)
+        logger.write(state.step, values | {"time/seconds": state.seconds}, line)
+        if (snapshot := self.task.snapshot()) is not None:
+            logger.append("latents.jsonl", {"step": state.step, **snapshot})
+        logger.append("samples.jsonl", {"step": state.step, "text": self.task.preview()})
+        state.scores.append(self.task.score(measured["val"]))
+        if state.scores[-1] < state.best:
+            state.best = state.scores[-1]
+            content = {"config": self.config.container, "step": state.step}
+            content["model"] = self.task.model.state_dict()
+            checkpoint.save(self.folder / "checkpoint_best.pt", content)
+        state.lap(of_steps=False)
 
     def _observe(self, logger: Logger, validated: bool) -> None:
         """Measure I(x; z) of validation for the train step once an epoch; a validation has recorded it."""
-        step = self.state.step
-        if step % max(self.epoch, self.validate_every):
+        state = self.state
+        if state.step % max(self.epoch, self.validate_every):
             return
-        with self.state.clock.paused():
-            mi = self.task.mutual_information("val")
-            if not validated:
-                logger.write(step, {"val/mi": mi})
-            self.train_step.observe(mi)
-
-    def _line(self, values: dict[str, float]) -> str:
-        """Return the validation's line for the console."""
-        step = self.state.step
-        left = self.state.clock.seconds / step * (self.end - step)
-        progress, beta = f"{step:>7,}/{self.total:,}", self._rates(step - 1)[0]
-        return console.validation_line(values, self.config.train.validate_on, progress, beta, left)
+        state.lap()
+        mutual_information = self.task.mutual_information("val")
+        if not validated:
+            logger.write(state.step, {"val/mi": mutual_information})
+        self.train_step.observe(mutual_information)
+        state.lap(of_steps=False)

@@ -49,7 +49,7 @@ def conclude(loop: Loop, logger: Logger, facts: dict[str, Any]) -> float:
         logger.picture(path.stem, path, loop.state.step)
     objective = loop.objective if math.isfinite(loop.objective) else None
     head = {"finished": loop.finished, "step": loop.state.step, "checkpoint": which, "objective": objective}
-    folder.write_results(head | measured | facts | {"time/training_seconds": loop.state.clock.seconds})
+    folder.write_results(head | measured | facts | {"time/training_seconds": loop.state.seconds})
     if not loop.finished:
         log.info(f"stopped after {loop.state.step:,} of {loop.total:,} updates; the same command goes on")
     return loop.objective

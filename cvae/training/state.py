@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from torch import nn
 
 from cvae.training import checkpoint
-from cvae.training.clock import Clock
 from cvae.training.means import RunningMeans
 from cvae.training.steps import TrainStep
 
@@ -30,7 +30,19 @@ class TrainingState:
         self.step, self.best = 0, math.inf
         self.scores: list[float] = []
         self.recent, self.since_validation = RunningMeans(self.device), RunningMeans(self.device)
-        self.clock = Clock()
+        self.seconds = 0.0  # of training, over all starts
+        self.start_clock()
+
+    def start_clock(self) -> None:
+        """Start the first lap; `step_seconds` are those of the steps since the last record."""
+        self.lap_start, self.step_seconds = time.perf_counter(), 0.0
+
+    def lap(self, of_steps: bool = True) -> None:
+        """Count the seconds since the last lap, which training steps took or something else."""
+        now = time.perf_counter()
+        seconds, self.lap_start = now - self.lap_start, now
+        self.seconds += seconds
+        self.step_seconds += seconds if of_steps else 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and tensors, for a checkpoint."""
@@ -44,7 +56,7 @@ class TrainingState:
             "update": self.train_step.state_dict(),
             "recent": self.recent.state_dict(),
             "since_validation": self.since_validation.state_dict(),
-            "seconds": self.clock.seconds,
+            "seconds": self.seconds,
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if on_gpu else None,
             "arithmetic": self._arithmetic(),
@@ -61,7 +73,7 @@ class TrainingState:
         self.step, self.best, self.scores = saved["step"], saved["best"], saved.get("scores", [])
         self.recent.load_state_dict(saved["recent"])
         self.since_validation.load_state_dict(saved["since_validation"])
-        self.clock.seconds = saved["seconds"]
+        self.seconds = saved["seconds"]
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)

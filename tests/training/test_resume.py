@@ -324,7 +324,7 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     rate = ("lr=cosine_restarts", "lr.cycles=2", "lr.warmup=3", f"lr.per={per}", "train.log_every=1")
     config = configured(*(AGGRESSIVE if update == "aggressive" else SHORT), *beta, *rate)
     task, made, updates, clock = prepare(config), [], [], [100.0]
-    monkeypatch.setattr("cvae.training.clock.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("cvae.training.state.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     loop = Loop(config, task, RunFolder(tmp_path))
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
@@ -379,7 +379,7 @@ def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured):
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
     assert loop.resume()[0] == loop.state.step == 25
     assert loop.state.scores == [-elbo for elbo in elbos] and loop.state.best == min(loop.state.scores)
-    assert loop.state.clock.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
+    assert loop.state.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
 
 
 def test_of_equal_validations_the_first_is_the_best(tmp_path, monkeypatch, configured):
