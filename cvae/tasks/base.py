@@ -24,7 +24,7 @@ from cvae.models.objective import LatentModel, Terms
 from cvae.models.refinement import Refined
 
 if TYPE_CHECKING:
-    from cvae.tasks.classification import Classification
+    from cvae.tasks.reviews import Classification
 
 PROJECTED = 2000  # validation sentences that TensorBoard's projector shows
 POPULATION = 20_000  # training sentences, the same in every run, whose means batch_norm normalises by

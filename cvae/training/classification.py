@@ -15,7 +15,7 @@ from cvae.report.accuracy import accuracy_table, still_probes
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_classifiers, read_run
 from cvae.tasks.base import Task
-from cvae.tasks.classification import Cell
+from cvae.tasks.reviews import Cell
 
 log = logging.getLogger("cvae")
 

@@ -45,8 +45,8 @@ from cvae.report.accuracy import accuracy_table, label_counts, scores
 from cvae.report.figures import ORDER
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import Run, find_runs, read_map
-from cvae.tasks import classification
-from cvae.tasks.classification import Cell
+from cvae.tasks import reviews
+from cvae.tasks.reviews import Cell
 from cvae.training import checkpoint
 from cvae.training.classification import summary as means_of
 from cvae.training.loop import Loop
@@ -352,7 +352,7 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrai
     task = reopen(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     trained = []
-    original = classification.train
+    original = reviews.train
 
     def watching(classifier, *arguments):
         trained.append(
@@ -360,7 +360,7 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrai
         )
         return original(classifier, *arguments)
 
-    monkeypatch.setattr(classification, "train", watching)
+    monkeypatch.setattr(reviews, "train", watching)
     for cell in task.classification.cells():
         task.classification.measure(cell)
         assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
@@ -382,7 +382,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
     finished, folder, configured, monkeypatch
 ):
     task = reopen(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
-    seen, taught, judge, teach = [], [], Classifier.judge, classification.train
+    seen, taught, judge, teach = [], [], Classifier.judge, reviews.train
 
     def watching(self, corpus, rows):
         seen.append((corpus, rows.tolist()))
@@ -394,7 +394,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
         return teach(classifier, corpus, rows, validate, settings, encoder_lr, seed)
 
     monkeypatch.setattr(Classifier, "judge", watching)
-    monkeypatch.setattr(classification, "train", teaching)
+    monkeypatch.setattr(reviews, "train", teaching)
     train, val, test = (task.data.corpora[split] for split in ("train", "val", "test"))
     for mode, rate in (
         ("finetune", task.classification.settings.encoder_lr),
@@ -496,7 +496,7 @@ def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeyp
         mean = np.stack([2 * side + rng.normal(0, 1.5, len(side)), 0.05 * side], 1)
         return Gaussian(torch.tensor(mean), torch.zeros(len(side), 2))
 
-    monkeypatch.setattr(classification, "posteriors", posteriors)
+    monkeypatch.setattr(reviews, "posteriors", posteriors)
     found = task.classification.measure(Cell("probe", 1.0, 0))
     assert found["test/accuracy"] == 1.0
     assert found["test/accuracy_sampled"] == pytest.approx(norm.cdf(2 / math.hypot(1.5, 1)), abs=0.03)
@@ -603,14 +603,14 @@ def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
     small = [key for key in SMALL if "filters" not in key and "modes" not in key]
     own = ("model=sentence", "remedy=[batch_norm]", "task.finetune.batch_size=7", f"dataset.path={folder}")
     config = configured(*small, *own)
-    seen, real = [], classification.train
+    seen, real = [], reviews.train
 
     def watched(classifier, *rest):
         found = real(classifier, *rest)
         seen.append(classifier.encoder.training)
         return found
 
-    monkeypatch.setattr(classification, "train", watched)
+    monkeypatch.setattr(reviews, "train", watched)
     run(config, RunFolder(tmp_path))
     assert len(seen) == 2 * 5 and not any(seen)
     assert RunFolder(tmp_path).results["finished"]
