@@ -42,7 +42,8 @@ from cvae.data.text import EOS
 from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.io import read_json
-from cvae.models import decode, gaussian, objective
+from cvae.models import decode, gaussian, kernels, objective
+from cvae.models.objective import LatentModel, Terms
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
 from cvae.training.profiling import parts
@@ -126,26 +127,26 @@ def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
     noise = task.generator()
     if name == "evaluation":
         doing = {
-            "plain": lambda: [
-                objective.terms(model, batch, generator=noise, plain=True) for batch in batches
-            ],
+            "plain": lambda: [plain_terms(model, batch, noise) for batch in batches],
             "ours": lambda: latent.collect_posteriors(model, batches, False, noise),
         }
     elif name == "iw_nll":
         tokens *= {"plain": PASSES, "ours": SAMPLES}[kind]
         chunk = task.config.task.iw_chunk
         doing = {
-            "plain": lambda: [
-                objective.terms(model, batch, generator=noise, plain=True)
-                for batch in batches
-                for _ in range(PASSES)
-            ],
+            "plain": lambda: [plain_terms(model, batch, noise) for batch in batches for _ in range(PASSES)],
             "ours": lambda: latent.importance_weighted(model, batches, SAMPLES, chunk, noise),
         }
     else:
         tokens = LONGEST * sum(len(batch.lengths) for batch in batches)
         doing = {"ours": lambda: [generation(model, batch, noise) for batch in batches]}
     return torch.no_grad()(doing[kind]), tokens
+
+
+def plain_terms(model: LatentModel, batch: Any, noise: torch.Generator | None = None) -> Terms:
+    """The terms of a batch by torch's own operations."""
+    with kernels.twice_differentiable():
+        return objective.terms(model, batch, generator=noise)
 
 
 def our_step(task: LanguageTask) -> Callable[[Any], Any]:
@@ -161,7 +162,7 @@ def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
-        objective.loss(objective.terms(model, batch, plain=True), BETA).backward()
+        objective.loss(plain_terms(model, batch), BETA).backward()
         if config.train.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
         optimizer.step()
@@ -171,7 +172,7 @@ def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
 
 def generation(model: Any, batch: Any, noise: torch.Generator) -> None:
     """A sentence of LONGEST words for each of the batch, from the prior."""
-    batch = objective.shared(model, batch)
+    batch = model.shared(batch)
     z = gaussian.sample(model.prior(batch), noise)
     decode.generate(model, batch, z, LONGEST, decode.SamplingOptions(forbid=(EOS,)), noise)
 

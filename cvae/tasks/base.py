@@ -17,7 +17,6 @@ from cvae.config.schema import Config, SemiAmortized
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed_subset
 from cvae.evaluation import latent, metrics
 from cvae.evaluation.projector import Projection
-from cvae.models import objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.normalisation import normalisation
 from cvae.models.objective import LatentModel, Terms
@@ -74,7 +73,7 @@ class Task(abc.ABC):
         self.model.eval()
         try:
             with torch.no_grad():
-                estimate_population(self, getattr(self.model, "encoder", None))
+                estimate_population(self, self.model.inference_network())
                 yield
         finally:
             self.model.train()
@@ -124,7 +123,7 @@ class Task(abc.ABC):
     def mutual_information(self, split: str) -> float:
         """Return I(x; z) as `evaluate` measures it, without decoding."""
         with self.eval_mode():
-            batches = (objective.shared(self.model, batch) for batch in self.batches[split])
+            batches = (self.model.shared(batch) for batch in self.batches[split])
             posteriors = [self.model.posterior(batch) for batch in batches]
             return self.latent_metrics(split, Gaussian(*map(torch.cat, zip(*posteriors, strict=True))))["mi"]
 

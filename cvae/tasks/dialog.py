@@ -148,7 +148,7 @@ class DialogTask(Task):
     @torch.no_grad()
     def answer(self, batch: ResponseBatch, noise: torch.Generator) -> list[list[list[int]]]:
         """Return `samples` answers to each context of a batch, each from its own z of the prior."""
-        task, batch = self.config.task, objective.shared(self.model, batch)
+        task, batch = self.config.task, self.model.shared(batch)
         condition = batch.condition.repeat_interleave(task.samples, 0)
         prior = Gaussian(*(part.repeat_interleave(task.samples, 0) for part in self.model.prior(batch)))
         rows = decode.generate(

@@ -17,7 +17,7 @@ class LanguageTask(Task):
 
     def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
         super().__init__(config, model, data)
-        if normalisation(getattr(model, "encoder", None)) is not None:
+        if normalisation(model.inference_network()) is not None:
             refuse_single_sentences(self.batches["train"])
 
     def words(self, batch: Batch) -> list[str]:

@@ -152,7 +152,7 @@ class Classification:
         """Return a freshly initialised encoder; the global random-number generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = models.build(self.task.config.model, len(self.data.vocabulary))
+            model = models.build(self.task.config.model, self.data)
         encoder = model.encoder.to(self.task.device).eval()
         estimate_population(self.task, encoder)
         return encoder

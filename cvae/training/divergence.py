@@ -49,7 +49,7 @@ class DivergenceWatch:
         report |= {name: str(value) for name, value in values.items()}
         report["sentences"] = self.task.words(self.task.batches["train"].at(step))
         write_json(self.folder / "diverged.json", report)
-        layer = normalisation(getattr(self.task.model, "encoder", None))
+        layer = normalisation(self.task.model.inference_network())
         advice = (layer and layer.trouble) or "a smaller lr.value or train.clip may help"
         raise Diverged(
             f"{cause} is {values[cause]} at step {step} (β = {beta:.4g}, lr = {lr:.4g}): the last good"

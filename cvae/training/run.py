@@ -70,7 +70,7 @@ def prepare(config: Config) -> Task:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     splits = data.build(config.dataset, device)
     torch.manual_seed(config.seed)
-    model = models.build(_located(config), len(splits.vocabulary), splits).to(device)
+    model = models.build(_located(config), splits).to(device)
     task = tasks.build(config, model, splits)
     if config.init_from is not None and not config.pretrains:
         load_weights(RunFolder(config.source), task, encoder_only=True)

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvae.config.schema import Config
 from cvae.data.text import Batch
@@ -35,7 +35,7 @@ class AggressiveStep(TrainStep):
 
     def __init__(self, model: LatentModel, config: Config) -> None:
         super().__init__(model, config)
-        if not isinstance(encoder := getattr(model, "encoder", None), nn.Module):
+        if (encoder := model.inference_network()) is None:
             raise UserError("update=aggressive needs a model with an encoder of its own, which this has not")
         others = [child for child in model.children() if child is not encoder]
         # parameters that both use, such as a shared embedding, are the decoder's

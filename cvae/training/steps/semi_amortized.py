@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from cvae.data.text import Batch
-from cvae.models import gaussian, objective
+from cvae.models import gaussian, kernels, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import Terms
 from cvae.models.refinement import refined
@@ -26,10 +26,11 @@ class SemiAmortizedStep(TrainStep):
     def terms(self, batch: Batch, beta: float) -> Terms:
         """Return the terms of a batch at its refined posterior, with a new sample of z."""
         with torch.backends.cudnn.flags(enabled=False):
-            batch = objective.shared(self.model, batch)
+            batch = self.model.shared(batch)
 
             def loss(q: Gaussian) -> Tensor:
-                return self.loss(objective.terms(self.model, batch, q=q, plain=True), beta)
+                with kernels.twice_differentiable():
+                    return self.loss(objective.terms(self.model, batch, q=q), beta)
 
             q = gaussian.widened(self.model.posterior(batch))
             q = refined(q, loss, self.config.update, learning=True)
