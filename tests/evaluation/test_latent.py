@@ -426,7 +426,7 @@ def test_the_error_of_mutual_information_where_it_is_known(nats, error, bias):
     assert found.max() <= math.log(400)
 
 
-if __name__ == "__main__":  # python -m tests.test_measures N Z I: what the docstring of the measure says
+if __name__ == "__main__":  # arguments N Z I: the numbers in the docstring of the measure
     size, dimensions, truth = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     found = estimates(size, dimensions, truth)
     print(f"bias {found.mean() - truth:+.3f} ± {found.std() / math.sqrt(len(found)):.3f} nats,", end=" ")
