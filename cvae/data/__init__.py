@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cvae.config.schema import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
+from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
 from cvae.data import dialogs, files, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
@@ -23,8 +23,6 @@ REGISTRY: dict[type, Callable[[Any, torch.device], Splits]] = {
 }
 
 
-def build(
-    config: ToyData | TinyData | TextData | OwnText | LabelledData | DialogData, device: torch.device
-) -> Splits:
+def build(config: Dataset, device: torch.device) -> Splits:
     """Return the vocabulary and the corpora train, val and test."""
     return REGISTRY[type(config)](config, device)

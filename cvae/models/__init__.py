@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cvae.config.schema import DialogModel, ReviewModel, SentenceModel
+from cvae.config.schema import DialogModel, ModelConfig, ReviewModel, SentenceModel
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
 from cvae.models.review import ReviewVAE
@@ -19,6 +19,6 @@ REGISTRY: dict[type, Callable[[Any, Any], Model]] = {
 }
 
 
-def build(config: SentenceModel | ReviewModel | DialogModel, data: Splits) -> Model:
+def build(config: ModelConfig, data: Splits) -> Model:
     """Return a freshly initialised model for a data set, on the default device."""
     return REGISTRY[type(config)](config, data)
