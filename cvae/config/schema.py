@@ -88,10 +88,9 @@ class Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextData(Files):
+class TextFiles(Files):
     """A folder with train.txt, valid.txt and test.txt: one sentence a line, words split at spaces."""
 
-    name: Literal["ptb"]
     max_words: Count
     sampler: Sampler
     longest: Count | None = None
@@ -100,6 +99,13 @@ class TextData(Files):
     def files(self) -> dict[str, Path]:
         names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
         return {split: located(self.path) / name for split, name in names.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextData(TextFiles):
+    """The Penn Treebank (protocol A1)."""
+
+    name: Literal["ptb"]
 
 
 VALIDATION_FILES = ("valid.txt", "val.txt", "validation.txt", "dev.txt")  # names in use

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
+from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextFiles, TinyData, ToyData
 from cvae.data import dialogs, files, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
@@ -16,7 +16,7 @@ AnyBatch = Batch | ResponseBatch
 REGISTRY: dict[type, Callable[[Any, torch.device], Splits]] = {
     ToyData: toy.build_toy,
     TinyData: toy.build_tiny,
-    TextData: files.build_text,
+    TextFiles: files.build_text,
     OwnText: files.build_text,
     LabelledData: files.build_labelled,
     DialogData: dialogs.build,
@@ -25,4 +25,5 @@ REGISTRY: dict[type, Callable[[Any, torch.device], Splits]] = {
 
 def build(config: Dataset, device: torch.device) -> Splits:
     """Return the vocabulary and the corpora train, val and test."""
-    return REGISTRY[type(config)](config, device)
+    reader = next(REGISTRY[cls] for cls in type(config).__mro__ if cls in REGISTRY)
+    return reader(config, device)

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cvae.config.schema import LabelledData, OwnText, TextData
+from cvae.config.schema import LabelledData, OwnText, TextFiles
 from cvae.data.text import SPECIALS, Splits, order, splits, words_of
 from cvae.errors import UserError
 
 LINES_A_ROW = 1000  # of the cache; one line a row takes twice the time
 
 
-def build_text(config: TextData | OwnText, device: torch.device) -> Splits:
+def build_text(config: TextFiles | OwnText, device: torch.device) -> Splits:
     """Return the data set of sentence files."""
     sentences, prints = read(config)
     min_count = config.min_count if isinstance(config, OwnText) else 1
@@ -99,13 +99,13 @@ def lines(path: Path) -> Iterator[str]:
         yield from (line.removesuffix("\n") for line in file)
 
 
-def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
+def read(config: TextFiles | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
     """Return the sentences of every split, and the sha256 of the file of each.
 
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
     config.refuse_missing()
-    longest = (isinstance(config, TextData) and config.longest) or math.inf
+    longest = (isinstance(config, TextFiles) and config.longest) or math.inf
     paths = config.files()
     checked = {path: check(path, config.max_words, longest) for path in paths.values()}
     sentences = {split: Sentences(path, checked[path][0], None, longest) for split, path in paths.items()}
@@ -141,7 +141,7 @@ def labelled(
     return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
 
 
-def notes(config: TextData | OwnText | LabelledData, corpora: Mapping[str, Sized]) -> tuple[str, ...]:
+def notes(config: TextFiles | OwnText | LabelledData, corpora: Mapping[str, Sized]) -> tuple[str, ...]:
     """Return a sentence about each split that is not the whole of a file of its own."""
     if isinstance(config, LabelledData):
         shares = {split: getattr(config.share, split) for split in corpora}
