@@ -11,6 +11,7 @@ from typing import Annotated, Any, cast
 from annotated_types import Ge, Gt, Le, Lt
 
 Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Gt(0), Le(1)]
 SIGNS = {Ge: (">=", operator.ge), Gt: (">", operator.gt), Le: ("<=", operator.le), Lt: ("<", operator.lt)}
 
 

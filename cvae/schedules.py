@@ -14,11 +14,10 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from cvae.ranges import Checked, Count
+from cvae.ranges import Checked, Count, Share
 
 Shape = Literal["linear", "sigmoid", "cosine"]
 Beta = Annotated[float, Ge(0)]
-Share = Annotated[float, Gt(0), Le(1)]
 Rate = Annotated[float, Gt(0)]
 
 

@@ -19,16 +19,15 @@ from pydantic import ConfigDict, Discriminator
 from cvae import schedules
 from cvae.errors import UserError
 from cvae.io import located
-from cvae.ranges import Count, fields
+from cvae.ranges import Count, Share, fields
 
 BY_NAME = Discriminator("name")
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 Split = Literal["train", "val", "test"]
-Sampler = Literal["equal_length", "bucketed"]
+SamplerName = Literal["equal_length", "bucketed"]
 Mode = Literal["probe", "finetune", "scratch"]
-Share = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class ToyData:
     name: Literal["toy"]
     sequences: Annotated[int, Ge(2), Le(1000)]
     draws: Count
-    sampler: Sampler
+    sampler: SamplerName
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class TinyData:
 
     name: Literal["tiny"]
     sentences: Annotated[int, Ge(10), Le(1_000_000)]
-    sampler: Sampler
+    sampler: SamplerName
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ class TextFiles(Files):
     """A folder with train.txt, valid.txt and test.txt: one sentence a line, words split at spaces."""
 
     max_words: Count
-    sampler: Sampler
+    sampler: SamplerName
     longest: Count | None = None
     vocabulary: Count | None = None
 
@@ -124,7 +123,7 @@ class OwnText(Files):
     min_count: Count
     vocabulary: Count | None
     held_out: Annotated[float, Gt(0), Lt(0.5)]
-    sampler: Sampler
+    sampler: SamplerName
 
     def files(self) -> dict[str, Path]:
         path = located(self.path)
@@ -182,7 +181,7 @@ class LabelledData(Files):
     share: Shares
     min_count: Count
     max_words: Count
-    sampler: Sampler
+    sampler: SamplerName
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train", "val": "dev", "test": "test"}
@@ -336,7 +335,7 @@ class DialogTaskConfig(TaskConfig):
     contexts: Annotated[int, Ge(2)] | None
     samples: Count
     temperature: Annotated[float, Ge(0)]
-    top_p: Annotated[float, Gt(0), Le(1)]
+    top_p: Share
     forbid_unknown: bool
     references: str | None
     vectors: str | None

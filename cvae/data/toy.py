@@ -10,7 +10,7 @@ import torch
 from cvae.config.schema import TinyData, ToyData
 from cvae.data.text import Splits, splits
 
-Sentences = dict[str, list[list[str]]]  # by split
+SentencesBySplit = dict[str, list[list[str]]]
 
 
 def build_toy(config: ToyData, device: torch.device) -> Splits:
@@ -23,12 +23,12 @@ def build_tiny(config: TinyData, device: torch.device) -> Splits:
     return _build(tiny(config), device)
 
 
-def _build(sentences: Sentences, device: torch.device) -> Splits:
+def _build(sentences: SentencesBySplit, device: torch.device) -> Splits:
     prints = {split: fingerprint(rows) for split, rows in sentences.items()}
     return splits(sentences, device, prints)
 
 
-def toy(config: ToyData) -> Sentences:
+def toy(config: ToyData) -> SentencesBySplit:
     """Return N sequences of N symbols: sequence n has a 1 at place n, else 0.
 
     The paper does not publish its sequences; only that there are ten matters for the bound ln 10. val and
@@ -64,7 +64,7 @@ def _expand(symbol: str, rng: random.Random) -> list[str]:
     return [word for part in rng.choice(_RULES[symbol]).split() for word in _expand(part, rng)]
 
 
-def tiny(config: TinyData) -> Sentences:
+def tiny(config: TinyData) -> SentencesBySplit:
     """Return sentences of a phrase-structure grammar, about 2 to 40 words; the same for every seed."""
     rng = random.Random(20190410)
     held_out = config.sentences // 10
