@@ -18,7 +18,7 @@ from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from cvae.evaluation.samples import Found, Sampler
+    from cvae.evaluation.samples import Sampler, Samples
     from cvae.tasks.dialog import DialogTask
 
 EXAMPLES = """examples:
@@ -140,7 +140,7 @@ def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
         parser.error("a sentence has no words")
 
 
-def found(sampler: Sampler, options: argparse.Namespace) -> Found:
+def found(sampler: Sampler, options: argparse.Namespace) -> Samples:
     """What was asked for. Raises UserError where the model has no prior."""
     if options.mode == "prior" and sampler.task.config.autoencoder:
         raise UserError(f"{options.folder}: schedule=none has no prior to draw from")

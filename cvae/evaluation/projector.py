@@ -22,7 +22,7 @@ PROJECTOR_CONFIG = """embeddings {
 
 
 class Projection(NamedTuple):
-    """Points of the latent space to look at: means [N, Z], the sentence of each, and its class, 0 or 1."""
+    """Points of the latent space: means [N, Z], and the sentence and any class (0 or 1) of each."""
 
     means: Tensor
     texts: Sequence[str]
