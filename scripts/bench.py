@@ -97,9 +97,6 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-# ---- what is measured ----
-
-
 def configuration(task: str, overrides: Sequence[str], threads: int | None) -> Config:
     """Return the configuration of a task as train.py would have it. Raises UserError."""
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
@@ -199,9 +196,6 @@ def sgemm(device: str) -> tuple[Work, int]:
     return (lambda: [torch.mm(left, right, out=out) for _ in range(times)]), 2 * side**3 * times
 
 
-# ---- rounds ----
-
-
 def seconds(work: Work) -> float:
     """Return how long a work takes, on a GPU until it has finished."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
@@ -268,9 +262,6 @@ def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
     return {"tokens": tokens, "seconds": durations, "flop": flops, "peak_mib": peaks}
 
 
-# ---- from the command to the first update ----
-
-
 def started(overrides: Sequence[str], updates: int, threads: int | None) -> dict[str, float]:
     """Return the seconds to the first update, peak MiB and median tokens/s of train.py with a cold cache."""
     with tempfile.TemporaryDirectory() as folder:
@@ -314,9 +305,6 @@ def text(sentences: int, overrides: Sequence[str], threads: int | None) -> dict[
         write_text(path, sentences)
         data = ["task=ptb", "dataset=text", f"dataset.path={path}", "dataset.vocabulary=9998"]
         return {"file_mib": path.stat().st_size / 2**20} | started([*data, *overrides], 41, threads)
-
-
-# ---- the report ----
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -427,15 +427,8 @@ class Config:
 
 
 # keys that may differ between two starts of the same run; all others are its identity
-NOT_IDENTITY = {
-    "name",
-    "overwrite",
-    "device",
-    "threads",
-    "train.stop_after",
-    "train.progress",
-    "dataset.path",
-}
+NOT_IDENTITY = {"name", "overwrite", "device", "threads", "dataset.path"}
+NOT_IDENTITY |= {"train.stop_after", "train.progress"}
 
 
 @functools.cache

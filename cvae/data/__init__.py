@@ -14,8 +14,8 @@ from cvae.data.text import Batch, Splits
 
 AnyBatch = Batch | ResponseBatch
 REGISTRY: dict[type, Callable[[Any, torch.device], Splits]] = {
-    ToyData: toy.build_toy,
-    TinyData: toy.build_tiny,
+    ToyData: lambda config, device: toy.build(toy.toy(config), device),
+    TinyData: lambda config, device: toy.build(toy.tiny(config), device),
     TextFiles: files.build_text,
     OwnText: files.build_text,
     LabelledData: files.build_labelled,

@@ -13,17 +13,8 @@ from cvae.data.text import Splits, splits
 SentencesBySplit = dict[str, list[list[str]]]
 
 
-def build_toy(config: ToyData, device: torch.device) -> Splits:
-    """Return the data set of `toy`."""
-    return _build(toy(config), device)
-
-
-def build_tiny(config: TinyData, device: torch.device) -> Splits:
-    """Return the data set of `tiny`."""
-    return _build(tiny(config), device)
-
-
-def _build(sentences: SentencesBySplit, device: torch.device) -> Splits:
+def build(sentences: SentencesBySplit, device: torch.device) -> Splits:
+    """Return the data set of generated sentences."""
     prints = {split: fingerprint(rows) for split, rows in sentences.items()}
     return splits(sentences, device, prints)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae.data.text import PAD
@@ -29,32 +29,11 @@ class OutputLayer(Protocol):
     """An affine map from states [N, H] to logits [N, V]: nn.Linear, or one with tied weights."""
 
     out_features: int
+    bias: nn.Parameter
+    __call__: Callable[..., Any]
 
     @property
     def weight(self) -> Tensor: ...
-
-    @property
-    def bias(self) -> Tensor: ...
-
-    @property
-    def __call__(self) -> Callable[..., Any]: ...
-
-
-class Needed(NamedTuple):
-    """Which gradients to form."""
-
-    states: bool
-    weight: bool
-    bias: bool
-
-
-class LossAndGradients(NamedTuple):
-    """The loss nll [N] and the needed gradients, each of the shape of its input."""
-
-    nll: Tensor
-    states: Tensor | None
-    weight: Tensor | None
-    bias: Tensor | None
 
 
 def layer_nll(layer: OutputLayer, states: Tensor, targets: Tensor) -> Tensor:
@@ -84,7 +63,7 @@ def output_nll(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) ->
         return counted.new_zeros(len(targets)).index_copy(0, rows, counted)
     if torch.is_grad_enabled():
         return _OutputNLL.apply(states, weight, bias, targets)
-    return _loss_and_gradients(states, weight, bias, targets, Needed(False, False, False)).nll
+    return _loss_and_gradients(states, weight, bias, targets, (False, False, False))[0]
 
 
 class _OutputNLL(torch.autograd.Function):
@@ -92,9 +71,8 @@ class _OutputNLL(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-        ctx.needed = Needed(*ctx.needs_input_grad[:3])
         ctx.save_for_backward(states, weight, bias, targets)
-        nll, *ctx.formed = _loss_and_gradients(states, weight, bias, targets, ctx.needed)
+        nll, *ctx.formed = _loss_and_gradients(states, weight, bias, targets, ctx.needs_input_grad[:3])
         return nll
 
     @staticmethod
@@ -108,7 +86,8 @@ class _OutputNLL(torch.autograd.Function):
         if formed is not None and _is_constant(upstream):
             return *(g.mul_(upstream[0]) if g is not None else None for g in formed), None
         states, weight, bias, targets = ctx.saved_tensors
-        _, *formed = _loss_and_gradients(states, weight, bias, targets, ctx.needed, upstream)
+        needed = ctx.needs_input_grad[:3]
+        _, *formed = _loss_and_gradients(states, weight, bias, targets, needed, upstream)
         return *formed, None
 
 
@@ -126,20 +105,22 @@ def _loss_and_gradients(
     weight: Tensor,
     bias: Tensor,
     targets: Tensor,
-    needed: Needed,
+    needed: tuple[bool, bool, bool],
     upstream: Tensor | None = None,
-) -> LossAndGradients:
-    """Return nll and the gradients of (upstream * nll).sum(), of nll.sum() without `upstream` [N]."""
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """Return nll [N] and the needed gradients of (upstream * nll).sum() by states, weight and bias.
+
+    Without `upstream` [N] they are those of nll.sum().
+    """
     count, words = len(states), len(weight)
     size = _rows_per_block(count, words * states.element_size())
     # Words by rows: MKL multiplies [V, H] by [H, R] a quarter faster than [R, H] by [H, V].
     buffer = states.new_empty(words * min(size, count))
     places = torch.arange(size, device=states.device)
-    formed = LossAndGradients(
-        states.new_empty(count),
-        torch.empty_like(states, memory_format=torch.contiguous_format) if needed.states else None,
-        torch.empty_like(weight) if needed.weight else None,
-        torch.empty_like(bias) if needed.bias else None,
+    nll = states.new_empty(count)
+    to_states, to_weight, to_bias = (
+        torch.empty_like(part, memory_format=torch.contiguous_format) if wanted else None
+        for part, wanted in zip((states, weight, bias), needed, strict=True)
     )
     for start in range(0, max(count, 1), size):
         rows = slice(start, min(start + size, count))
@@ -150,21 +131,21 @@ def _loss_and_gradients(
         chosen = logits()[target, column]
         total, highest = _exponentials(block, logits)
         counted = target != PAD
-        formed.nll[rows] = (highest + total.log() - chosen) * counted
+        nll[rows] = (highest + total.log() - chosen) * counted
         if not any(needed):
             continue
         # The softmax is never divided by its total: that is done on the small sides of the products.
         block[target, column] -= total
         scale = counted / total if upstream is None else counted * upstream[rows] / total
         kept = float(start > 0)
-        if formed.states is not None:
-            torch.mm(block.T, weight, out=formed.states[rows])
-            formed.states[rows] *= scale[:, None]
-        if formed.weight is not None:
-            formed.weight.addmm_(block, read * scale[:, None], beta=kept)
-        if formed.bias is not None:
-            formed.bias.addmv_(block, scale, beta=kept)
-    return formed
+        if to_states is not None:
+            torch.mm(block.T, weight, out=to_states[rows])
+            to_states[rows] *= scale[:, None]
+        if to_weight is not None:
+            to_weight.addmm_(block, read * scale[:, None], beta=kept)
+        if to_bias is not None:
+            to_bias.addmv_(block, scale, beta=kept)
+    return nll, to_states, to_weight, to_bias
 
 
 def _exponentials(block: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
