@@ -386,6 +386,7 @@ class Config:
     init_from: str | None = None
     reset_decoder: bool = False
     precision: Literal["float32", "tf32", "bf16"] = "float32"
+    jobs_per_gpu: Annotated[int, Ge(1), Le(64)] = 1
 
     @property
     def container(self) -> dict[str, Any]:
@@ -420,6 +421,7 @@ NOT_IDENTITY = {
     "overwrite",
     "device",
     "threads",
+    "jobs_per_gpu",
     "train.stop_after",
     "train.progress",
     "dataset.path",
