@@ -25,8 +25,9 @@ from cvae.config.schema import NOT_IDENTITY, Config
 from cvae.errors import FolderError, UserError
 from cvae.runs import fingerprints
 from cvae.runs.compatibility import refuse_other_run, unchecked_files
+from cvae.runs.devices import own_gpu
 from cvae.runs.folder import RunFolder
-from cvae.runs.sweeps import Sweep, alone_on_gpu
+from cvae.runs.sweeps import Sweep
 
 log = logging.getLogger("cvae")
 
@@ -84,7 +85,7 @@ def _run(cfg: DictConfig) -> float | None:
         told = f"{folder} is already finished; overwrite=true runs it again"
         log.info(f"{told} ({unchecked})" if unchecked else told)
         return folder.results.get("objective")
-    with alone_on_gpu(config.device, hydra.launcher):
+    with own_gpu(config.device, hydra.launcher, config.jobs_per_gpu):
         return _start(config, folder, cfg)
 
 

@@ -139,7 +139,7 @@ def _check_jobs(args: Namespace) -> Sweep | None:
         return None
     known = dict(_folders(name, jobs)) if _is_planned(base.hydra) else {}
     place, launcher = Path(_output_dir(base, True)).parent, OmegaConf.to_container(base.hydra.launcher)
-    return Sweep(place, base.device, launcher, known)
+    return Sweep(place, base.device, launcher, known, base.jobs_per_gpu)
 
 
 def _folders(name: str, jobs: list[list[str]]) -> Iterator[tuple[str, list[str]]]:

@@ -397,6 +397,7 @@ class Config:
     init_from: str | None = None
     reset_decoder: bool = False
     precision: Literal["float32", "tf32", "bf16"] = "float32"
+    jobs_per_gpu: Annotated[int, Ge(1), Le(64)] = 1
 
     @property
     def container(self) -> dict[str, Any]:
@@ -427,7 +428,7 @@ class Config:
 
 
 # keys that may differ between two starts of the same run; all others are its identity
-NOT_IDENTITY = {"name", "overwrite", "device", "threads", "dataset.path"}
+NOT_IDENTITY = {"name", "overwrite", "device", "threads", "jobs_per_gpu", "dataset.path"}
 NOT_IDENTITY |= {"train.stop_after", "train.progress"}
 
 

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
-import subprocess
-import tempfile
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from cvae.io import read_json, write_json
+from cvae.runs.devices import cores, gpus
 from cvae.runs.folder import ERROR, RunFolder
 from cvae.runs.reader import below, read_metrics
 
@@ -118,6 +112,7 @@ class Sweep:
     device: str
     launcher: Mapping[str, Any]
     jobs: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    jobs_per_gpu: int = 1
 
     def begin(self) -> None:
         """Write the plan, and divide the cores among the jobs that run at once on this machine."""
@@ -131,7 +126,8 @@ class Sweep:
         if kind == "JoblibLauncher":
             workers = self.launcher["n_jobs"]
             workers = workers if workers > 0 else max(1, cores() + 1 + workers)
-            return min(count, workers, len(gpus()) or count if self.device != "cpu" else count)
+            shared = len(gpus()) * self.jobs_per_gpu if self.device != "cpu" else 0
+            return min(count, workers, shared or count)
         return count if kind == "LocalLauncher" else 1
 
     def end(self) -> bool:
@@ -144,41 +140,3 @@ class Sweep:
             if job.state != "done":
                 print(job)
         return bool(jobs) and all(job.state == "done" for job in jobs)
-
-
-@contextmanager
-def alone_on_gpu(device: str, launcher: Mapping[str, Any]) -> Iterator[None]:
-    """In a joblib sweep on a machine with GPUs, wait for one that no other job has and hide the others.
-
-    A process cannot change its GPU once torch has started, so its later jobs wait for the same one.
-    """
-    choices = gpus() if launcher["_target_"].endswith("JoblibLauncher") and device != "cpu" else []
-    while choices and (lock := _first_free(choices)) is None:
-        time.sleep(1)
-    with lock if choices else nullcontext():
-        yield
-
-
-def _first_free(choices: Sequence[str]) -> FileLock | None:
-    """Lock the first free GPU, make it the only visible one and return its lock; None if all are taken."""
-    for gpu in choices:
-        lock = FileLock(Path(tempfile.gettempdir()) / f"cvae-{gpu}.lock", timeout=0)
-        with suppress(Timeout):
-            lock.acquire()
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-            return lock
-    return None
-
-
-def gpus() -> list[str]:
-    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES or else nvidia-smi names them."""
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if names is None and shutil.which("nvidia-smi"):
-        query = ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"]
-        names = ",".join(subprocess.run(query, capture_output=True, text=True).stdout.split())
-    return [gpu for gpu in (names or "").split(",") if gpu]
-
-
-def cores() -> int:
-    """Return the number of cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -17,6 +17,7 @@ from cvae.io import write_atomically
 from cvae.models.kernels import memory
 from cvae.runs import fingerprints
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
+from cvae.runs.devices import hidden_gpu_note
 from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
@@ -147,4 +148,6 @@ def describe_device(device: torch.device) -> str:
     """Return the name of the device and, of a CPU on a machine with a GPU, why it is used."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
-    return "cpu, as device=cpu says: torch sees a GPU" if torch.cuda.is_available() else "cpu"
+    if torch.cuda.is_available():
+        return "cpu, as device=cpu says: torch sees a GPU"
+    return f"cpu: {note}" if (note := hidden_gpu_note()) else "cpu"

@@ -77,12 +77,14 @@ class TrainingState:
         torch.set_rng_state(saved["rng"])
         if saved["cuda_rng"] is not None and self.device.type == "cuda":
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
-        if saved["arithmetic"] != self._arithmetic():
-            log.warning(
-                f"warning: {saved['arithmetic']} before, {self._arithmetic()} now:"
-                " numbers will differ in their last digits"
-            )
+        before, now = saved["arithmetic"], self._arithmetic()
+        if before != now:
+            same_noise = ("cuda" in before) == ("cuda" in now)
+            effect = "numbers will differ in their last digits" if same_noise else "noise will be another"
+            log.warning(f"warning: {before} before, {now} now: {effect}")
 
     def _arithmetic(self) -> str:
-        """Return what the last digits of a sum depend on."""
-        return f"{torch.get_num_threads()} threads on {self.device.type}"
+        """Return what the last digits of a sum depend on, and whose random numbers are drawn."""
+        on_gpu = self.device.type == "cuda"
+        device = f"cuda ({torch.cuda.get_device_name(self.device)})" if on_gpu else "cpu"
+        return f"{torch.get_num_threads()} threads on {device}"
