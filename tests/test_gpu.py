@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvae.models import objective
+from cvae.models import kernels, objective
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.loop import Loop
@@ -50,6 +50,8 @@ CASES = {
     "reviews": (*REVIEWS, "model.filters=4"),
     "reviews with an LSTM": (*REVIEWS, "model=sentence"),
     "dialog": DIALOG,
+    "bf16, LSTM": (*TINY, *SIZES, "precision=bf16"),
+    "bf16, GRU": (*DIALOG, "precision=bf16"),
     **{remedy: (*TINY, *SIZES, f"remedy=[{remedy}]") for remedy in REMEDIES},
 }
 
@@ -136,6 +138,13 @@ def test_an_rnn_left_in_eval_is_seen(on_gpu, tmp_path, monkeypatch):
         loop.task.model.eval()
         with pytest.raises(BrokenRule, match="RNN backward can only be called in training mode"):
             loop._advance()
+
+
+def test_an_rnn_under_autocast_is_seen(on_gpu, tmp_path, monkeypatch):
+    with pretended_gpu(monkeypatch) as gpu:
+        monkeypatch.setattr(kernels, "call_rnn", lambda rnn, *inputs: rnn(*inputs))
+        with pytest.raises(BrokenRule, match="autocast makes cuDNN's RNNs float16"):
+            three_steps(on_gpu("bf16, LSTM"), tmp_path / "steps", gpu)
 
 
 def test_a_generator_elsewhere_is_seen(on_gpu, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from cvae.config.schema import ReviewModel, SentenceModel
 from cvae.data.text import UNK, Batch
-from cvae.models import gaussian
+from cvae.models import gaussian, kernels
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian
 from cvae.models.kernels.output import OutputLayer, layer_nll
@@ -47,7 +47,7 @@ class Encoder(nn.Module):
 
     def _last(self, batch: Batch) -> Tensor:
         """Return the state at `</s>`, which has not read the pads behind it: [B, hidden]."""
-        outputs, _ = self.lstm(self.embedding(batch.tokens))
+        outputs, _ = kernels.call_rnn(self.lstm, self.embedding(batch.tokens))
         rows = torch.arange(len(batch.lengths), device=outputs.device)
         return outputs[rows, batch.lengths - 1]
 
@@ -87,7 +87,7 @@ class Decoder(nn.Module):
         rate = self.config.dropout
         words = functional.dropout(self.embedding(inputs), rate, self.training)
         beside = z[:, None].expand(-1, inputs.size(1), -1)
-        outputs, _ = self.lstm(torch.cat([words, beside], -1), self.initial(z))
+        outputs, _ = kernels.call_rnn(self.lstm, torch.cat([words, beside], -1), self.initial(z))
         outputs = functional.dropout(outputs, rate, self.training)
         return torch.cat([outputs, beside], -1) if self.skip else outputs
 

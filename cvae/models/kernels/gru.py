@@ -33,7 +33,7 @@ class GRU(nn.GRU):
         data = inputs if packed is None else packed.data
         batched = packed is not None or data.dim() == 3
         if not (torch.is_grad_enabled() and kernels.enabled(data) and batched):
-            return super().forward(inputs, first)
+            return kernels.call_rnn(super().forward, inputs, first)
         sizes = [data.size(1)] * len(data) if packed is None else packed.batch_sizes.tolist()
         if first is None:
             first = data.new_zeros(1 + self.bidirectional, sizes[0], self.hidden_size)
