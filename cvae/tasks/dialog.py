@@ -60,8 +60,8 @@ class DialogTask(Task):
         (matched, unused), count = self._references, len(self.data.corpora["test"])
         if unused or len(matched) < count:
             log.warning(
-                f"warning: task.references has some for {len(matched):,} of {count:,} test responses, which"
-                f" alone are scored; {unused:,} of its entries are for none"
+                f"warning: task.references is for {len(matched):,} of {count:,} test responses, and only"
+                f" these are scored; {unused:,} of its entries match no response"
             )
 
     def make_batches(self, corpus: DialogCorpus) -> DialogBatches:

@@ -49,12 +49,12 @@ def latest(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
         try:
             content = load(candidate, config)
             if "optimizer" not in content:
-                raise CheckpointError(f"{candidate} has weights only: training cannot go on from it")
+                raise CheckpointError(f"{candidate} has weights only: training cannot continue from it")
         except CheckpointError as error:
             refusal = refusal or error
             continue
         if refusal is not None:
-            log.warning(f"warning: {refusal}; going on from {candidate.name}, step {content['step']}")
+            log.warning(f"warning: {refusal}; continuing from {candidate.name}, step {content['step']}")
         return content
     if refusal is not None:
         raise refusal

@@ -25,7 +25,7 @@ def disk_errors(folder: RunFolder) -> Iterator[None]:
         what = f"{error.filename}: " if error.filename else ""
         kept = [name for name in ("last", "previous") if (folder / f"checkpoint_{name}.pt").exists()]
         state = (
-            f"checkpoint_{kept[0]}.pt is intact: the same command goes on from it"
+            f"checkpoint_{kept[0]}.pt is intact: the same command continues from it"
             if kept
             else "nothing is saved"
         )

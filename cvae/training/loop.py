@@ -93,14 +93,15 @@ class Loop:
                 self.save(logger)
         if stop.received:
             name = signal.Signals(stop.received).name
-            log.info(f"{name}: saved after {state.step:,} updates; the same command goes on from there")
+            log.info(f"{name}: saved after {state.step:,} updates; the same command continues from there")
             stop.exit()
 
     def _advance(self) -> None:
         """Make one training step."""
         step, batches = self.state.step, self.task.batches["train"]
-        extra = extra_batches(batches, step)
-        self._record(StepSums.of(*self.train_step(batches.at(step), *self._rates(step), extra)))
+        beta, lr = self._rates(step)
+        terms, loss, norm = self.train_step(batches.at(step), beta, lr, extra_batches(batches, step))
+        self._record(StepSums.of(terms, loss, norm))
         self.state.step += 1
 
     def _record(self, sums: StepSums) -> None:
@@ -123,9 +124,7 @@ class Loop:
         means, tokens = recent.pop_means(self.config.autoencoder)
         means |= self.train_step.pop_metrics()
         beta, lr = self._rates(step)
-        self.state.lap()
-        tokens_per_second = tokens * sentences / self.state.step_seconds
-        self.state.step_seconds = 0.0
+        tokens_per_second = tokens * sentences / self.state.pop_step_seconds()
         values = {f"train/{name}": value for name, value in means.items()}
         values |= {"train/beta": beta, "train/lr": lr, "time/tokens_per_second": tokens_per_second}
         logger.write(step, values)

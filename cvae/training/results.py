@@ -51,7 +51,7 @@ def conclude(loop: Loop, logger: Logger, facts: dict[str, Any]) -> float:
     head = {"finished": loop.finished, "step": loop.state.step, "checkpoint": which, "objective": objective}
     folder.write_results(head | measured | facts | {"time/training_seconds": loop.state.seconds})
     if not loop.finished:
-        log.info(f"stopped after {loop.state.step:,} of {loop.total:,} updates; the same command goes on")
+        log.info(f"stopped after {loop.state.step:,} of {loop.total:,} updates; the same command continues")
     return loop.objective
 
 

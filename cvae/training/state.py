@@ -34,7 +34,7 @@ class TrainingState:
         self.start_clock()
 
     def start_clock(self) -> None:
-        """Start the first lap; `step_seconds` are those of the steps since the last record."""
+        """Start the first lap."""
         self.lap_start, self.step_seconds = time.perf_counter(), 0.0
 
     def lap(self, of_steps: bool = True) -> None:
@@ -43,6 +43,12 @@ class TrainingState:
         seconds, self.lap_start = now - self.lap_start, now
         self.seconds += seconds
         self.step_seconds += seconds if of_steps else 0.0
+
+    def pop_step_seconds(self) -> float:
+        """Return the seconds that the steps since the last call took."""
+        self.lap()
+        seconds, self.step_seconds = self.step_seconds, 0.0
+        return seconds
 
     def state_dict(self) -> dict[str, Any]:
         """Return plain containers and tensors, for a checkpoint."""

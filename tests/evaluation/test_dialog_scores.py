@@ -576,7 +576,9 @@ def test_references_replace_the_response_on_test_only(folders, tmp_path, caplog)
     with torch.no_grad():
         test, val = task.scores("test"), task.scores("val")
     assert (test["contexts"], test["references"]) == (1, 2) and "act_hit" not in test
-    assert "1 of 21 test responses, which alone are scored; 0 of its entries are for none" in caplog.text
+    assert (
+        "1 of 21 test responses, and only these are scored; 0 of its entries match no response" in caplog.text
+    )
     counts = {name: count for name, count in task.counts().items() if "references" in name}
     assert counts == {
         **{"test/references": 1, "test/references_unused": 0, "test/references_unknown_acts": 0},

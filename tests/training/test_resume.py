@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cvae.config.load import identity
@@ -203,6 +204,8 @@ def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
     whole, tmp_path, monkeypatch, configured
 ):
     config = configured(*TINY)
+    # names of event files end in a counter and are read in alphabetical order: no 9 before 10 in a second
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
     for updates in (3, 9, 7, 11):
         survive(config, tmp_path, monkeypatch, updates, "_advance")
     run(config, RunFolder(tmp_path))
@@ -667,7 +670,7 @@ def test_the_previous_checkpoint_stands_in_for_a_damaged_one(damaged, tmp_path, 
         return
     run(configured(*TOY), RunFolder(tmp_path))
     said = (tmp_path / "train.log").read_text()
-    assert ("going on from checkpoint_previous.pt, step 12" in said) == (damaged != "gone")
+    assert ("continuing from checkpoint_previous.pt, step 12" in said) == (damaged != "gone")
     assert outcome(tmp_path) == outcome(whole["toy"])
 
 
@@ -803,7 +806,7 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_previous_one_used(tmp_pa
     shutil.copyfile(tmp_path / "checkpoint_best.pt", last)
     run(config, RunFolder(tmp_path))
     assert (
-        "has weights only: training cannot go on from it; going on from checkpoint_previous.pt, step 12"
+        "has weights only: training cannot continue from it; continuing from checkpoint_previous.pt, step 12"
         in (tmp_path / "train.log").read_text()
     )
     assert outcome(tmp_path) == outcome(whole["toy"])
