@@ -81,13 +81,14 @@ def entry_point(work: Callable[[Arguments], int | None]) -> Callable[..., int]:
     @functools.wraps(work)
     def main(arguments: Arguments = None) -> int:
         try:
-            status = work(arguments) or 0
-            sys.stdout.flush()
-            return status
+            try:
+                return work(arguments) or 0
+            finally:
+                sys.stdout.flush()  # a closed pipe shows here, not at Python's exit
         except KeyboardInterrupt:
             return 130
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's flush at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which Python flushes again
             return 141
         except OSError as error:
             sentence = f"{error.filename}: {error.strerror}" if error.filename else str(error)

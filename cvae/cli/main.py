@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from cvae import __version__
-from cvae.cli.arguments import Arguments
+from cvae.cli.arguments import Arguments, entry_point
 
 COMMANDS = {
     "train": "train a model, continue a run, or sweep over settings",
@@ -31,6 +31,7 @@ HELP = "\n".join(
 )
 
 
+@entry_point
 def main(arguments: Arguments = None) -> int:
     """Run a command and return its exit status; 2 where there is no such command."""
     arguments = sys.argv[1:] if arguments is None else arguments

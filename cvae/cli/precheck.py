@@ -56,8 +56,8 @@ class Flags(Parser):
         )
 
 
-def check(arguments: Sequence[str]) -> Config | Sweep | None:
-    """Return the run or the sweep that a command asks for; None where it only asks Hydra to show something.
+def check(arguments: Sequence[str]) -> Config | Sweep | str | None:
+    """Return the run or sweep that a command asks for, or what --cfg job prints; None: Hydra answers.
 
     Each job is composed and checked once. Raises UserError for a mistake, for missing data and for a folder
     that holds another run; nothing is created.
@@ -74,12 +74,15 @@ def check(arguments: Sequence[str]) -> Config | Sweep | None:
         items = [parsed(override) for override in options.overrides]
         plain = [item.input_line for item in items if not item.is_sweep_override()]
         base = composed(plain)
-        shows = options.cfg or options.info
-        if not shows and (options.multirun or base.hydra.mode == RunMode.MULTIRUN):
+        runs = not (options.cfg or options.info)
+        if runs and (options.multirun or base.hydra.mode == RunMode.MULTIRUN):
             return _check_sweep(base, plain, items)
         _refuse_sweep(items)
         config = _checked(base)
-        if shows:
+        if options.cfg == "job":
+            job = OmegaConf.masked_copy(base, [str(key) for key in base if key != "hydra"])
+            return OmegaConf.to_yaml(job, resolve=options.resolve)
+        if not runs:
             return None
         check_surroundings(config, base.hydra.run.dir)
         return config

@@ -33,12 +33,15 @@ def main(arguments: Arguments = None) -> int:
     """Train, go on training, or sweep; the exit status is 1 where a job of a sweep is not done."""
     given = sys.argv[1:] if arguments is None else arguments
     sys.argv[1:] = [overrides.quoted(argument) for argument in given]
+    logging.raiseExceptions = False  # nobody may read stdout any more (`| head`); train.log has the lines
     match check(sys.argv[1:]):
         case Sweep() as sweep:
             return 0 if _sweep(sweep) else 1
+        case str() as text:
+            print(text, end="")
         case config:
             _hydra(lambda cfg: run(cfg, config))
-            return 0
+    return 0
 
 
 def _hydra(job: Callable[[DictConfig], Any]) -> None:
