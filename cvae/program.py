@@ -11,7 +11,7 @@ CONF = (PACKAGE if INSTALLED else PACKAGE.parent) / "conf"
 SCRIPTS = {"train": "train.py", "data": "scripts/get_data.py"}
 
 
-def command(name: str, *arguments: str) -> str:
+def command_line(name: str, *arguments: str) -> str:
     """Return a command as typed: `python train.py seed=1` in a checkout, `cvae train seed=1` elsewhere."""
     script = SCRIPTS.get(name, f"scripts/{name}.py")
     return shlex.join([*(["cvae", name] if INSTALLED else ["python", script]), *arguments])

@@ -22,13 +22,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
 
-from cvae.cli import table
+from cvae.cli import claims, table
 from cvae.cli.arguments import Arguments, entry_point, parser
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where the other scripts are
 
 import bench
-import claims
 import kill
 
 ROOT = Path(__file__).resolve().parent.parent

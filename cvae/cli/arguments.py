@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cvae.program import command
+from cvae.program import command_line
 
 Arguments = Sequence[str] | None  # None: those of the process
 
@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 def typed(name: str) -> str:
     """Return a command as it was typed: `cvae table`, or `python scripts/table.py` for the script."""
     file = Path(sys.argv[0])
-    return command(name) if file.suffix == ".py" and file.stem != "__main__" else f"cvae {name}"
+    return command_line(name) if file.suffix == ".py" and file.stem != "__main__" else f"cvae {name}"
 
 
 def parser(name: str, about: str | None, examples: str = "") -> Parser:

@@ -20,7 +20,7 @@ from cvae.cli.precheck import check
 from cvae.config.load import load
 from cvae.config.schema import Config
 from cvae.errors import FolderError, UserError
-from cvae.program import CONF, INSTALLED, PACKAGE, command
+from cvae.program import CONF, INSTALLED, PACKAGE, command_line
 from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, alone_on_gpu
@@ -112,7 +112,7 @@ def _train(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
         "overrides.yaml": OmegaConf.to_yaml(given),
     }
     try:
-        return run(config, folder, command("train", *given), composition)
+        return run(config, folder, command_line("train", *given), composition)
     except Exception as error:
         multirun = hydra_config.mode == RunMode.MULTIRUN
         if multirun:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from cvae.io import read_json, write_atomically
+from cvae.program import command_line
 from cvae.runs.folder import ERROR, RunFolder
 from cvae.runs.reader import below, read_metrics
 
@@ -62,7 +62,7 @@ def plan(jobs: Mapping[str, Sequence[str]]) -> None:
     """Adds jobs, overrides by folder, to the sweep.json beside each folder: how missing ones are known."""
     for parent in {Path(folder).parent for folder in jobs}:
         own = {
-            Path(folder).name: shlex.join(["python", "train.py", *overrides])
+            Path(folder).name: command_line("train", *overrides)
             for folder, overrides in jobs.items()
             if Path(folder).parent == parent
         }

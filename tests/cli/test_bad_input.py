@@ -26,8 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvae import data
+from cvae.cli import claims, evaluate, figures, report, sample, status, table
 from cvae.cli import data as data_command
-from cvae.cli import evaluate, figures, sample, status, table
 from cvae.config.load import load
 from cvae.config.schema import Config, DialogData
 from cvae.data import files, references, switchboard, vectors
@@ -37,7 +37,7 @@ from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
-from scripts import bench, claims, docs, kill, publish, report
+from scripts import bench, docs, gpu_check, kill, publish
 from tests.helpers import ROOT
 
 DIALOGS = ROOT / "tests" / "dialogs"
@@ -340,6 +340,7 @@ PARSERS = {
     "evaluate": evaluate.parse,
     "figures": figures.parse,
     "get_data": data_command.parse,
+    "gpu_check": gpu_check.parse,
     "kill": kill.parse,
     "publish": publish.parse,
     "report": report.parse,
