@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers import ROOT
 
-GROUND = {"errors", "io", "program", "ranges", "schedules"}
+GROUND = {"download", "errors", "io", "program", "ranges", "schedules"}
 # what each room may import beside the ground and itself
 BELOW = {
     "config": set(),

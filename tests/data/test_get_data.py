@@ -14,6 +14,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from cvae import download
 from cvae.cli import data
 from tests.helpers import ROOT
 
@@ -114,10 +115,10 @@ def server() -> Iterator[Server]:
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     files = tuple(
-        data.DataFile(target, source, blob_id(CONTENT[source])) for target, source in TARGETS.items()
+        download.DataFile(target, source, blob_id(CONTENT[source])) for target, source in TARGETS.items()
     )
     monkeypatch.setattr(data, "FILES", files)
-    monkeypatch.setattr(data, "RETRY_PAUSE", 0.0)
+    monkeypatch.setattr(download, "RETRY_PAUSE", 0.0)
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.delenv("CVAE_DATA", raising=False)
     monkeypatch.delenv("CVAE_DATA_URL", raising=False)
@@ -246,8 +247,8 @@ def test_truncated_body_is_refused(run, server, tmp_path, capsys):
 )
 def test_passing_failure_is_retried(script, run, server, tmp_path, capsys, failure, monkeypatch):
     server.answers["a/one.txt"], pauses = [failure, failure], []
-    monkeypatch.setattr(script, "RETRY_PAUSE", 1.5)
-    monkeypatch.setattr(script, "time", SimpleNamespace(sleep=pauses.append))
+    monkeypatch.setattr(download, "RETRY_PAUSE", 1.5)
+    monkeypatch.setattr(download, "time", SimpleNamespace(sleep=pauses.append))
     assert run("ptb") == 0
     assert pauses == [1.5, 3.0]
     assert stored(tmp_path) == expected("ptb/one.txt", "ptb/two.txt")
@@ -276,7 +277,7 @@ def test_server_down_stops_with_one_sentence(script, tmp_path, capsys):
 
 
 def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(script, "TIMEOUT", 0.05)
+    monkeypatch.setattr(download, "TIMEOUT", 0.05)
     server.answers["a/one.txt"] = [stall] * 3
     assert run("all") == 1
     assert stored(tmp_path) == {}
@@ -310,7 +311,7 @@ def test_interrupt_leaves_no_temporary_file(script, run, tmp_path, capsys, monke
         assert len(stored(tmp_path)) == 1
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(script, "read_chunks", interrupted)
+    monkeypatch.setattr(download, "read_chunks", interrupted)
     assert run("all") == 130
     assert stored(tmp_path) == {}
     assert "interrupted" in one_sentence(capsys)
@@ -320,7 +321,7 @@ def test_full_disk_is_told_in_one_sentence(script, run, tmp_path, capsys, monkey
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(script.os, "fsync", full)
+    monkeypatch.setattr(download.os, "fsync", full)
     assert run("yelp") == 1
     assert stored(tmp_path) == {}
     sentence = one_sentence(capsys)
@@ -364,11 +365,11 @@ def test_other_addresses_are_refused(script, tmp_path, capsys, url):
 
 
 def test_plain_http_needs_loopback_or_the_users_word(script):
-    script.check_url(script.DEFAULT_BASE_URL, given_by_user=False)
-    script.check_url("http://127.0.0.1:80/x", given_by_user=False)
-    script.check_url("http://mirror.example/x", given_by_user=True)
-    with pytest.raises(script.DownloadError, match="https"):
-        script.check_url("http://mirror.example/x", given_by_user=False)
+    download.check_url(script.DEFAULT_BASE_URL, given_by_user=False)
+    download.check_url("http://127.0.0.1:80/x", given_by_user=False)
+    download.check_url("http://mirror.example/x", given_by_user=True)
+    with pytest.raises(download.DownloadError, match="https"):
+        download.check_url("http://mirror.example/x", given_by_user=False)
 
 
 def test_command_line_form(server, tmp_path):
@@ -418,4 +419,6 @@ def test_data_in_use_is_the_public_one():
     names += [f"switchboard/{split}.jsonl" for split in ("valid", "test")]
     blobs = {item.target: item.blob for item in data.FILES}
     folder = Path(os.environ["CVAE_DATA"])
-    assert {name: data.git_blob_id(folder / name) for name in names} == {name: blobs[name] for name in names}
+    assert {name: download.git_blob_id(folder / name) for name in names} == {
+        name: blobs[name] for name in names
+    }
