@@ -1,4 +1,4 @@
-"""Trains and compares text VAEs: `python train.py --help`."""
+"""Train and compare text VAEs: `python train.py --help`."""
 
 import sys
 from pathlib import Path

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from cvae.program import command_line
 
 Arguments = Sequence[str] | None  # None: those of the process
+Number = TypeVar("Number", int, float)
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,18 +55,15 @@ def add_folders(head: Parser, at_least: str = "+") -> None:
 
 
 def number(
-    name: str, kind: type[int] | type[float], limits: str, allowed: Callable[[float], bool]
-) -> Callable[[str], int | float]:
+    name: str, kind: type[Number], limits: str, allowed: Callable[[Number], bool]
+) -> Callable[[str], Number]:
     """Return a type for argparse: a number that is `allowed`, which `limits` puts in words."""
 
-    def convert(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not allowed(value):
-            raise argparse.ArgumentTypeError(f"invalid {name} value: {text!r}, must be {limits}")
-        return value
+    def convert(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            if allowed(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"invalid {name} value: {text!r}, must be {limits}")
 
     return convert
 

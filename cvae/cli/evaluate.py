@@ -7,6 +7,7 @@ samples for all test sentences of Penn Treebank take about half an hour on two c
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 
@@ -30,16 +31,10 @@ def parse(arguments: Arguments = None) -> argparse.Namespace:
     head = parser("evaluate", __doc__, EXAMPLES)
     add_run(head)
     head.add_argument("split", nargs="?", default="test", choices=("train", "val", "test", "held"))
-    unset = {"default": argparse.SUPPRESS}
-    head.add_argument(
-        "--iw-samples", type=count, metavar="K", help="z per sentence (default: the run's)", **unset
-    )
-    head.add_argument(
-        "--iw-sentences", type=count_or_all, metavar="N|all", help="sentences with an IW-NLL", **unset
-    )
-    head.add_argument(
-        "--chunk", dest="iw_chunk", type=count, metavar="C", help="sequences decoded at once", **unset
-    )
+    add = functools.partial(head.add_argument, default=argparse.SUPPRESS)
+    add("--iw-samples", type=count, metavar="K", help="z per sentence (default: the run's)")
+    add("--iw-sentences", type=count_or_all, metavar="N|all", help="sentences with an IW-NLL")
+    add("--chunk", dest="iw_chunk", type=count, metavar="C", help="sequences decoded at once")
     return head.parse_args(arguments)
 
 

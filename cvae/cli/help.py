@@ -30,7 +30,6 @@ EXAMPLES = {
     " schedule=cyclical task=ptb": "the paper's language model on Penn Treebank",
     " -m schedule=constant,monotonic,cyclical seed=0,1,2": "",
 }
-INDENT = {"initial_indent": " " * 16, "subsequent_indent": " " * 16, "break_on_hyphens": False}
 GROUPS = {
     "schedule": "β, the weight of the KL term",
     "lr": "the learning rate, independent of β",
@@ -48,6 +47,7 @@ def help_text() -> str:
     for group, meaning in GROUPS.items():
         files = sorted((CONF / group).rglob("*.yaml"))
         choices = ", ".join(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
-        lines += [f"  {group:<11} {meaning}", textwrap.fill(choices, 100, **INDENT)]
+        wrapped = textwrap.wrap(choices, 84, break_on_hyphens=False)
+        lines += [f"  {group:<11} {meaning}", *(f"{'':16}{line}" for line in wrapped)]
     examples = [f"  {typed('train') + words:<48} {meaning}".rstrip() for words, meaning in EXAMPLES.items()]
     return HELP.format(groups="\n".join(lines), examples="\n".join(examples))

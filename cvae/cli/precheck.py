@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
@@ -73,7 +73,7 @@ def check(arguments: Sequence[str]) -> Config | Sweep | str | None:
         raise UserError("--resolve goes with --cfg only")
     with composing(options.config_dir):
         items = [parsed(override) for override in options.overrides]
-        plain = [item.input_line for item in items if not item.is_sweep_override()]
+        plain = [str(item.input_line) for item in items if not item.is_sweep_override()]
         base = composed(plain)
         runs = not (options.cfg or options.info)
         if runs and (options.multirun or base.hydra.mode == RunMode.MULTIRUN):
@@ -143,7 +143,7 @@ def _check_sweep(base: DictConfig, plain: list[str], items: Sequence[Override]) 
         folders[folder] = own
         if config is not None:
             check_surroundings(config, folder)
-    launcher = OmegaConf.to_container(base.hydra.launcher)
+    launcher: Any = OmegaConf.to_container(base.hydra.launcher)
     return Sweep(Path(next(iter(folders))).parent, base.device, launcher, folders if planned else {})
 
 
@@ -173,7 +173,8 @@ def _jobs(params: Mapping[str, str], items: Sequence[Override]) -> list[list[str
 def _new_values_first(jobs: Sequence[list[str]]) -> list[tuple[int, list[str]]]:
     """Return each job with its number; first those with a value that no earlier one has, to find mistakes."""
     seen: set[str] = set()
-    new, rest = [], []
+    new: list[tuple[int, list[str]]] = []
+    rest: list[tuple[int, list[str]]] = []
     for number, job in enumerate(jobs):
         (rest if seen.issuperset(job) else new).append((number, job))
         seen.update(job)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cvae.cli.arguments import Arguments, Parser, add_run, count, entry_point, number, parser
+from cvae.config.schema import DialogData
 from cvae.data.text import words_of
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
@@ -164,22 +165,19 @@ def sampled(sampler: Sampler, options: argparse.Namespace) -> Found:
         case "prior":
             return sampler.prior(options.count)
         case "interpolate":
-            return sampler.interpolation(*typed, points=options.count)
+            return sampler.interpolation(typed[0], typed[1], options.count)
         case "neighbours":
-            return sampler.neighbours(
-                typed or sampler.sentences(options.split, 3), options.split, options.count
-            )
+            typed = typed or sampler.sentences(options.split, 3)
+            return sampler.neighbours(typed, options.split, options.count)
         case "arithmetic":
             typed = typed or sampler.sentences(options.split, 3)
             return sampler.arithmetic(typed, options.start, options.end, options.count)
-    if mode == "reconstruct":
-        return sampler.reconstructions(
-            typed or sampler.sentences(options.split, max(2, options.count))[: options.count]
-        )
     some = sampler.sentences(options.split, max(2, options.count))
-    found = sampler.prior(options.count) if has_prior else {}
-    found |= sampler.reconstructions(some[: options.count])
-    return found | (sampler.interpolation(*some[:2], points=7) if len(some) > 1 else {})
+    readings = sampler.reconstructions(typed or some[: options.count])
+    if mode == "reconstruct":
+        return readings
+    found = (sampler.prior(options.count) if has_prior else {}) | readings
+    return found | (sampler.interpolation(some[0], some[1], 7) if len(some) > 1 else {})
 
 
 def dialog_task(folder: RunFolder, options: argparse.Namespace) -> DialogTask:
@@ -194,9 +192,11 @@ def dialog_task(folder: RunFolder, options: argparse.Namespace) -> DialogTask:
     if options.mode != "all":
         raise UserError(f"{folder} answers in a dialog: leave out {options.mode}")
     config = folder.configuration(options.device, options.data, **words, **samples)
+    from cvae.tasks.dialog import DialogTask
     from cvae.training import run
 
     task = run.reopen(config, folder, options.checkpoint, options.split)
+    assert isinstance(task, DialogTask)
     task.model.eval()
     task.longest = options.longest or task.longest
     return task
@@ -209,6 +209,7 @@ def answers(options: argparse.Namespace) -> str:
     found, first = {}, None
     for path in (options.folder, *options.beside):
         task = dialog_task(RunFolder(path), options)
+        assert isinstance(task.config.dataset, DialogData)
         corpus = dataclasses.replace(task.config.dataset, path="", consecutive=1, whole_passages=True)
         data = corpus, task.data.fingerprints
         if data != (first := first or data):

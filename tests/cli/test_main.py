@@ -31,6 +31,13 @@ def test_each_command_explains_itself(name, capsys):
     assert f"cvae {name}" in out and err == "" and "%(prog)s" not in out
 
 
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_a_script_is_its_command(name):
+    file = ROOT / ("train.py" if name == "train" else f"scripts/{'get_data' if name == 'data' else name}.py")
+    text = file.read_text(encoding="utf-8")
+    assert f"from cvae.cli.{name} import main\n" in text and len(text.splitlines()) < 15
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "sentence"),
     [
