@@ -1,4 +1,4 @@
-"""Every error a user can cause: one sentence, printed without a traceback."""
+"""Errors that a user can cause: one sentence, printed without a traceback."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FolderError(UserError):
 
 
 class RunsError(UserError):
-    """Runs cannot be read or compared; the message names the file, and the line where there is one."""
+    """Runs cannot be read or compared; the message names the file and, if any, the line."""
 
 
 class CheckpointError(UserError):
@@ -28,7 +28,7 @@ class CheckpointError(UserError):
 
 
 class Diverged(UserError):
-    """A loss, a gradient or a weight is not finite; `rows` are those of a classifier's batch."""
+    """A loss, a gradient or a weight is not finite; `rows` are the sentences of a classifier's batch."""
 
     def __init__(self, message: str, rows: Any = None) -> None:
         super().__init__(message)

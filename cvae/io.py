@@ -1,4 +1,4 @@
-"""JSON and files that are written whole or not at all."""
+"""JSON, and files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from cvae.errors import FolderError
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return what a JSON text holds. Raises ValueError, saying what is wrong, for what is not JSON."""
+    """Return the value of a JSON text. Raises ValueError, saying what is wrong, for any other text."""
     try:
-        found = json.loads(text)
+        value = json.loads(text)
         if b"\\ud" in (text.encode() if isinstance(text, str) else text).lower():
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("lists or objects nested too deeply") from None
     except UnicodeEncodeError:
         raise ValueError("a text has half a character in it, a surrogate without its other half") from None
-    return found
+    return value
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """Return the object in a JSON file, None without a file. Raises FolderError where it is broken."""
+    """Return the object in a JSON file, None without a file. Raises FolderError for a broken file."""
     try:
-        found = parse_json(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, OSError) as error:
         raise FolderError(f"{path} cannot be read: {error}") from None
-    if not isinstance(found, dict):
-        raise FolderError(f"{path} must hold a JSON object, found {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise FolderError(f"{path} must hold a JSON object, found {type(value).__name__}")
+    return value
 
 
 def write_atomically(path: Path, content: str | memoryview, previous: Path | None = None) -> None:
-    """Write a file so that either the old or the new content stands under `path`, never a part of it.
+    """Write a file so that `path` always holds the complete old or the complete new content.
 
     The old file becomes `previous`. Raises OSError, with the old file still in place.
     """
@@ -53,15 +53,20 @@ def write_atomically(path: Path, content: str | memoryview, previous: Path | Non
             os.fsync(file.fileno())
     except OSError:
         with contextlib.suppress(OSError):
-            draft.unlink()  # a part of a file only fills the disk
+            draft.unlink()  # an incomplete file only fills the disk
         raise
     if previous is not None and path.exists():
         path.replace(previous)
     draft.replace(path)
 
 
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object as `write_atomically` does."""
+    write_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
 def append_line(path: Path, record: dict[str, Any]) -> None:
-    """Append a record as a line of JSON; it is on the disk when this returns."""
+    """Append a record as a line of JSON and flush it to the disk."""
     with path.open("ab") as file:
         file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
         file.flush()
@@ -69,7 +74,7 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
 
 
 def cut_unfinished(path: Path) -> None:
-    """Remove an unfinished last line from a file of records, if there is one."""
+    """Remove an unfinished last line from a file of records."""
     if not path.exists():
         return
     whole, _, rest = path.read_bytes().rpartition(b"\n")
@@ -79,12 +84,15 @@ def cut_unfinished(path: Path) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Return whether a value is a finite number; true and false are not."""
+    """Return whether a value is a finite number; true and false are none."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def not_numbers(record: dict[str, Any], *also: str) -> str:
-    """Return what is wrong where a measure of a record, or a key of `also`, is no number; null passes."""
+    """Return the sentence about a measure of a record, or a key of `also`, that is no number, else "".
+
+    null is allowed.
+    """
     for key, value in record.items():
         if ("/" in key or key in also) and not (value is None or is_number(value)):
             return f"{key} must be a number, found {str(value)[:40]!r}"
@@ -92,10 +100,10 @@ def not_numbers(record: dict[str, Any], *also: str) -> str:
 
 
 def located(path: str) -> Path:
-    """Return a typed path: `~` is the home folder, and a relative one starts where the command was given.
+    """Return a path with `~` expanded, relative to the folder where the command was started.
 
     With hydra.job.chdir=true that is not the current folder.
     """
-    found = Path(path).expanduser()
-    there = Path(to_absolute_path(str(found)))
-    return found if there == found.absolute() else there
+    given = Path(path).expanduser()
+    absolute = Path(to_absolute_path(str(given)))
+    return given if absolute == given.absolute() else absolute

@@ -1,8 +1,8 @@
-"""The weight β of the KL term, and the learning rate, as pure functions of the optimiser step.
+"""The weight β of the KL term, and the learning rate, as pure functions of the optimizer step.
 
-Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing",
-equations 6 and 7. No torch, no Hydra, no state: `Cyclical(cycles=4, ratio=0.5)(step, total)` is β at
-update `step` of `total`, the first update being step 0.
+Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", equations 6
+and 7. No torch, no Hydra, no state: `Cyclical(cycles=4, ratio=0.5)(step, total)` is β at `step` of `total`
+steps; the first step is 0.
 """
 
 from __future__ import annotations
@@ -14,16 +14,15 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 
-from cvae.ranges import Checked, Count
+from cvae.ranges import Checked, Count, Share
 
 Shape = Literal["linear", "sigmoid", "cosine"]
 Beta = Annotated[float, Ge(0)]
-Share = Annotated[float, Gt(0), Le(1)]
 Rate = Annotated[float, Gt(0)]
 
 
 def ramp(shape: Shape, v: float) -> float:
-    """How far a ramp has risen after the share `v` in [0, 1) of its length.
+    """Return how far a ramp has risen after the share `v` in [0, 1) of its length.
 
     The sigmoid is the logistic of 12v - 6 without normalisation (0.0025 to 0.9975) and the cosine is
     1/2 - 1/2 cos(πv), as in the paper's notebook.
@@ -38,7 +37,7 @@ def ramp(shape: Shape, v: float) -> float:
 
 
 def cycle_position(step: int, total: int, cycles: int) -> float:
-    """τ in [0, 1): the share of the current cycle that lies behind `step`.
+    """Return τ in [0, 1): the share of the current cycle that lies behind `step`.
 
     Integer arithmetic, so that cycle c starts at the first step >= c * total / cycles for any total.
     """
@@ -46,7 +45,7 @@ def cycle_position(step: int, total: int, cycles: int) -> float:
 
 
 def check_step(step: int, total: int) -> None:
-    """Raises ValueError where `step` is negative or there is nothing to schedule."""
+    """Raise ValueError where `step` is negative or there is nothing to schedule."""
     if step < 0 or total < 1:
         raise ValueError(f"a schedule needs step >= 0 and total >= 1, found {step} and {total}")
 
@@ -68,7 +67,7 @@ class Cyclical(Checked):
     """β rises from `start` to `stop` during the share `ratio` of each of `cycles` cycles, then stays.
 
     β = start + (stop - start) * shape(τ / ratio) while τ < ratio, else stop, with τ the position in the
-    cycle (Fu et al. 2019, equations 6 and 7). After the last step β stays at `stop`.
+    cycle (Fu et al. 2019, equations 6 and 7). After the last step β is `stop`.
     """
 
     start: Beta = 0.0
@@ -110,7 +109,7 @@ class Monotonic(Checked):
 
 @dataclass(frozen=True)
 class Autoencoder(Checked):
-    """β = 0: `schedule=none`, the deterministic autoencoder (z is the posterior mean)."""
+    """β = 0: `schedule=none`, the deterministic autoencoder, whose z is the posterior mean."""
 
     name: Literal["none"] = field(default="none", kw_only=True)
 
@@ -121,17 +120,17 @@ class Autoencoder(Checked):
 
 @dataclass(frozen=True)
 class _Rate(Checked, abc.ABC):
-    """What every learning rate has: the value it starts from and a linear warm-up in updates."""
+    """Base of learning rates: the initial value and a linear warm-up, in steps."""
 
     value: Rate = 1e-3
     warmup: Annotated[int, Ge(0)] = 0
 
     @abc.abstractmethod
     def factor(self, step: int, total: int, epoch: int) -> float:
-        """The share of `value` at update `step`, before warm-up."""
+        """Return the share of `value` at `step` of `total`, before warm-up."""
 
     def __call__(self, step: int, total: int, epoch: int = 1) -> float:
-        """The learning rate at update `step` of `total`; `epoch` is the number of updates in an epoch."""
+        """Return the learning rate at `step` of `total`; `epoch` is the number of steps in an epoch."""
         check_step(step, total)
         rise = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         return self.value * rise * self.factor(step, total, epoch)
@@ -139,7 +138,7 @@ class _Rate(Checked, abc.ABC):
 
 @dataclass(frozen=True)
 class ConstantRate(_Rate):
-    """The same learning rate at every update."""
+    """The same learning rate at every step."""
 
     name: Literal["constant"] = field(default="constant", kw_only=True)
 
@@ -151,8 +150,8 @@ class ConstantRate(_Rate):
 class CosineRestarts(_Rate):
     """Cosine decay to 0 with warm restarts: SGDR, Loshchilov and Hutter (2017), equation 5.
 
-    A period lasts `period` updates or, where that is None, one of `cycles` equal parts of training. With
-    `per="epoch"` the rate changes at the first update of an epoch only, as the authors' PTB script does.
+    A period lasts `period` steps or, where that is None, one of `cycles` equal parts of training. With
+    `per="epoch"` the rate changes at the first step of an epoch only, as in the authors' PTB script.
     """
 
     period: Count | None = None
@@ -173,7 +172,7 @@ class CosineRestarts(_Rate):
 
 @dataclass(frozen=True)
 class Exponential(_Rate):
-    """The rate is multiplied by `decay` over every `every` updates, continuously."""
+    """The rate is multiplied by `decay` over `every` steps, continuously."""
 
     decay: Annotated[float, Gt(0), Le(1)] = 0.99
     every: Count = 1000

@@ -1,9 +1,9 @@
-"""Measures how fast this machine trains, evaluates and generates, beside plain torch and its matrix product.
+"""Measure how fast this machine trains, evaluates and generates, beside plain torch and its matrix product.
 
-Three processes take turns, round after round: the work as torch's own modules do it (plain), as cvae does it
-(ours), and the product of two square float32 matrices (sgemm). Models have their task's size and start at
-random; batches are the first of training. `share of sgemm` sets what a work's own matrix products need at
-sgemm's speed against the time it takes. A token is a predicted one; for iw_nll, one for each sample of z.
+Three processes take turns, round after round: the work by torch's own modules (plain), by cvae (ours), and
+the product of two square float32 matrices (sgemm). Models are untrained and have their task's size; batches
+are the first of training. `share of sgemm` is the time that a work's own matrix products would take at
+sgemm's speed, over the time it takes. A token is a predicted one; for iw_nll, one for each sample of z.
 """
 
 from __future__ import annotations
@@ -38,17 +38,18 @@ from cvae.data.text import EOS
 from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.io import read_json
-from cvae.models import decode, gaussian, objective
+from cvae.models import decode, gaussian, kernels, objective
+from cvae.models.objective import LatentModel, Terms
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
-from cvae.training.profiling import parts
 from cvae.training.run import prepare
+from scripts.profiling import parts
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("ptb", "switchboard", "yelp", "toy")
 WORKS = {"step": 8, "evaluation": 8, "iw_nll": 1, "generation": 2}  # batches in a round
-BETA, RATE = 0.5, 1e-3
-SAMPLES, PASSES = 50, 3  # of z, for iw_nll; the plain passes over a batch that are measured instead
+BETA, LEARNING_RATE = 0.5, 1e-3
+SAMPLES, PLAIN_PASSES = 50, 3  # for iw_nll: samples of z, and the plain passes over a batch measured instead
 LONGEST = 20  # words of a generated sentence
 
 EXAMPLES = """examples:
@@ -64,7 +65,7 @@ Nothing else should run: a busy core costs work with barriers more than it costs
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """Return the options of a command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -92,11 +93,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     return options
 
 
-# ---- what is measured ----
-
-
 def configuration(task: str, overrides: Sequence[str], threads: int | None) -> Config:
-    """A task's run as train.py would have it."""
+    """Return the configuration of a task as train.py would have it. Raises UserError."""
     with composing():
         return load(composed([f"task={task}", f"threads={threads or 'null'}", *overrides]))
 
@@ -105,7 +103,7 @@ Work = Callable[[], Any]
 
 
 def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
-    """A round of a work, and its tokens. Raises KeyError where there is no plain one."""
+    """Return a round of a work, and its tokens. Raises KeyError where there is no plain one."""
     model, train = task.model, task.batches["train"]
     batches = [train.at(step) for step in range(WORKS[name])]
     tokens = sum(int(batch.counted.sum()) for batch in batches)
@@ -116,43 +114,43 @@ def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
     model.eval()
     noise = task.generator()
     if name == "evaluation":
-        doing = {
-            "plain": lambda: [
-                objective.terms(model, batch, generator=noise, plain=True) for batch in batches
-            ],
+        by_kind = {
+            "plain": lambda: [plain_terms(model, batch, noise) for batch in batches],
             "ours": lambda: latent.collect_posteriors(model, batches, False, noise),
         }
     elif name == "iw_nll":
-        tokens *= {"plain": PASSES, "ours": SAMPLES}[kind]
-        chunk = task.config.task.iw_chunk
-        doing = {
-            "plain": lambda: [
-                objective.terms(model, batch, generator=noise, plain=True)
-                for batch in batches
-                for _ in range(PASSES)
-            ],
+        tokens *= {"plain": PLAIN_PASSES, "ours": SAMPLES}[kind]
+        chunk, passes = task.config.task.iw_chunk, range(PLAIN_PASSES)
+        by_kind = {
+            "plain": lambda: [plain_terms(model, batch, noise) for batch in batches for _ in passes],
             "ours": lambda: latent.importance_weighted(model, batches, SAMPLES, chunk, noise),
         }
     else:
         tokens = LONGEST * sum(len(batch.lengths) for batch in batches)
-        doing = {"ours": lambda: [generation(model, batch, noise) for batch in batches]}
-    return torch.no_grad()(doing[kind]), tokens
+        by_kind = {"ours": lambda: [generation(model, batch, noise) for batch in batches]}
+    return torch.no_grad()(by_kind[kind]), tokens
+
+
+def plain_terms(model: LatentModel, batch: Any, noise: torch.Generator | None = None) -> Terms:
+    """Return the terms of a batch by torch's own operations."""
+    with kernels.twice_differentiable():
+        return objective.terms(model, batch, generator=noise)
 
 
 def our_step(task: LanguageTask) -> Callable[[Any], Any]:
-    """The update of train.py."""
-    made = steps.build(task.model, task.config)
-    return lambda batch: made(batch, BETA, RATE)
+    """Return the training step of train.py."""
+    step = steps.build(task.model, task.config)
+    return lambda batch: step(batch, BETA, LEARNING_RATE)
 
 
 def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
-    """The same without anything of ours that makes it fast."""
+    """Return the same step by plain torch."""
     model, config = task.model, task.config
-    optimizer = torch.optim.Adam(model.parameters(), lr=RATE)
+    optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
-        objective.loss(objective.terms(model, batch, plain=True), BETA).backward()
+        objective.loss(plain_terms(model, batch), BETA).backward()
         if config.train.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
         optimizer.step()
@@ -161,113 +159,110 @@ def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
 
 
 def generation(model: Any, batch: Any, noise: torch.Generator) -> None:
-    """A sentence of LONGEST words for each of the batch, from the prior."""
-    batch = objective.shared(model, batch)
+    """Generate a sentence of LONGEST words from the prior for each row of the batch."""
+    batch = model.shared(batch)
     z = gaussian.sample(model.prior(batch), noise)
     decode.generate(model, batch, z, LONGEST, decode.SamplingOptions(forbid=(EOS,)), noise)
 
 
-def flop(done: Work) -> int:
-    """FLOP of its matrix products; recurrent ones are seen only where torch forms them itself."""
+def flop(work: Work) -> int:
+    """Return the FLOP of a work's matrix products, recurrent ones by torch's own code, which shows them."""
 
     def in_place(added: Any, left: Any, right: Any, **rest: Any) -> int:
         return 2 * left[0] * left[1] * right[1]
 
     torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False
     try:
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as count:
-            done()
+        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+            work()
     finally:
         torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = True
-    return count.get_total_flops()
+    return counter.get_total_flops()
 
 
 def sgemm(device: str) -> tuple[Work, int]:
-    """Products of two square matrices, and their FLOP."""
+    """Return a work of products of two square matrices, and its FLOP."""
     side, times = (1024, 20) if device == "cpu" else (8192, 10)
     left, right, out = (torch.randn(side, side, device=device) for _ in range(3))
     return (lambda: [torch.mm(left, right, out=out) for _ in range(times)]), 2 * side**3 * times
 
 
-# ---- rounds ----
-
-
-def seconds(done: Work) -> float:
-    """How long it takes, on a GPU to its end."""
+def seconds(work: Work) -> float:
+    """Return how long a work takes, on a GPU until it has finished."""
     wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
     wait()
     before = time.perf_counter()
-    done()
+    work()
     wait()
     return time.perf_counter() - before
 
 
 def peak(device: str) -> float:
-    """MiB: of the GPU's memory, or of the whole process's."""
+    """Return the peak memory in MiB: of the GPU, or of the whole process."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def serve(kind: str, name: str, config: Config, line: Connection) -> None:
-    """A process: tokens, or None for no such work; for each order a round's seconds; FLOP and peak."""
+    """Serve a work in a process of its own.
+
+    Sends its tokens, or None where there is no such work; after each True the seconds of a round; after
+    False its FLOP and peak memory.
+    """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        done, tokens = sgemm(config.device) if kind == "sgemm" else work(kind, name, prepare(config))
+        measured, tokens = sgemm(config.device) if kind == "sgemm" else work(kind, name, prepare(config))
     except KeyError:
         line.send(None)
         return
-    done()  # warm
+    measured()  # to warm up
     line.send(tokens)
     while line.recv():
-        line.send(seconds(done))
-    most = peak(config.device)
-    line.send((tokens if kind == "sgemm" else flop(done), most))
+        line.send(seconds(measured))
+    memory = peak(config.device)
+    line.send((tokens if kind == "sgemm" else flop(measured), memory))
 
 
 def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
-    """Rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three."""
+    """Return the numbers of rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three."""
     context = multiprocessing.get_context("spawn")
-    lines, workers, done = {}, [], {}
+    lines, workers, tokens = {}, [], {}
     for kind in ("plain", "ours", "sgemm"):
         lines[kind], theirs = context.Pipe()
         workers.append(context.Process(target=serve, args=(kind, name, config, theirs), daemon=True))
         workers[-1].start()
         theirs.close()
-        tokens = lines[kind].recv()
-        if tokens is None:
+        if (count_of_tokens := lines[kind].recv()) is None:
             del lines[kind]
-            continue
-        done[kind] = tokens
-    taken: dict[str, list[float]] = {kind: [] for kind in lines}
+        else:
+            tokens[kind] = count_of_tokens
+    durations: dict[str, list[float]] = {kind: [] for kind in lines}
     end = time.perf_counter() + duration
-    while time.perf_counter() < end or len(taken["sgemm"]) < 3:
+    while time.perf_counter() < end or len(durations["sgemm"]) < 3:
         for kind, line in lines.items():
             line.send(True)
-            taken[kind].append(line.recv())
+            durations[kind].append(line.recv())
     for line in lines.values():
         line.send(False)
     measured = {kind: line.recv() for kind, line in lines.items()}
     for worker in workers:
         worker.join()
     flops, peaks = ({kind: both[place] for kind, both in measured.items()} for place in range(2))
-    return {"tokens": done, "seconds": taken, "flop": flops, "peak_mib": peaks}
-
-
-# ---- from the command to the first update ----
+    return {"tokens": tokens, "seconds": durations, "flop": flops, "peak_mib": peaks}
 
 
 def started(overrides: Sequence[str], updates: int, threads: int | None) -> dict[str, float]:
-    """Seconds to the first update, MiB at most, and the median tokens/s, of train.py with a cold cache."""
+    """Return the seconds to the first update, peak MiB and median tokens/s of train.py with a cold cache."""
     with tempfile.TemporaryDirectory() as folder:
         metrics, out = Path(folder) / "run" / "metrics.jsonl", Path(folder) / "out"
         command = [sys.executable, str(ROOT / "train.py"), *overrides, f"train.stop_after={updates}"]
         command += ["train.log_every=10", "train.progress=false", f"hydra.run.dir={metrics.parent}"]
-        more = {"HF_DATASETS_CACHE": folder} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
+        variables = {"HF_DATASETS_CACHE": folder} | ({"OMP_NUM_THREADS": str(threads)} if threads else {})
         begun, first, ended = time.perf_counter(), None, 0
-        with out.open("w") as said:
-            process = subprocess.Popen(command, env=os.environ | more, stdout=said, stderr=said)
+        with out.open("w") as log:
+            process = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log)
         while not ended:
             time.sleep(0.02)
             if first is None and metrics.exists() and metrics.stat().st_size:
@@ -277,25 +272,25 @@ def started(overrides: Sequence[str], updates: int, threads: int | None) -> dict
         if process.returncode or first is None:
             raise UserError(f"{' '.join(command)} failed: {out.read_text().strip()[-500:]}")
         rates = [json.loads(line).get("time/tokens_per_second") for line in metrics.open()][1:]
-        found = {"first_update_seconds": first, "peak_mib": usage.ru_maxrss / 2**10}
-        return found | ({"tokens_per_second": statistics.median(rates)} if rates else {})
+        numbers = {"first_update_seconds": first, "peak_mib": usage.ru_maxrss / 2**10}
+        return numbers | ({"tokens_per_second": statistics.median(rates)} if rates else {})
 
 
 def write_text(path: Path, sentences: int) -> None:
-    """Sentences of log-normal lengths around 21 words, which are of 20,000 types distributed as Zipf's."""
+    """Write sentences of log-normal lengths around 21 words, of 20,000 types with Zipf's frequencies."""
     generator = np.random.default_rng(0)
-    names = np.array([f"w{number}" for number in range(20_000)], dtype=object)
-    reach = np.cumsum(1 / (np.arange(len(names)) + 2.7))
+    types = np.array([f"w{number}" for number in range(20_000)], dtype=object)
+    cumulated = np.cumsum(1 / (np.arange(len(types)) + 2.7))
     with path.open("w") as file:
         for start in range(0, sentences, 10_000):
             lengths = generator.lognormal(2.92, 0.5, min(10_000, sentences - start)).astype(int).clip(1, 80)
-            drawn = names[np.searchsorted(reach, generator.random(lengths.sum()) * reach[-1])]
+            drawn = types[np.searchsorted(cumulated, generator.random(lengths.sum()) * cumulated[-1])]
             for words in np.split(drawn, np.cumsum(lengths)[:-1]):
                 file.write(" ".join(words) + "\n")
 
 
 def text(sentences: int, overrides: Sequence[str], threads: int | None) -> dict[str, float]:
-    """`started` on a text of so many sentences, with the paper's PTB model and 10,000 words."""
+    """Return `started` for a text of so many sentences, with the paper's PTB model and 10,000 words."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.txt"
         write_text(path, sentences)
@@ -303,115 +298,110 @@ def text(sentences: int, overrides: Sequence[str], threads: int | None) -> dict[
         return {"file_mib": path.stat().st_size / 2**20} | started([*data, *overrides], 41, threads)
 
 
-# ---- the report ----
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """In Markdown."""
+    """Return a table in Markdown."""
     marks = ["---", *["---:"] * (len(head) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, marks, *rows])
 
 
-def compared(found: dict[str, Any]) -> str:
-    """A row for plain and for ours of each work. Ratios are medians over rounds of neighbours in time."""
+def compared(measured: dict[str, Any]) -> str:
+    """Return a row for plain and for ours of each work; ratios are medians of those within a round."""
     median, rows, speeds = statistics.median, [], []
-    for name, one in found.items():
-        taken, cost, rates = one["seconds"], one["flop"], {}
-        speeds += [cost["sgemm"] / s / 1e9 for s in taken["sgemm"]]
-        for kind in (kind for kind in taken if kind != "sgemm"):
-            tokens = one["tokens"][kind]
-            rates[kind] = [tokens / s for s in taken[kind]]
+    for name, numbers in measured.items():
+        durations, cost, rates = numbers["seconds"], numbers["flop"], {}
+        speeds += [cost["sgemm"] / s / 1e9 for s in durations["sgemm"]]
+        for kind in (kind for kind in durations if kind != "sgemm"):
+            tokens = numbers["tokens"][kind]
+            rates[kind] = [tokens / s for s in durations[kind]]
             of_sgemm = median(
-                cost[kind] / ours * other / cost["sgemm"]
-                for ours, other in zip(taken[kind], taken["sgemm"], strict=True)
+                cost[kind] / own * other / cost["sgemm"]
+                for own, other in zip(durations[kind], durations["sgemm"], strict=True)
             )
             ratio = "-"
             if "plain" in rates:
                 ratio = f"{median(a / b for a, b in zip(rates[kind], rates['plain'], strict=True)):.2f}"
-            numbers = f"{median(rates[kind]):,.0f}", f"{cost[kind] / tokens / 1e6:.3g}", f"{of_sgemm:.2f}"
-            rows.append([name, kind, *numbers, ratio, f"{one['peak_mib'][kind]:,.0f} MiB"])
+            cells = f"{median(rates[kind]):,.0f}", f"{cost[kind] / tokens / 1e6:.3g}", f"{of_sgemm:.2f}"
+            rows.append([name, kind, *cells, ratio, f"{numbers['peak_mib'][kind]:,.0f} MiB"])
     head = ["work", "by", "tokens/s", "MFLOP a token", "share of sgemm", "ratio to plain", "peak memory"]
     spread = f"{median(speeds):,.0f} GFLOP/s ({min(speeds):,.0f} to {max(speeds):,.0f})"
     return f"{table(head, rows)}\n\nsgemm: {spread}"
 
 
-def taken_apart(found: dict[str, dict[str, float]]) -> str:
-    """Return a row for each part of an update, its share of each task's, and one of milliseconds."""
-    whole = {task: sum(spent.values()) for task, spent in found.items()}
+def taken_apart(measured: dict[str, dict[str, float]]) -> str:
+    """Return a row for each part of an update, with its share for each task, and one of milliseconds."""
+    whole = {task: sum(spent.values()) for task, spent in measured.items()}
     shares: dict[str, dict[str, float]] = {}
-    for task, spent in found.items():
+    for task, spent in measured.items():
         for part, s in spent.items():
             shares.setdefault(part, {})[task] = s / whole[task]
     ranked = sorted(shares, key=lambda part: (part == "the rest", -max(shares[part].values())))
     rows = [
-        [part, *(f"{shares[part][t]:.0%}" if t in shares[part] else "-" for t in found)] for part in ranked
+        [part, *(f"{shares[part][t]:.0%}" if t in shares[part] else "-" for t in measured)] for part in ranked
     ]
     rows.append(["all, in ms", *(f"{1e3 * s:.1f}" for s in whole.values())])
-    return table(["part of an update", *found], rows)
+    return table(["part of an update", *measured], rows)
 
 
-def beginnings(found: dict[str, dict[str, float]]) -> str:
-    """A row for each start of train.py."""
+def beginnings(measured: dict[str, dict[str, float]]) -> str:
+    """Return a row for each start of train.py."""
     rows = []
-    for name, one in found.items():
-        rate = f"{one['tokens_per_second']:,.0f}" if "tokens_per_second" in one else "-"
-        rows.append([name, f"{one['first_update_seconds']:.1f}", f"{one['peak_mib']:,.0f} MiB", rate])
+    for name, numbers in measured.items():
+        rate = f"{numbers['tokens_per_second']:,.0f}" if "tokens_per_second" in numbers else "-"
+        first = f"{numbers['first_update_seconds']:.1f}"
+        rows.append([name, first, f"{numbers['peak_mib']:,.0f} MiB", rate])
     return table(["started", "first update after s", "peak memory", "tokens/s"], rows)
 
 
 def recorded(path: Path) -> str:
-    """Return the table of the numbers that --json wrote. Raises UserError where they are none."""
+    """Return the table of a file that --json wrote. Raises UserError for any other file."""
     try:
-        found = read_json(path) or {"": {}}
-        one = min(found.values(), key=len)
-        if not one:
+        measured = read_json(path) or {"": {}}
+        keys = min(measured.values(), key=len)
+        if not keys:
             raise ValueError
-        return (compared if "seconds" in one else beginnings if "peak_mib" in one else taken_apart)(found)
+        show = compared if "seconds" in keys else beginnings if "peak_mib" in keys else taken_apart
+        return show(measured)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path} holds no numbers that --json wrote") from None
 
 
+def measure(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Return what the options ask to measure, and its table. Raises UserError."""
+    threads, overrides = options.threads, [*options.overrides, f"device={options.device}"]
+    configs = {task: configuration(task, overrides, threads) for task in options.task}
+    if options.text:
+        measured = {f"{size:,} sentences": text(size, overrides, threads) for size in options.text}
+        return measured, beginnings(measured)
+    if options.startup:
+        measured = {task: started([f"task={task}", *overrides], 1, threads) for task in configs}
+        return measured, beginnings(measured)
+    if options.parts:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            measured = dict(zip(configs, pool.map(parts, configs.values(), chunksize=1), strict=True))
+        return measured, taken_apart(measured)
+    measured = {}
+    for task, config in configs.items():
+        for name in options.work:
+            print(f"measuring: {task} {name}", file=sys.stderr)
+            measured[f"{task} {name}"] = rounds(name, config, options.seconds)
+    return measured, compared(measured)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measures what is asked for and prints its table."""
+    """Measure what the command line asks for and print its table."""
     options = parse(arguments)
-    if options.read is not None:
-        try:
+    try:
+        if options.read is not None:
             print(recorded(options.read))
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 1
-        return 0
-    threads, found = options.threads, {}
-    if threads:
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # before the processes import torch
-    overrides = [*options.overrides, f"device={options.device}"]
-    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, torch {torch.__version__}\n")
-    try:
-        configs = {task: configuration(task, overrides, threads) for task in options.task}
-        if options.text:
-            found = {f"{size:,} sentences": text(size, overrides, threads) for size in options.text}
-            report = beginnings(found)
-        elif options.startup:
-            found = {task: started([f"task={task}", *overrides], 1, threads) for task in configs}
-            report = beginnings(found)
-        elif options.parts:
-            with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-                found = dict(zip(configs, pool.map(parts, configs.values(), chunksize=1), strict=True))
-            report = taken_apart(found)
-        else:
-            for task, config in configs.items():
-                for name in options.work:
-                    print(f"measuring: {task} {name}", file=sys.stderr)
-                    found[f"{task} {name}"] = rounds(name, config, options.seconds)
-            report = compared(found)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 1
-    print(report)
-    try:
+            return 0
+        if options.threads:
+            os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before the processes import torch
+        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, torch {torch.__version__}\n")
+        measured, report = measure(options)
+        print(report)
         if options.json is not None:
-            options.json.write_text(json.dumps(found, indent=1) + "\n")
-    except OSError as error:
+            options.json.write_text(json.dumps(measured, indent=1) + "\n")
+    except (UserError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

@@ -14,7 +14,6 @@ import torch
 from cvae import data, tasks
 from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceModel, TinyData, Train
 from cvae.data.text import PAD, Batch, Splits
-from cvae.models import build
 from cvae.models.sentence import SentenceVAE
 from cvae.schedules import Constant, ConstantRate
 from cvae.tasks.language_model import LanguageTask
@@ -46,7 +45,7 @@ layers = pytest.mark.parametrize("layers", [1, 2])
 def make(words: int = WORDS, seed: int = 0, **values) -> SentenceVAE:
     """A small model with weights large enough for every path to matter."""
     torch.manual_seed(seed)
-    return build(SentenceModel(name="sentence", **(SMALL | {"init": 0.6} | values)), words)
+    return SentenceVAE(SentenceModel(name="sentence", **(SMALL | {"init": 0.6} | values)), words)
 
 
 def batch_of(*sentences: list[int]) -> Batch:

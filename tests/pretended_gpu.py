@@ -147,6 +147,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGPU]:
     replaced = {
         "Generator": PretendedGenerator,
         "cuda.is_available": lambda: True,
+        "cuda.get_device_name": lambda *_: "a pretended GPU",
         "cuda.get_rng_state": lambda *_: torch.get_rng_state(),
         "cuda.set_rng_state": lambda state, *_: torch.set_rng_state(state),
         "nn.Parameter.__new__": lambda cls, data=None, requires_grad=True: mark(

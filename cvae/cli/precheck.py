@@ -23,7 +23,8 @@ from cvae.cli.help import help_text
 from cvae.config.load import load
 from cvae.config.schema import Config, Files
 from cvae.errors import ConfigError, UserError
-from cvae.runs.folder import RunFolder
+from cvae.runs.compatibility import refuse_as_source, refuse_other_run
+from cvae.runs.folder import RunFolder, refuse_impossible
 from cvae.runs.sweeps import Sweep
 
 CHECKED = 40  # jobs of a sweep composed before it starts, a tenth of a second each; each job checks itself
@@ -112,14 +113,14 @@ def check_surroundings(config: Config, folder: str) -> None:
     if not folder:
         raise UserError("hydra.run.dir must name the folder of the run, found nothing")
     run = RunFolder(folder)
-    run.refuse_other(config)
-    run.refuse_impossible()
-    if run.answers(config):  # a finished run needs no data
+    refuse_other_run(run, config)
+    refuse_impossible(run)
+    if run.finished and not config.overwrite:  # which needs no data to say so
         return
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
     if config.init_from is not None:
-        RunFolder(config.source).refuse_as_source(config)
+        refuse_as_source(RunFolder(config.source), config)
 
 
 # ---- sweeps ----
@@ -131,11 +132,11 @@ def _check_sweep(base: DictConfig, plain: list[str], items: Sequence[Override]) 
     jobs = _jobs(base.hydra.sweeper.params or {}, items) if planned else [plain]
     alike: dict[tuple[str, ...], DictConfig] = {}  # one composition for jobs with the same folder's parent
     folders: dict[str, list[str]] = {}
-    for place, (number, job) in enumerate(_new_values_first(jobs)):
+    for rank, (number, job) in enumerate(_new_values_first(jobs)):
         naming = tuple(o for o in job if re.match(r"\+*(name|task|experiment|hydra[./].*)=", o))
-        if place < CHECKED or naming not in alike:
+        if rank < CHECKED or naming not in alike:
             alike[naming] = base if job == plain else composed(job)
-        config = _checked_of_sweep(alike[naming], job, jobs) if place < CHECKED else None
+        config = _checked_of_sweep(alike[naming], job, jobs) if rank < CHECKED else None
         folder, own = _folder(alike[naming], number, job)
         if folder in folders:
             first, second = " ".join(folders[folder]), " ".join(own)
@@ -144,7 +145,8 @@ def _check_sweep(base: DictConfig, plain: list[str], items: Sequence[Override]) 
         if config is not None:
             check_surroundings(config, folder)
     launcher: Any = OmegaConf.to_container(base.hydra.launcher)
-    return Sweep(Path(next(iter(folders))).parent, base.device, launcher, folders if planned else {})
+    place = Path(next(iter(folders))).parent
+    return Sweep(place, base.device, launcher, folders if planned else {}, base.jobs_per_gpu)
 
 
 def _checked_of_sweep(cfg: DictConfig, job: list[str], jobs: Sequence[list[str]]) -> Config:

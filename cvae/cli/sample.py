@@ -16,7 +16,7 @@ from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from cvae.evaluation.samples import Found, Sampler
+    from cvae.evaluation.samples import Sampler, Samples
     from cvae.tasks.dialog import DialogTask
 
 EXAMPLES = """\
@@ -153,7 +153,7 @@ def sentences(folder: RunFolder, options: argparse.Namespace) -> str:
     return json.dumps(found, indent=1, ensure_ascii=False) if options.json else text(found)
 
 
-def sampled(sampler: Sampler, options: argparse.Namespace) -> Found:
+def sampled(sampler: Sampler, options: argparse.Namespace) -> Samples:
     """Return what a mode asks for. Raises UserError where the model has no prior."""
     mode, has_prior = options.mode, not sampler.task.config.autoencoder
     if mode == "prior" and not has_prior:

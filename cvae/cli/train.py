@@ -22,8 +22,10 @@ from cvae.config.schema import Config
 from cvae.errors import FolderError, UserError
 from cvae.program import CONF, INSTALLED, PACKAGE, command_line
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run, unchecked_files
+from cvae.runs.devices import own_gpu
 from cvae.runs.folder import RunFolder
-from cvae.runs.sweeps import Sweep, alone_on_gpu
+from cvae.runs.sweeps import Sweep
 
 log = logging.getLogger("cvae")
 
@@ -90,13 +92,13 @@ def _run(cfg: DictConfig, config: Config) -> float | None:
     """Answer for a finished run without importing torch, or train."""
     hydra_config = HydraConfig.get()
     folder = RunFolder(hydra_config.runtime.output_dir)
-    if folder.answers(config):
-        folder.refuse_other(config)
-        unchecked = folder.unchecked(fingerprints.corpus(config) | fingerprints.others(config))
+    if folder.finished and not config.overwrite:
+        refuse_other_run(folder, config)
+        unchecked = unchecked_files(folder, fingerprints.of_config(config))
         sentence = f"{folder} is already finished; overwrite=true runs it again"
         log.info(f"{sentence} ({unchecked})" if unchecked else sentence)
         return folder.results.get("objective")
-    with alone_on_gpu(config.device, hydra_config.launcher):
+    with own_gpu(config.device, hydra_config.launcher, config.jobs_per_gpu):
         return _train(config, folder, cfg)
 
 

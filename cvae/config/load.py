@@ -1,10 +1,10 @@
-"""From what Hydra composed to a checked `Config`, with every mistake named in a sentence of its own."""
+"""From what Hydra composed to a checked `Config`; every mistake gets a sentence of its own."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,12 +18,12 @@ from cvae.config.schema import NOT_IDENTITY, Config, options
 from cvae.errors import ConfigError
 from cvae.ranges import fields
 
-OUTSIDE = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")
+OUT_OF_RANGE = ("greater_than_equal", "greater_than", "less_than_equal", "less_than")  # pydantic's names
 
 
 @cache
 def _adapter() -> TypeAdapter[Config]:
-    """Return pydantic's validator of a whole run, built once."""
+    """Return pydantic's validator of a whole run; building it takes time."""
     return TypeAdapter(Config)
 
 
@@ -37,15 +37,15 @@ def load(composed: DictConfig | dict[str, Any]) -> Config:
     container = resolve(composed, unresolved_keys)
     problems, config = dict(unresolved_keys), None
     try:
-        # as JSON, from which pydantic's strict mode makes plain dataclasses
+        # as JSON, since pydantic's strict mode makes dataclasses from nothing else
         config = _adapter().validate_json(json.dumps(container, default=str))
     except ValidationError as error:
         for key, sentence in _sentences(error, container):
             problems.setdefault(key, sentence)
     readable = {key: value for key, value in flatten(container).items() if not _within(key, problems)}
-    found = [*problems.values(), *contradictions(readable)]
-    if found or config is None:
-        raise ConfigError("\n".join(found))
+    sentences = [*problems.values(), *contradictions(readable)]
+    if sentences or config is None:
+        raise ConfigError("\n".join(sentences))
     return config
 
 
@@ -54,10 +54,10 @@ def _within(key: str, groups: Iterable[str]) -> bool:
     return any(f"{key}.".startswith(f"{group}.") for group in groups)
 
 
-def resolve(node: DictConfig | dict[str, Any], problems: dict[str, str], path: str = "") -> dict[str, Any]:
-    """Return the plain dict of a node without Hydra's own part.
+def resolve(node: Mapping[Any, Any], problems: dict[str, str], path: str = "") -> dict[str, Any]:
+    """Return a node as nested dicts, without Hydra's own part.
 
-    `problems` gets a sentence for each key that does not resolve; its value becomes null.
+    A key that does not resolve becomes null, and `problems` gets a sentence about it.
     """
     plain = {}
     for key in node:
@@ -77,7 +77,7 @@ def resolve(node: DictConfig | dict[str, Any], problems: dict[str, str], path: s
 
 
 def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} becomes {"a.b": 1}; lists stay whole."""
+    """Return {"a.b": 1} for {"a": {"b": 1}}; lists stay whole."""
     flat = {}
     for key, value in container.items():
         if isinstance(value, dict) and value:
@@ -88,35 +88,37 @@ def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def completed(container: dict[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration with the defaults of keys that came later than its run."""
+    """Return a recorded configuration with the defaults of keys that are newer than its run."""
     return _completed(Config, container)
 
 
-def _completed(cls: type, section: dict[str, Any]) -> dict[str, Any]:
+def _completed(cls: Any, section: dict[str, Any]) -> dict[str, Any]:
+    """Return a section, which the dataclass `cls` describes, with its defaults."""
     filled = dict(section)
     for field in dataclasses.fields(cls):
-        if field.name not in filled and field.default is not dataclasses.MISSING:
-            default = field.default
-            filled[field.name] = dataclasses.asdict(default) if dataclasses.is_dataclass(default) else default
+        default = field.default
+        if field.name not in filled and default is not dataclasses.MISSING:
+            filled[field.name] = dict(vars(default)) if dataclasses.is_dataclass(default) else default
         value, hint = filled.get(field.name), fields(cls)[field.name]
         if isinstance(value, dict):
-            kind = options(hint).get(value.get("name"), hint)
+            kind = options(hint).get(value.get("name", ""), hint)
             filled[field.name] = _completed(kind, value) if dataclasses.is_dataclass(kind) else value
     return filled
 
 
 def identity(container: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat keys and values by which a folder knows its run."""
+    """Return the flat keys and values that make a run what it is."""
     return {key: value for key, value in flatten(completed(container)).items() if key not in NOT_IDENTITY}
 
 
 def _sentences(error: ValidationError, container: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (flat key, sentence) for each problem: of a group unknown keys first, ranges last."""
+    """Yield (flat key, sentence) for each problem, group by group: unknown keys first, ranges last."""
     order = [field.name for field in dataclasses.fields(Config)]
     keys = list(flatten(container))
 
     def rank(details: Any) -> tuple[int, int]:
-        kind = 0 if details["type"] == "unexpected_keyword_argument" else 1 + (details["type"] in OUTSIDE)
+        unknown = details["type"] == "unexpected_keyword_argument"
+        kind = 0 if unknown else 1 + (details["type"] in OUT_OF_RANGE)
         top = details["loc"][0] if details["loc"] else ""
         place = order.index(top) if top in order else -1
         return place, kind
@@ -127,10 +129,12 @@ def _sentences(error: ValidationError, container: dict[str, Any]) -> Iterator[tu
 
 def _sentence(details: Any, container: dict[str, Any], keys: list[str]) -> tuple[str, str]:
     """Return the flat key and the sentence of one of pydantic's errors."""
-    cls, hint, path, label, siblings = Config, Config, "", "", {}
+    cls: Any = Config
+    hint: Any = Config
     value: Any = container
+    path, label, siblings = "", "", {}
     for part in details["loc"]:
-        if part in (choices := options(hint)):  # pydantic names the class that a group's name chose
+        if part in (choices := options(hint)):  # the name by which pydantic chose a group's class
             cls, label, siblings = choices[part], f"{path}={part}", choices
         elif isinstance(part, str) and part in fields(cls):
             path, hint = f"{path}.{part}".lstrip("."), fields(cls)[part]
@@ -142,7 +146,7 @@ def _sentence(details: Any, container: dict[str, Any], keys: list[str]) -> tuple
             return key, _unknown(key, cls, path, label, siblings, keys)
     if details["type"] == "missing":
         return path, f"{path} is missing"
-    if details["type"] in OUTSIDE:
+    if details["type"] in OUT_OF_RANGE:
         kind, limits = number(hint)
         return path, f"{path} must be {limits}, found {kind(details['input'])!r}"
     if choices := options(hint):
@@ -152,7 +156,7 @@ def _sentence(details: Any, container: dict[str, Any], keys: list[str]) -> tuple
 
 
 def _unknown(key: str, cls: type, path: str, label: str, siblings: dict[str, type], keys: list[str]) -> str:
-    """Return the sentence about a key that a group does not have, and which of its siblings have it."""
+    """Return the sentence about a key that a group lacks, with the siblings that have it."""
     prefix = f"{path}." if path else ""
     allowed = [name for name in fields(cls) if not (path and name == "name")]
     sentence = unknown_key(key, allowed, prefix, label, keys)

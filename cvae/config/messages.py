@@ -1,4 +1,4 @@
-"""The words of a refusal: what a key allows, what was found, and what was probably meant."""
+"""Words of error messages: what a key allows, what was found, and what was probably meant."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cvae.ranges import interval
 
-WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
+TYPE_WORDS = {int: "a whole number", float: "a finite number", bool: "true or false", str: "text"}
 
 
 def bare(hint: Any) -> Any:
@@ -28,7 +28,7 @@ def _alternatives(hint: Any) -> tuple[Any, ...]:
 
 
 def number(hint: Any) -> tuple[type, str]:
-    """Return the type of the numbers that an annotation is about, and their range: (float, "> 0")."""
+    """Return the type and the range of the numbers in an annotation, as in (float, "> 0")."""
     hint = _alternatives(hint)[0]
     if typing.get_origin(bare(hint)) is list:
         hint = typing.get_args(bare(hint))[0]
@@ -36,7 +36,7 @@ def number(hint: Any) -> tuple[type, str]:
 
 
 def describe(hint: Any) -> str:
-    """Return the annotation in words, with its range."""
+    """Return an annotation in words, with its range."""
     if len(parts := _alternatives(hint)) > 1:
         return " or ".join(describe(part) for part in parts)
     limits, hint = "" if typing.get_origin(bare(hint)) is list else interval(hint), bare(hint)
@@ -47,7 +47,7 @@ def describe(hint: Any) -> str:
         return f"a list, each {describe(typing.get_args(hint)[0])}"
     if dataclasses.is_dataclass(hint):
         return "a group of keys"
-    return f"{WORDS.get(hint, 'null')} {limits}".rstrip()
+    return f"{TYPE_WORDS.get(hint, 'null')} {limits}".rstrip()
 
 
 def shown(value: Any) -> str:
@@ -63,7 +63,7 @@ def listing(names: Iterable[str]) -> str:
 
 
 def unresolved(error: OmegaConfBaseException, key: str) -> str:
-    """Return the sentence about a value that refers to what is not there."""
+    """Return the sentence about a value whose interpolation does not resolve."""
     reason = re.sub(r"^\w+ (raised )?while resolving interpolation: ", "", str(error).splitlines()[0])
     return f"{key} has no value: {reason}"
 
@@ -71,7 +71,7 @@ def unresolved(error: OmegaConfBaseException, key: str) -> str:
 def unknown_key(
     key: str, allowed: list[str], where: str = "", label: str = "", elsewhere: Iterable[str] = ()
 ) -> str:
-    """Return the sentence about a key that nobody reads; `label` names the group that starts with `where`."""
+    """Return the sentence about an unknown key; `label` names the group whose keys start with `where`."""
     last = key.removeprefix(where)
     same = [other for other in elsewhere if other.endswith(f".{last}") and other != key]
     close = same or [f"{where}{name}" for name in difflib.get_close_matches(last, allowed, n=1)]

@@ -1,4 +1,4 @@
-"""Combinations of values that make no sense although each alone is fine: one sentence for each."""
+"""Contradictory combinations of values that are fine alone: one sentence for each."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-_PLAIN = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
+_PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 
 
 class Known(dict[str, Any]):
-    """The flat keys whose values could be read; a key that is absent matches no rule."""
+    """The flat keys with readable values; an absent key matches no rule."""
 
     def number(self, key: str) -> float:
-        """Return the number under a key, or NaN, which compares false with everything."""
+        """Return the number under a key, else NaN, with which every comparison is false."""
         value = self.get(key)
         return value if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
@@ -22,24 +22,24 @@ class Known(dict[str, Any]):
         """Return whether the value is known to be null."""
         return self.get(key, ...) is None
 
-    def list(self, key: str) -> list[Any] | None:
-        """Return the list under a key, None where there is none."""
+    def values_of(self, key: str) -> list[Any] | None:
+        """Return the list under a key, None where there is no list."""
         value = self.get(key)
         return value if isinstance(value, list) else None
 
     def positive(self, group: str, *names: str) -> list[str]:
-        """Return those keys of a group that are switched on: true, or a number above 0."""
+        """Return the keys of a group that are switched on: true, or a number above 0."""
         return [f"{group}.{name}" for name in names if (self.get(f"{group}.{name}") or 0) > 0]
 
 
 def contradictions(values: dict[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each contradiction. `values` are the flat keys that could be read."""
+    """Yield a sentence for each contradiction in the flat keys with readable values."""
     known = Known(values)
     yield from _training(known)
     yield from _remedies(known)
     yield from _tasks(known)
     name = known.get("name")
-    if isinstance(name, str) and not re.fullmatch(f"{_PLAIN}(/{_PLAIN})*", name):
+    if isinstance(name, str) and not re.fullmatch(f"{_PATH_PART}(/{_PATH_PART})*", name):
         yield (
             "name must be a relative path of letters, digits, '.', '_' and '-' (at most 100 in a part), since"
             f" it becomes a folder below outputs, found {name!r}"
@@ -50,7 +50,7 @@ def _training(known: Known) -> Iterator[str]:
     """Yield what is wrong between train, schedule and lr."""
     if known.is_null("train.steps") and known.is_null("train.epochs"):
         yield "train.steps and train.epochs are both null: one of them must say how long to train"
-    splits = known.list("train.validate_on")
+    splits = known.values_of("train.validate_on")
     if splits is not None and "val" not in splits:
         yield "train.validate_on must contain val, which selects the best checkpoint"
     if splits is not None and len(set(splits)) < len(splits):
@@ -71,13 +71,15 @@ def _remedies(known: Known) -> Iterator[str]:
     rates = known.positive("objective", "free_bits", "free_bits_total", "kl_target")
     if len(rates) > 1:
         yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
-    for key in rates if off or no_latent else ():
-        yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+    if off or no_latent:
+        for key in rates:
+            yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
     step = known.get("update.name")
     if step in ("aggressive", "semi_amortized") and (off or no_latent):
         yield f"update={step} is about the posterior, and {without} has none: leave one out"
-    for key in known.positive("model", "batch_norm", "skip") if no_latent else ():
-        yield f"{key} acts on z, and model.latent=0 has none: leave one of them out"
+    for key in known.positive("model", "batch_norm", "skip"):
+        if no_latent:
+            yield f"{key} acts on z, and model.latent=0 has none: leave one of them out"
     if known.get("reset_decoder") is True and known.is_null("init_from"):
         yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
     if known.get("reset_decoder") is True and no_latent:
@@ -117,7 +119,7 @@ def _tasks(known: Known) -> Iterator[str]:
 
 def _finetuning(known: Known) -> Iterator[str]:
     """Yield what is wrong with the classifiers of task=yelp."""
-    lists = {name: known.list(f"task.finetune.{name}") for name in ("modes", "shares", "penalties")}
+    lists = {name: known.values_of(f"task.finetune.{name}") for name in ("modes", "shares", "penalties")}
     for name, values in lists.items():
         if values is not None and len(set(values)) < len(values):
             yield f"task.finetune.{name} names a value twice"

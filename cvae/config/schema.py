@@ -20,21 +20,20 @@ from cvae import schedules
 from cvae.errors import UserError
 from cvae.io import located
 from cvae.program import command_line
-from cvae.ranges import Count, fields
+from cvae.ranges import Count, Share, fields
 
 BY_NAME = Discriminator("name")
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 Dropout = Annotated[float, Ge(0), Lt(1)]
 Split = Literal["train", "val", "test"]
-Sampler = Literal["equal_length", "bucketed"]
+SamplerName = Literal["equal_length", "bucketed"]
 Mode = Literal["probe", "finetune", "scratch"]
-Share = Annotated[float, Gt(0), Le(1)]
 
 
 @dataclass(frozen=True)
 class Train:
-    """How long and how to train, and how often to look. Units: updates, unless a key says epochs."""
+    """How to train, for how long, and how often to measure and save; in optimizer steps or epochs."""
 
     steps: Count | None
     epochs: Count | None
@@ -55,31 +54,31 @@ class ToyData:
     name: Literal["toy"]
     sequences: Annotated[int, Ge(2), Le(1000)]
     draws: Count
-    sampler: Sampler
+    sampler: SamplerName
 
 
 @dataclass(frozen=True)
 class TinyData:
-    """A small generated corpus with something language-like in it, for tests and demos."""
+    """A small generated corpus of a phrase-structure grammar, for tests and demos."""
 
     name: Literal["tiny"]
     sentences: Annotated[int, Ge(10), Le(1_000_000)]
-    sampler: Sampler
+    sampler: SamplerName
 
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A data set that lies below `path`; `files` says in which files."""
+    """A data set in files below `path`."""
 
     name: str
     path: str
 
     def files(self) -> dict[str, Path]:
-        """The file that each split (and class) comes from."""
+        """Return the file of each split, or of each split and class."""
         raise NotImplementedError
 
     def refuse_missing(self) -> None:
-        """Raises UserError, with the path looked at and what fetches it, where a file is not there."""
+        """Raise UserError for a missing file: where it was looked for, and what fetches it."""
         for path in self.files().values():
             if not path.is_file():
                 raise UserError(
@@ -89,12 +88,11 @@ class Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextData(Files):
+class TextFiles(Files):
     """A folder with train.txt, valid.txt and test.txt: one sentence a line, words split at spaces."""
 
-    name: Literal["ptb"]
     max_words: Count
-    sampler: Sampler
+    sampler: SamplerName
     longest: Count | None = None
     vocabulary: Count | None = None
 
@@ -103,15 +101,22 @@ class TextData(Files):
         return {split: located(self.path) / name for split, name in names.items()}
 
 
-VALIDATION = ("valid.txt", "val.txt", "validation.txt", "dev.txt")  # what people call it
+@dataclass(frozen=True, kw_only=True)
+class TextData(TextFiles):
+    """The Penn Treebank (protocol A1)."""
+
+    name: Literal["ptb"]
+
+
+VALIDATION_FILES = ("valid.txt", "val.txt", "validation.txt", "dev.txt")  # names in use
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnText(Files):
-    """Anybody's corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
+    """Any corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
 
-    valid.txt may have another name of VALIDATION. `held_out` is the share of the sentences that val, and as
-    many that test, get where they have no file.
+    valid.txt may have another name of VALIDATION_FILES. `held_out` is the share of the sentences that val
+    and test each get where they have no file.
     """
 
     name: Literal["text"]
@@ -119,18 +124,18 @@ class OwnText(Files):
     min_count: Count
     vocabulary: Count | None
     held_out: Annotated[float, Gt(0), Lt(0.5)]
-    sampler: Sampler
+    sampler: SamplerName
 
     def files(self) -> dict[str, Path]:
         path = located(self.path)
         if not path.is_dir():
             return dict.fromkeys(("train", "val", "test"), path)
         train, test = path / "train.txt", path / "test.txt"
-        val = next((path / name for name in VALIDATION if (path / name).exists()), train)
+        val = next((path / name for name in VALIDATION_FILES if (path / name).exists()), train)
         return {"train": train, "val": val, "test": test if test.exists() else train}
 
     def refuse_missing(self) -> None:
-        several = [name for name in VALIDATION if (located(self.path) / name).exists()]
+        several = [name for name in VALIDATION_FILES if (located(self.path) / name).exists()]
         if len(several) > 1:
             raise UserError(
                 f"{self.path} has {' and '.join(several)}: one of them must be the validation text"
@@ -162,7 +167,7 @@ class DialogData(Files):
 
 @dataclass(frozen=True)
 class Shares:
-    """How much of each class's file a split takes: its first sentences."""
+    """The share of each class's file that a split takes, from its beginning."""
 
     train: Share
     val: Share
@@ -177,7 +182,7 @@ class LabelledData(Files):
     share: Shares
     min_count: Count
     max_words: Count
-    sampler: Sampler
+    sampler: SamplerName
 
     def files(self) -> dict[str, Path]:
         names = {"train": "train", "val": "dev", "test": "test"}
@@ -248,7 +253,7 @@ class DialogModel:
 
 @dataclass(frozen=True)
 class Objective:
-    """What is added to, or changed in, nll + β KL: the keys are those of `cvae.models.objective.loss`."""
+    """What is added to or changed in nll + β KL: the arguments of `cvae.models.objective.loss`."""
 
     free_bits: Annotated[float, Ge(0)]
     free_bits_total: Annotated[float, Ge(0)] = 0.0
@@ -257,9 +262,9 @@ class Objective:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """How much of a split the costlier measures look at; null is all of it.
+    """How much of a split the costlier measures use; null is all of it.
 
-    `reported`: the checkpoint, best by validation or last, whose numbers and sentences a run's results are.
+    `reported`: the checkpoint whose numbers and sentences are a run's results, best by validation or last.
     """
 
     reported: ClassVar[str] = "best"
@@ -274,7 +279,7 @@ class TaskConfig:
 class ToyTaskConfig(TaskConfig):
     """The synthetic experiment: language modelling plus pictures and measures of the latent plane.
 
-    All its optima have the same bound, so the best val/elbo would choose a checkpoint by its noise.
+    All its optima have the same bound, so the best val/elbo would select a checkpoint by its noise.
     """
 
     reported: ClassVar[str] = "last"
@@ -285,7 +290,7 @@ class ToyTaskConfig(TaskConfig):
 
 @dataclass(frozen=True)
 class LanguageTaskConfig(TaskConfig):
-    """Language modelling: the bound, the likelihood, and how much of it goes through z."""
+    """Language modelling: the ELBO, the likelihood, and the use of z."""
 
     name: Literal["ptb"]
     mi_examples: Annotated[int, Ge(2)] | None
@@ -314,23 +319,24 @@ class Finetune:
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewTaskConfig(TaskConfig):
-    """Language modelling of reviews, then how well z tells their sentiment."""
+    """Language modelling of reviews, then the classification of their sentiment from z."""
 
     name: Literal["yelp"]
     mi_examples: Annotated[int, Ge(2)] | None
     finetune: Finetune
 
 
-@dataclass(frozen=True)
-class DialogTaskConfig(LanguageTaskConfig):
-    """Answering in a dialog: the bound, the use of z, and how good and how diverse answers are."""
+@dataclass(frozen=True, kw_only=True)
+class DialogTaskConfig(TaskConfig):
+    """Dialog responses: the ELBO, the use of z, and the quality and diversity of answers."""
 
     name: Literal["switchboard"]
+    mi_examples: Annotated[int, Ge(2)] | None
     patience: Count | None
     contexts: Annotated[int, Ge(2)] | None
     samples: Count
     temperature: Annotated[float, Ge(0)]
-    top_p: Annotated[float, Gt(0), Le(1)]
+    top_p: Share
     forbid_unknown: bool
     references: str | None
     vectors: str | None
@@ -364,11 +370,16 @@ class SemiAmortized:
     clip: Positive
 
 
+Dataset = ToyData | TinyData | TextData | OwnText | DialogData | LabelledData
+ModelConfig = SentenceModel | DialogModel | ReviewModel
+AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
+
+
 @dataclass(frozen=True)
 class Config:
-    """A whole run. A default is the value that says what was done before the key existed."""
+    """A whole run. A default stands for what was done before the key existed."""
 
-    # whole numbers are no numbers with a fraction, true is no number, and no key goes unread
+    # a float is no whole number, true is no number, and unknown keys are refused
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
     name: str
@@ -379,57 +390,52 @@ class Config:
     train: Train
     schedule: Annotated[schedules.Schedule, BY_NAME]
     lr: Annotated[schedules.LearningRate, BY_NAME]
-    dataset: Annotated[ToyData | TinyData | TextData | OwnText | DialogData | LabelledData, BY_NAME]
-    model: Annotated[SentenceModel | DialogModel | ReviewModel, BY_NAME]
+    dataset: Annotated[Dataset, BY_NAME]
+    model: Annotated[ModelConfig, BY_NAME]
     objective: Objective
-    task: Annotated[ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig, BY_NAME]
+    task: Annotated[AnyTask, BY_NAME]
     update: Annotated[Plain | Aggressive | SemiAmortized, BY_NAME] = Plain()
     init_from: str | None = None
     reset_decoder: bool = False
     precision: Literal["float32", "tf32", "bf16"] = "float32"
+    jobs_per_gpu: Annotated[int, Ge(1), Le(64)] = 1
 
     @property
     def container(self) -> dict[str, Any]:
-        """The run as a plain nested dict: what run.json keeps."""
+        """The configuration as a nested dict, as run.json keeps it."""
         return dataclasses.asdict(self)
 
     @property
     def autoencoder(self) -> bool:
-        """`schedule=none`: z is the posterior mean, and there is no ELBO."""
+        """Whether z is the posterior mean, so that there is no ELBO: `schedule=none`."""
         return isinstance(self.schedule, schedules.Autoencoder)
 
     @property
     def source(self) -> Path:
         """The folder of the run that `init_from` names."""
-        return located(self.init_from)
+        return located(self.init_from or "")
 
     def beside_data(self, name: str) -> Path:
-        """A file in the data set's folder, or anywhere by its whole path."""
-        return located(self.dataset.path) / Path(name).expanduser()
+        """Return the path of a file in the data set's folder, or of an absolute `name`."""
+        folder = self.dataset.path if isinstance(self.dataset, Files) else ""
+        return located(folder) / Path(name).expanduser()
 
     @property
     def pretrains(self) -> bool:
-        """Whether there is anything to train before the classifiers of task=yelp."""
+        """Whether a language model is trained: always, except where task=yelp only classifies."""
         if not isinstance(self.task, ReviewTaskConfig):
             return True
         return (self.init_from is None or self.reset_decoder) and self.task.finetune.modes != ["scratch"]
 
 
-# what may change between two starts of the same run; everything else is the run's identity
-NOT_IDENTITY = {
-    "name",
-    "overwrite",
-    "device",
-    "threads",
-    "train.stop_after",
-    "train.progress",
-    "dataset.path",
-}
+# keys that may differ between two starts of the same run; all others are its identity
+NOT_IDENTITY = {"name", "overwrite", "device", "threads", "jobs_per_gpu", "dataset.path"}
+NOT_IDENTITY |= {"train.stop_after", "train.progress"}
 
 
 @functools.cache
 def options(hint: Any) -> dict[str, type]:
-    """Return the classes that a group's `name` chooses from; none for an annotation of another kind."""
+    """Return the classes of a group by `name`, from its annotation; none for another annotation."""
     if not any(isinstance(part, Discriminator) for part in getattr(hint, "__metadata__", ())):
         return {}
     union = typing.get_args(hint)[0]
@@ -437,7 +443,7 @@ def options(hint: Any) -> dict[str, type]:
 
 
 def reported(container: dict[str, Any]) -> str:
-    """Return the checkpoint that the task of a recorded configuration reports: see `Measured`."""
+    """Return the checkpoint that the task of a recorded configuration reports (`TaskConfig`)."""
     task = container.get("task")
     name = task.get("name") if isinstance(task, dict) else None
     return getattr(options(fields(Config)["task"]).get(str(name)), "reported", TaskConfig.reported)

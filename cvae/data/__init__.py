@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
-from cvae.config.schema import DialogData, LabelledData, OwnText, TextData, TinyData, ToyData
+from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextFiles, TinyData, ToyData
 from cvae.data import dialogs, files, toy
-from cvae.data.text import Splits, splits
+from cvae.data.dialogs import ResponseBatch
+from cvae.data.text import Batch, Splits
+
+AnyBatch = Batch | ResponseBatch
+REGISTRY: dict[type, Callable[[Any, torch.device], Splits]] = {
+    ToyData: lambda config, device: toy.build(toy.toy(config), device),
+    TinyData: lambda config, device: toy.build(toy.tiny(config), device),
+    TextFiles: files.build_text,
+    OwnText: files.build_text,
+    LabelledData: files.build_labelled,
+    DialogData: dialogs.build,
+}
 
 
-def build(
-    config: ToyData | TinyData | TextData | OwnText | LabelledData | DialogData, device: torch.device
-) -> Splits:
-    """The vocabulary and the corpora train, val and test."""
-    if isinstance(config, DialogData):
-        return dialogs.build(config, device)
-    if isinstance(config, LabelledData):
-        sentences, labels, prints = files.labelled(config)
-        found = splits(sentences, device, prints, config.min_count, labels=labels)
-        return replace(found, notes=files.notes(config, found.corpora))
-    if isinstance(config, TextData | OwnText):
-        sentences, prints = files.read(config)
-        least = config.min_count if isinstance(config, OwnText) else 1
-        found = splits(sentences, device, prints, least, config.vocabulary)
-        return replace(found, notes=files.notes(config, found.corpora))
-    sentences = toy.toy(config) if isinstance(config, ToyData) else toy.tiny(config)
-    prints = {split: toy.fingerprint(rows) for split, rows in sentences.items()}
-    return splits(sentences, device, prints)
+def build(config: Dataset, device: torch.device) -> Splits:
+    """Return the vocabulary and the corpora train, val and test."""
+    reader = next(REGISTRY[cls] for cls in type(config).__mro__ if cls in REGISTRY)
+    return reader(config, device)

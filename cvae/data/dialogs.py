@@ -1,15 +1,15 @@
-"""Dialogs as compact tensors, and batches in which each utterance is held, and so encoded, once.
+"""Dialogs as compact tensors, and batches that hold, and so encode, each different utterance once.
 
 Every utterance is a response exactly once, to the at most `window` - 1 utterances before it; each dialog
 begins with the pseudo-utterance `<d>`. The authors' windows (protocol B1) drop late windows and the longest
-dialogs and repeat the last utterance of short ones; these do not. `authors_windows` has theirs.
+dialogs and repeat the last utterance of short ones: see `authors_windows`.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,20 +24,24 @@ from cvae.data.switchboard import STRANGER, Dialog
 from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed_subset, order, overlap
 
 START = "<d>"
-UNKNOWN = -1  # the number of a topic or act that the train split does not have
+UNKNOWN = -1  # the number of a topic or act that the train split lacks, and of the speaker of `<d>`
+NOT_ENCODED = torch.empty(0)
 
 
 @dataclass(frozen=True)
 class ResponseBatch:
-    """B responses and what they answer; packed sequences hold no pads (see `spans` for their order).
+    """B responses and their contexts; packed sequences hold no pads (see `Spans` for their order).
 
-    texts: the tokens of the U different utterances in the batch. contexts: for each response the rows of its
-    context in them, oldest first; floors: for each of these 1 where the responder speaks, else 0.
-    responses [B]: the row of the response. inputs: what the decoder reads, `<s>` first; targets: what it
-    predicts there, `</s>` last; owners: whose token that is. lengths [B] count `<s>` and `</s>`. topics [B]
-    may be UNKNOWN; people [B, 8] are the responder's four numbers and the other's.
-
-    condition [B, C] and heard [B, H] are what a model makes of context and response, once it has.
+    texts: tokens of the U different utterances in the batch.
+    contexts: for each response the rows in `texts` of its context, oldest first.
+    floors: for each utterance of the contexts 1 where the responder speaks, else 0.
+    responses [B]: the row in `texts` of the response.
+    inputs: what the decoder reads, `<s>` first; targets: what it predicts there, `</s>` last; owners: the
+    response that each of these tokens belongs to.
+    lengths [B]: tokens of a response, `<s>` and `</s>` included.
+    topics [B]: numbers, UNKNOWN for a new topic. people [B, 8]: four numbers of the responder, four of the
+    other speaker.
+    condition [B, C] and heard [B, H]: context and response as the model encodes them, once it has.
     """
 
     texts: PackedSequence
@@ -50,8 +54,8 @@ class ResponseBatch:
     lengths: Tensor
     topics: Tensor
     people: Tensor
-    condition: Tensor | None = None
-    heard: Tensor | None = None
+    condition: Tensor = NOT_ENCODED
+    heard: Tensor = NOT_ENCODED
 
     @property
     def counted(self) -> Tensor:
@@ -59,17 +63,17 @@ class ResponseBatch:
         return self.lengths - 1
 
     def without_words(self) -> ResponseBatch:
-        """The same exchanges, but the decoder reads `<s>` and then only `<unk>`; the encoders read all."""
+        """Return the same responses with all words that the decoder reads `<unk>`; the encoders read them."""
         unknown = torch.full_like(self.inputs.data, UNK)
         unknown[: len(self.lengths)] = BOS
         return replace(self, inputs=self.inputs._replace(data=unknown))
 
 
 class Spans(NamedTuple):
-    """The places of B spans [start, start + length) by time: all first places, then all second ones, ...
+    """The places in B spans [start, start + length) by time: all first places, then all second ones, ...
 
-    places [N] and owners [N], the span each belongs to; sizes [T], how many spans are as long; order [B] from
-    the longest on.
+    places [N]; owners [N], the span of each place; sizes [T], the number of spans that reach a time;
+    order [B], the spans from the longest to the shortest.
     """
 
     places: np.ndarray
@@ -78,14 +82,14 @@ class Spans(NamedTuple):
     order: np.ndarray
 
     def packed(self, data: Tensor) -> PackedSequence:
-        """`data` [N], something for each place, as recurrent networks take it."""
+        """Return `data` [N, ...], a row for each place, as a packed sequence."""
         back = np.argsort(self.order)
         places = (torch.from_numpy(rows).to(data.device, non_blocking=True) for rows in (self.order, back))
         return PackedSequence(data, torch.from_numpy(self.sizes), *places)
 
 
 def spans(starts: np.ndarray, lengths: np.ndarray) -> Spans:
-    """Spans of lengths [B] >= 1 from starts [B]."""
+    """Return the places of spans of lengths [B] >= 1 from starts [B]."""
     ranked = np.argsort(-lengths, kind="stable")
     times = np.arange(lengths[ranked[0]])
     inside = times[:, None] < lengths[ranked]
@@ -94,7 +98,10 @@ def spans(starts: np.ndarray, lengths: np.ndarray) -> Spans:
 
 
 class DialogCorpus:
-    """The exchanges of one split, on one device. Responses are numbered from 0 in the order of the file."""
+    """The dialogs of one split, on one device. Responses are numbered from 0 in the order of the file.
+
+    A place is the number of an utterance, `<d>` included, in the split; a text is one of the different ones.
+    """
 
     def __init__(
         self, dialogs: Sequence[Dialog], labels: Labels, config: DialogData, device: torch.device
@@ -135,7 +142,7 @@ class DialogCorpus:
         return int(unknown[self.texts[self.places]].sum()) / max(1, self.counted - len(self))
 
     def counts(self) -> dict[str, int]:
-        """The sizes of the split and what is unknown in it."""
+        """Return the sizes of the split, and how many topics, acts and speakers are unknown."""
         return {
             "dialogs": len(self.topics),
             "sentences": len(self),
@@ -146,33 +153,33 @@ class DialogCorpus:
         }
 
     def numbers(self, words: Sequence[str]) -> list[int]:
-        """Words as numbers, as many as fit between `<s>` and `</s>`."""
+        """Return the numbers of words, as many as fit between `<s>` and `</s>`."""
         return [self.labels.vocabulary.index.get(word, UNK) for word in words[: self.config.max_tokens - 2]]
 
     def utterance(self, place: int) -> list[int]:
-        """The words at a place in the split, as numbers without `<s>` and `</s>`."""
+        """Return the word numbers at a place, without `<s>` and `</s>`."""
         text = self.texts[place]
         start = self.text_starts[text]
         return self._flat[start + 1 : start + self.text_lengths[text] - 1].tolist()
 
     def sentences(self, responses: np.ndarray) -> list[list[int]]:
-        """The words of the responses with these numbers."""
+        """Return the word numbers of the responses with these numbers."""
         return [self.utterance(place) for place in self.places[responses]]
 
     def words(self, responses: np.ndarray) -> list[list[str]]:
-        """The words of the responses with these numbers as the file has them: none unknown, none cut off."""
+        """Return the words of these responses as in the file: no `<unk>`, nothing cut off."""
         return [self._words[place].split() for place in self.places[responses]]
 
     def context(self, response: int) -> list[list[int]]:
-        """The words of the utterances that a response answers, oldest first, without `<d>`."""
+        """Return the word numbers of the utterances before a response, oldest first, without `<d>`."""
         places = range(self.starts[response], self.places[response])
         return [self.utterance(place) for place in places if self.speakers[place] >= 0]
 
     def batch(self, responses: np.ndarray, starts: np.ndarray | None = None) -> ResponseBatch:
-        """The responses with these numbers, in this order, and their contexts.
+        """Return the responses with these numbers, in this order, and their contexts.
 
-        `starts` [B] are the places where the contexts begin; None: `window` - 1 utterances before, as far as
-        there are any.
+        `starts` [B] are the places where the contexts begin, by default `window` - 1 utterances before the
+        response or at the start of the dialog.
         """
         places = self.places[responses]
         starts = self.starts[responses] if starts is None else starts
@@ -180,49 +187,49 @@ class DialogCorpus:
         used = np.concatenate([self.texts[before.places], self.texts[places]])
         different, rows = np.unique(used, return_inverse=True)
         read = spans(self.text_starts[different], self.text_lengths[different])
-        said = spans(self.text_starts[self.texts[places]], self.lengths[responses] - 1)
+        decoded = spans(self.text_starts[self.texts[places]], self.lengths[responses] - 1)
         speakers, dialogs = self.speakers[places], self.dialogs[places]
         known = np.minimum(speakers, STRANGER)
         other = np.where(known == STRANGER, STRANGER, 1 - known)
         people = np.concatenate([self.people[dialogs, known], self.people[dialogs, other]], 1)
         split = len(before.places)
-        spoken = self._to(said.places)
+        tokens = self._to(decoded.places)
         return ResponseBatch(
             texts=read.packed(self.tokens[self._to(read.places)].long()),
             contexts=before.packed(self._to(rows[:split])),
             floors=self._to((self.speakers[before.places] == speakers[before.owners]).astype(np.float32)),
             responses=self._to(rows[split:]),
-            inputs=said.packed(self.tokens[spoken].long()),
-            targets=self.tokens[spoken + 1].long(),
-            owners=self._to(said.owners),
+            inputs=decoded.packed(self.tokens[tokens].long()),
+            targets=self.tokens[tokens + 1].long(),
+            owners=self._to(decoded.owners),
             lengths=self._to(self.lengths[responses]),
             topics=self._to(self.topics[dialogs]),
             people=self._to(people),
         )
 
-    def _to(self, found: np.ndarray) -> Tensor:
-        return torch.from_numpy(found).to(self.device, non_blocking=True)
+    def _to(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device, non_blocking=True)
 
     def batches(self, responses: np.ndarray, size: int) -> list[ResponseBatch]:
-        """The responses with these numbers in batches, neighbours together, the same for every seed."""
+        """Return these responses in batches, neighbours together, the same for every seed."""
         ranked = np.sort(responses)
         return [self.batch(ranked[i : i + size]) for i in range(0, len(ranked), size)]
 
 
 def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], str]]:
-    """Dialog, speaker, words and act of `<d>`, said by nobody, and of every utterance."""
+    """Yield dialog number, speaker, words and act of `<d>`, which nobody says, and of every utterance."""
     yield number, UNKNOWN, [START], ""
     for utterance in dialog.utterances:
         yield number, *utterance
 
 
 def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The authors' batches of `size` responses: their numbers and the places where their contexts begin, [B].
+    """Yield the authors' batches of `size` responses: their numbers and the places of their contexts, [B].
 
-    Protocol B1 and B4: dialogs sorted by length are taken `size` at a time, and the longest, too few for a
-    group, left out. Each window [start, end) of a group is a batch, in which every dialog's last utterance is
-    the response to those before; where a dialog is shorter it is the dialog's last, again and again, with
-    less context each time. Windows that begin after the shortest dialog has ended are left out.
+    Protocol B1 and B4: dialogs sorted by length are grouped by `size`; the longest, too few for a group, are
+    left out. Each window [start, end) of a group is a batch: in every dialog the last utterance of the window
+    is the response to those before. A dialog that has ended repeats its last utterance, with less context
+    each time. Windows that begin after the shortest dialog has ended are left out.
     """
     firsts = np.flatnonzero(corpus.speakers == UNKNOWN)
     lengths = np.diff([*firsts, len(corpus.speakers)])
@@ -239,10 +246,9 @@ def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarra
 class DialogBatches:
     """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
 
-    An epoch is all passages in a new order, cut into training batches of exactly `size` responses but for
-    its last: a passage that a batch cannot hold goes on in the next. Where `whole`, no passage is cut and a
-    batch is as many as fit, so fewer responses. With passages of 8 it holds a fifth of the utterances that as
-    many single windows of ten would.
+    An epoch is all passages in a new order, cut into training batches of exactly `size` responses except the
+    last: a passage may continue in the next batch. With `whole` no passage is cut, and a batch holds as many
+    as fit. A batch of passages of 8 holds a fifth of the utterances that single windows of ten would.
     """
 
     def __init__(
@@ -259,21 +265,21 @@ class DialogBatches:
         self._epoch, self._batches = -1, [every]
 
     def __len__(self) -> int:
-        """Training batches in an epoch."""
+        """Return the number of training batches in an epoch."""
         if self._together is None:
             return len(self.members)
         return -(-len(self.passages) // self._together)
 
     def __iter__(self) -> Iterator[ResponseBatch]:
-        """Every response once, in the order of the file: for evaluation."""
+        """Yield every response once, in the order of the file: for evaluation."""
         return (self.corpus.batch(members) for members in self.members)
 
     def at(self, step: int) -> ResponseBatch:
-        """The batch of optimiser step `step`, a pure function of (seed, step)."""
+        """Return the batch of an optimizer step, a pure function of (seed, step)."""
         return self.corpus.batch(self.drawn(step))
 
     def drawn(self, step: int) -> np.ndarray:
-        """The numbers of its responses."""
+        """Return the numbers of the responses in the batch of a step."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
             passages = [self.passages[number] for number in order(len(self.passages), self.seed, epoch)]
@@ -287,45 +293,47 @@ class DialogBatches:
 class Labels:
     """Words, topics and dialog acts of the train split and their numbers, by falling frequency."""
 
-    def __init__(self, dialogs: Sequence[Dialog], most: int) -> None:
-        said = [utterance for dialog in dialogs for utterance in dialog.utterances]
-        sentences = [utterance.words for utterance in said] + [[START]] * len(dialogs)
-        # `<s>` and `</s>`, in every utterance, are among the `most` words; `<pad>` and `<unk>` are not
-        self.vocabulary = Vocabulary.of(sentences, most=most - 2)
+    def __init__(self, dialogs: Sequence[Dialog], words: int) -> None:
+        utterances = [utterance for dialog in dialogs for utterance in dialog.utterances]
+        sentences = [utterance.words for utterance in utterances] + [[START]] * len(dialogs)
+        # `<s>` and `</s>`, in every utterance, are among the `words`; `<pad>` and `<unk>` are not
+        self.vocabulary = Vocabulary.of(sentences, max_types=words - 2)
         self.topics = _ranked(dialog.topic for dialog in dialogs)
-        self.acts = _ranked(utterance.act for utterance in said)
+        self.acts = _ranked(utterance.act for utterance in utterances)
 
 
-def _ranked(names: Iterator[str]) -> dict[str, int]:
-    """Numbers by falling frequency, ties in alphabetical order."""
+def _ranked(names: Iterable[str]) -> dict[str, int]:
+    """Return the number of each name, by falling frequency, ties in alphabetical order."""
     counts = Counter(names)
     return {name: n for n, name in enumerate(sorted(counts, key=lambda name: (-counts[name], name)))}
 
 
 @dataclass(frozen=True)
-class DialogSplits(Splits):
-    """`Splits` of exchanges: train, val, test and, where any are, the train dialogs that are held out."""
+class DialogSplits(Splits[DialogCorpus]):
+    """The dialogs of train, val, test and, unless none are held out of train, held."""
 
     topics: list[str]
     acts: list[str]
 
 
 def build(config: DialogData, device: torch.device) -> DialogSplits:
-    """The dialogs below `config.path`, numbered by what is left of the train split.
+    """Return the dialogs below `config.path`, numbered by what is left of the train split.
 
     The held-out dialogs are the same for every seed; their share is `config.held_out`.
     """
-    found, prints = switchboard.read(config)
-    train = found["train"]
+    dialogs, prints = switchboard.read(config)
+    train = dialogs["train"]
     held = set(fixed_subset(int(config.held_out * len(train)), len(train)).tolist())
-    found["train"] = [dialog for number, dialog in enumerate(train) if number not in held]
+    dialogs["train"] = [dialog for number, dialog in enumerate(train) if number not in held]
     if held:
-        found["held"] = [train[number] for number in sorted(held)]
-    labels = Labels(found["train"], config.vocabulary)
-    corpora = {split: DialogCorpus(dialogs, labels, config, device) for split, dialogs in found.items()}
+        dialogs["held"] = [train[number] for number in sorted(held)]
+    labels = Labels(dialogs["train"], config.vocabulary)
+    corpora = {split: DialogCorpus(rows, labels, config, device) for split, rows in dialogs.items()}
     hashes = {
-        split: array("q", (hash(tuple(said.words)) for dialog in dialogs for said in dialog.utterances))
-        for split, dialogs in found.items()
+        split: array(
+            "q", (hash(tuple(utterance.words)) for dialog in rows for utterance in dialog.utterances)
+        )
+        for split, rows in dialogs.items()
     }
     topics, acts = list(labels.topics), list(labels.acts)
     return DialogSplits(labels.vocabulary, corpora, prints, overlap(hashes), topics, acts)

@@ -6,24 +6,40 @@ import hashlib
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from cvae.config.schema import LabelledData, OwnText, TextData
-from cvae.data.text import SPECIALS, order, words_of
+from cvae.config.schema import LabelledData, OwnText, TextFiles
+from cvae.data.text import SPECIALS, Splits, order, splits, words_of
 from cvae.errors import UserError
 
-ROW = 1000  # lines in a row of the cache: a row for each line takes twice the time
+LINES_A_ROW = 1000  # of the cache; one line a row takes twice the time
+
+
+def build_text(config: TextFiles | OwnText, device: torch.device) -> Splits:
+    """Return the data set of sentence files."""
+    sentences, prints = read(config)
+    min_count = config.min_count if isinstance(config, OwnText) else 1
+    data = splits(sentences, device, prints, min_count, config.vocabulary)
+    return replace(data, notes=notes(config, data.corpora))
+
+
+def build_labelled(config: LabelledData, device: torch.device) -> Splits:
+    """Return the data set of sentence files that have a class each."""
+    sentences, labels, prints = labelled(config)
+    data = splits(sentences, device, prints, config.min_count, labels=labels)
+    return replace(data, notes=notes(config, data.corpora))
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """The words of every line that has any; can be gone through again, and never lies in memory as a whole.
+    """The words of every line that has any: iterable again and again, never in memory as a whole.
 
-    `chosen` are the numbers of the sentences that belong to it, in rising order; None for all. Those of more
-    than `longest` words do not.
+    chosen: rising numbers of the sentences to yield; None for all.
+    longest: sentences of more words are left out, and have no number.
     """
 
     path: Path
@@ -35,23 +51,23 @@ class Sentences:
         if self.chosen is None:
             yield from self._all()
             return
-        wanted = iter(self.chosen.tolist())
-        number = next(wanted, None)
-        for place, words in enumerate(self._all()):
-            if place == number:
+        numbers = iter(self.chosen.tolist())
+        wanted = next(numbers, None)
+        for number, words in enumerate(self._all()):
+            if number == wanted:
                 yield words
-                number = next(wanted, None)
+                wanted = next(numbers, None)
 
     def _all(self) -> Iterator[list[str]]:
-        """Every sentence; the fingerprint keeps the cache from serving an older file.
+        """Yield every sentence; the fingerprint keeps the cache from serving an older file.
 
-        The text builder of `datasets` would take a path with `::` for a URL, and a text that begins with BZh
-        for an archive.
+        Not by the text builder of `datasets`, which takes a path with `::` for a URL and a text that begins
+        with BZh for an archive.
         """
         import datasets
 
         datasets.disable_progress_bars()
-        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # nothing is asked of the network, not even that
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # no request to the network, not even for this
         try:
             rows = datasets.Dataset.from_generator(
                 _rows,
@@ -71,40 +87,41 @@ class Sentences:
 
 
 def _rows(path: Path) -> Iterator[dict[str, list[str]]]:
-    """The lines of a file as they are cached."""
-    every = lines(path)
-    while row := list(itertools.islice(every, ROW)):
+    """Yield the lines of a file in rows of the cache."""
+    remaining = lines(path)
+    while row := list(itertools.islice(remaining, LINES_A_ROW)):
         yield {"lines": row}
 
 
 def lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, which end in LF, CRLF or a lone CR."""
+    """Yield the lines of a UTF-8 file, which end in LF, CRLF or a lone CR."""
     with path.open(encoding="utf-8") as file:
         yield from (line.removesuffix("\n") for line in file)
 
 
-def read(config: TextData | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
-    """The sentences of every split, and the sha256 of the file each comes from.
+def read(config: TextFiles | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
+    """Return the sentences of every split, and the sha256 of the file of each.
 
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
     config.refuse_missing()
-    longest = getattr(config, "longest", None) or math.inf
+    longest = (isinstance(config, TextFiles) and config.longest) or math.inf
     paths = config.files()
     checked = {path: check(path, config.max_words, longest) for path in paths.values()}
-    found = {split: Sentences(path, checked[path][0], None, longest) for split, path in paths.items()}
-    if missing := [split for split in ("val", "test") if paths[split] == paths["train"]]:
+    sentences = {split: Sentences(path, checked[path][0], None, longest) for split, path in paths.items()}
+    missing = [split for split in ("val", "test") if paths[split] == paths["train"]]
+    if missing and isinstance(config, OwnText):
         path = paths["train"]
         digest, count = checked[path]
         parts = held_out(path, count, config.held_out, missing)
-        found |= {split: Sentences(path, digest, chosen) for split, chosen in parts.items()}
-    return found, {split: sentences.fingerprint for split, sentences in found.items()}
+        sentences |= {split: Sentences(path, digest, numbers) for split, numbers in parts.items()}
+    return sentences, {split: part.fingerprint for split, part in sentences.items()}
 
 
 def labelled(
     config: LabelledData,
 ) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
-    """The first share of each class's sentences, class after class; their labels; the files' sha256.
+    """Return the first share of each class's sentences, class by class, their labels and the files' sha256.
 
     Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for
     what `read` refuses.
@@ -124,8 +141,8 @@ def labelled(
     return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
 
 
-def notes(config: TextData | OwnText | LabelledData, corpora: Mapping[str, Sized]) -> tuple[str, ...]:
-    """What a split is, where it is not the whole of a file of its own."""
+def notes(config: TextFiles | OwnText | LabelledData, corpora: Mapping[str, Sized]) -> tuple[str, ...]:
+    """Return a sentence about each split that is not the whole of a file of its own."""
     if isinstance(config, LabelledData):
         shares = {split: getattr(config.share, split) for split in corpora}
         return tuple(
@@ -134,35 +151,35 @@ def notes(config: TextData | OwnText | LabelledData, corpora: Mapping[str, Sized
             for split, share in shares.items()
             if share < 1
         )
-    files = config.files()
+    paths = config.files()
     return tuple(
-        f"{split}: {len(corpora[split]):,} sentences held out of {files['train'].name} (dataset.held_out)"
+        f"{split}: {len(corpora[split]):,} sentences held out of {paths['train'].name} (dataset.held_out)"
         for split in ("val", "test")
-        if files[split] == files["train"]
+        if paths[split] == paths["train"]
     )
 
 
 def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[str, np.ndarray]:
-    """The numbers of the sentences of train and of each split without a file; they overlap nowhere.
+    """Return the numbers of the sentences of train and of each split without a file; they do not overlap.
 
     The same for every run on the same text, whatever its seed. Raises UserError for too few sentences.
     """
     size = max(1, round(count * share))
-    mixed = order(count, seed=0, epoch=0)
+    shuffled = order(count, seed=0, epoch=0)
     if len(missing) * size >= count:
         raise UserError(
             f"{path} has {count} sentences: too few to hold {size} out for {' and '.join(missing)} each"
         )
-    parts = {split: mixed[place * size :][:size] for place, split in enumerate(missing)}
-    parts["train"] = mixed[len(missing) * size :]
+    parts = {split: shuffled[place * size :][:size] for place, split in enumerate(missing)}
+    parts["train"] = shuffled[len(missing) * size :]
     return {split: np.sort(numbers) for split, numbers in parts.items()}
 
 
-def check(path: Path, max_words: int, longest: float = math.inf) -> tuple[str, int]:
-    """The file's sha256 and its number of sentences, after making sure that it is text with some in it.
+def check(path: Path, max_words: float, longest: float = math.inf) -> tuple[str, int]:
+    """Return a file's sha256 and its number of sentences, those of more than `longest` words not counted.
 
-    Sentences of more than `longest` words do not count, those of more than `max_words` are refused, and so is
-    a NUL character, which UTF-16 has at every other place and a text nowhere.
+    Raises UserError, naming the line, for bytes that are not UTF-8, a NUL (every other byte of UTF-16 is
+    one), a sentence of more than `max_words` words, and a reserved word; and for a file without a sentence.
     """
     digest, sentences = hashlib.sha256(), 0
     for number, raw in enumerate(_lines(path, digest), start=1):
@@ -191,7 +208,7 @@ def check(path: Path, max_words: int, longest: float = math.inf) -> tuple[str, i
 
 
 def _lines(path: Path, digest: hashlib._Hash) -> Iterator[bytes]:
-    """The lines of a file, which end in LF, CRLF or a lone CR, while its bytes are digested."""
+    """Yield the lines of a file, which end in LF, CRLF or a lone CR, and update the digest of its bytes."""
     with path.open("rb") as file:
         for raw in file:
             digest.update(raw)

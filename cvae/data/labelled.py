@@ -8,10 +8,9 @@ from cvae.data.text import BOS, EOS, Corpus, order
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """The numbers of a share of the examples, in rising order: of each class that share, at least one.
+    """Return the rising numbers of a share of the examples, taken from each class, at least one of each.
 
-    For labels [N]. Depends on nothing but its arguments; the set of a smaller share is part of the set of a
-    larger one.
+    For labels [N]. It depends on its arguments only; a smaller share's set is part of a larger one's.
     """
     chosen = []
     for label in np.unique(labels):
@@ -22,12 +21,12 @@ def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def held_out(labels: np.ndarray, count: float, least: int, seed: int) -> np.ndarray:
-    """About `count` of a validation split's examples [N], at least `least`, at most all: stratified."""
+    """Return about `count` of a validation split's examples, at least `least`, at most all: stratified."""
     return stratified(labels, min(1.0, max(least, count) / len(labels)), seed)
 
 
 def without_words(corpus: Corpus, share: float, words: int) -> Corpus:
-    """The sentences with that share of their words left out at random, one word at least kept.
+    """Return the sentences without a random share of their words, of which one at least is kept.
 
     The same for every run; `words` is the size of the vocabulary.
     """

@@ -11,11 +11,11 @@ from cvae.data.switchboard import tokenise
 from cvae.errors import UserError
 from cvae.io import parse_json
 
-BEGINNING = "<s> <d> </s>"  # what the authors' contexts begin with; their texts are as in "A: uh-huh"
+FIRST_UTTERANCE = "<s> <d> </s>"  # of the authors' contexts, whose texts are as in "A: uh-huh"
 
 
 class References(NamedTuple):
-    """What may be said: numbers of words, of dialog acts where the file has them, and all the words."""
+    """The right responses to a context: word numbers, acts (none if the file has none), and all words."""
 
     responses: list[list[int]]
     acts: list[int]
@@ -23,13 +23,13 @@ class References(NamedTuple):
 
 
 def read(path: Path, corpus: DialogCorpus) -> tuple[dict[int, References], int]:
-    """The references of a split's responses, by their number, and how many entries are those of none.
+    """Return the references of a split's responses, by number, and how many entries match no response.
 
-    The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Matched by `context`,
-    the utterances before the response as texts or [speaker, text] with the oldest first, where entries have
-    it: the authors match by place, which depends on how a sort breaks ties (protocol B5.7). Else by place
-    in the split, whose number of responses the file must then have.
-    Raises UserError naming the file, and the entry, for what cannot be used, and where that is most of it.
+    The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Entries are matched
+    by `context`, the utterances before the response as texts or [speaker, text], oldest first; without it by
+    place in the split, which must then have as many responses. The authors match by place, which depends on
+    how a sort breaks ties (protocol B5.7).
+    Raises UserError, naming the file and the entry, for what cannot be used, and where most match nothing.
     """
     try:
         entries = parse_json(path.read_text(encoding="utf-8-sig"))
@@ -39,21 +39,22 @@ def read(path: Path, corpus: DialogCorpus) -> tuple[dict[int, References], int]:
         raise UserError(f"{path} is not JSON: {error}") from None
     if not isinstance(entries, list) or not entries:
         raise UserError(f"{path} must be a list of references, one entry a context")
-    found = [_references(path, number, entry, corpus) for number, entry in enumerate(entries, start=1)]
+    parsed = [_references(path, number, entry, corpus) for number, entry in enumerate(entries, start=1)]
     contexts = ["context" in entry for entry in entries]
     if not any(contexts):
-        if len(found) != len(corpus):
+        if len(parsed) != len(corpus):
             raise UserError(
-                f"{path} has {len(found):,} entries without a context for {len(corpus):,} responses:"
+                f"{path} has {len(parsed):,} entries without a context for {len(corpus):,} responses:"
                 " they can be matched by place only where there are as many"
             )
-        return dict(enumerate(found)), 0
+        return dict(enumerate(parsed)), 0
     if not all(contexts):
         raise UserError(f"{path}, entry {contexts.index(False) + 1}: no context, though others have one")
-    return _by_context(path, entries, found, corpus)
+    return _by_context(path, entries, parsed, corpus)
 
 
 def _references(path: Path, number: int, entry: Any, corpus: DialogCorpus) -> References:
+    """Return the references of an entry. Raises UserError."""
     match entry:
         case {"responses": [str(), *_] as responses} if all(isinstance(r, str) for r in responses):
             acts = entry.get("resp_dialog_acts", [])
@@ -61,19 +62,22 @@ def _references(path: Path, number: int, entry: Any, corpus: DialogCorpus) -> Re
                 raise UserError(f"{path}, entry {number}: resp_dialog_acts must be one for each response")
             numbers = [corpus.labels.acts.get(str(act), UNKNOWN) for act in acts]
             words = [tokenise(text) for text in responses]
-            return References([corpus.numbers(said) for said in words], numbers, words)
+            return References([corpus.numbers(response) for response in words], numbers, words)
     raise UserError(f"{path}, entry {number}: responses must be a list of texts")
 
 
 def _by_context(
-    path: Path, entries: list[Any], found: list[References], corpus: DialogCorpus
+    path: Path, entries: list[Any], parsed: list[References], corpus: DialogCorpus
 ) -> tuple[dict[int, References], int]:
-    """Entries with the same context serve its responses in turn, the last of them all that are left."""
+    """Return what `read` does, matched by context.
+
+    Entries with the same context belong to its responses in turn, the last one to all that are left.
+    """
     places = defaultdict(list)
     for number in range(len(corpus)):
         places[tuple(map(tuple, corpus.context(number)))].append(number)
     waiting = defaultdict(list)
-    for number, (entry, references) in enumerate(zip(entries, found, strict=True), start=1):
+    for number, (entry, references) in enumerate(zip(entries, parsed, strict=True), start=1):
         keys = _keys(path, number, entry["context"], corpus)
         waiting[next((key for key in keys if key in places), keys[0])].append(references)
     matched = {
@@ -93,15 +97,15 @@ def _by_context(
 
 
 def _keys(path: Path, number: int, context: Any, corpus: DialogCorpus) -> list[Any]:
-    """The last utterances of a context as `DialogCorpus.context` has them, as written, no speakers."""
+    """Return the context as `DialogCorpus.context` has it, read as plain texts and as "A: text"."""
     texts = [part[1] if isinstance(part, list) and len(part) > 1 else part for part in context or []]
     if not isinstance(context, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path}, entry {number}: context must be a list of utterances")
-    ways = [texts]
+    readings = [texts]
     if all(":" in text for text in texts):
-        said = (text.partition(":")[2].strip() for text in texts)
-        ways.append([text for text in said if text != BEGINNING])
+        spoken = (text.partition(":")[2].strip() for text in texts)
+        readings.append([text for text in spoken if text != FIRST_UTTERANCE])
     return [
-        tuple(tuple(corpus.numbers(tokenise(text))) for text in way)[1 - corpus.config.window :]
-        for way in ways
+        tuple(tuple(corpus.numbers(tokenise(text))) for text in reading)[1 - corpus.config.window :]
+        for reading in readings
     ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -13,43 +14,46 @@ from torch import Tensor
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
-TYPES = {"h": torch.int16, "i": torch.int32}
+BYTE_ORDER_MARK = "\ufeff"
+TENSOR_TYPES = {"h": torch.int16, "i": torch.int32}  # by type code of an array
 
 
 class Vocabulary:
-    """Words and their numbers. A corpus's literal `<unk>` is the same word as an unknown one."""
+    """Words and their numbers. A literal `<unk>` in a corpus is the same word as an unknown one."""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
         self.index = {word: number for number, word in enumerate(self.words)}
 
     @classmethod
-    def of(cls, sentences: Iterable[Sequence[str]], least: int = 1, most: int | None = None) -> Vocabulary:
-        """The special words, then types by falling frequency, ties in alphabetical order.
+    def of(
+        cls, sentences: Iterable[Sequence[str]], min_count: int = 1, max_types: int | None = None
+    ) -> Vocabulary:
+        """Return the special words, then the types by falling frequency, ties in alphabetical order.
 
-        Of the types that occur `least` times, at most `most`; null: all of them.
+        Types must occur `min_count` times; at most `max_types` are kept, all of them where it is null.
         """
         counts = Counter(word for sentence in sentences for word in sentence)
         for special in SPECIALS:
             counts.pop(special, None)
-        often = (word for word, count in counts.items() if count >= least)
-        ranked = sorted(often, key=lambda word: (-counts[word], word))
-        return cls([*SPECIALS, *ranked[:most]])
+        frequent = (word for word, count in counts.items() if count >= min_count)
+        ranked = sorted(frequent, key=lambda word: (-counts[word], word))
+        return cls([*SPECIALS, *ranked[:max_types]])
 
     def __len__(self) -> int:
         return len(self.words)
 
     @property
     def text(self) -> str:
-        """The words, one a line: vocabulary.txt of a run."""
+        """The words, one a line: a run's vocabulary.txt."""
         return "\n".join(self.words) + "\n"
 
     def encode(self, sentence: Sequence[str]) -> list[int]:
-        """`<s>` words `</s>` as numbers."""
+        """Return the numbers of `<s>` words `</s>`."""
         return [BOS, *(self.index.get(word, UNK) for word in sentence), EOS]
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
-        """The words up to the first `</s>`, without special words but `<unk>`."""
+        """Return the words before the first `</s>`, without `<pad>` and `<s>`."""
         words = []
         for number in numbers:
             if number == EOS:
@@ -59,20 +63,16 @@ class Vocabulary:
         return words
 
 
-# the byte order mark: how a text is encoded, wherever it stands, and no part of a word
-MARK = "\ufeff"
-
-
 def words_of(line: str) -> list[str]:
     """Return the words of a line: what stands between white space, without byte order marks."""
-    return line.replace(MARK, "").split()
+    return line.replace(BYTE_ORDER_MARK, "").split()
 
 
 @dataclass(frozen=True)
 class Batch:
     """`tokens` [B, L], `<s>` first, padded with 0 after `</s>`; `lengths` [B] count both.
 
-    `previous` [B, L-1] is what the decoder reads instead, where the words before the predicted are changed.
+    `previous` [B, L-1] is what the decoder reads where that differs from the tokens.
     """
 
     tokens: Tensor
@@ -95,7 +95,7 @@ class Batch:
         return self.lengths - 1
 
     def without_words(self) -> Batch:
-        """The same sentences, but the decoder reads `<s>` and then only `<unk>`; the encoder reads all."""
+        """Return the same sentences with all words that the decoder reads `<unk>`; the encoder reads them."""
         unknown = torch.full_like(self.inputs, UNK)
         unknown[:, 0] = BOS
         return replace(self, previous=unknown)
@@ -104,7 +104,7 @@ class Batch:
 class Corpus:
     """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
-    `labels` [N] are their classes, in the memory of the host; None where they have none.
+    `labels` [N] are their classes, in host memory; empty where they have none.
     """
 
     def __init__(
@@ -112,16 +112,16 @@ class Corpus:
         sentences: Iterable[Sequence[int]],
         words: int,
         device: torch.device,
-        labels: Sequence[int] | None = None,
+        labels: Sequence[int] | np.ndarray = (),
     ) -> None:
-        self.labels = None if labels is None else np.array(labels)
+        self.labels = np.array(labels, dtype=np.int64)
         flat, lengths = array("h" if words <= np.iinfo(np.int16).max else "i"), array("q")
         for sentence in sentences:
             flat.extend(sentence)
             lengths.append(len(sentence))
         self.lengths = np.array(lengths)
         starts = np.cumsum(self.lengths) - self.lengths
-        self.tokens = torch.frombuffer(flat, dtype=TYPES[flat.typecode]).to(device)
+        self.tokens = torch.frombuffer(flat, dtype=TENSOR_TYPES[flat.typecode]).to(device)
         self._starts = torch.from_numpy(starts).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
@@ -135,11 +135,11 @@ class Corpus:
 
     @property
     def unknown_share(self) -> float:
-        """The share of the words that are `<unk>`, the corpus's own included; `</s>` is not a word."""
+        """The share of words that are `<unk>`, the corpus's own included; `</s>` is not a word."""
         return int((self.tokens == UNK).sum()) / max(1, self.counted - len(self))
 
     def batch(self, sentences: np.ndarray) -> Batch:
-        """The sentences with these numbers, in this order; padded where their lengths differ."""
+        """Return the sentences with these numbers, in this order, padded where their lengths differ."""
         lengths = self.lengths[sentences]
         width = int(lengths.max())
         rows = torch.from_numpy(sentences).to(self.tokens.device, non_blocking=True)
@@ -152,17 +152,17 @@ class Corpus:
         return Batch(self.tokens[index].long() * inside, length)
 
     def batches(self, sentences: np.ndarray, size: int) -> list[Batch]:
-        """The sentences with these numbers in batches of similar length, the same for every seed."""
+        """Return the sentences with these numbers in batches of similar length, the same for every seed."""
         return [self.batch(sentences[part]) for part in bucketed(self.lengths[sentences], size, seed=0)]
 
 
 def order(n: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of n that depends on nothing but its arguments, so that resuming needs no state."""
+    """Return a permutation of n that depends on its arguments only, so that resuming needs no state."""
     return np.random.default_rng([seed, epoch]).permutation(n)
 
 
 def equal_length(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
-    """Batches of at most `size` sentences of exactly one length; every sentence in exactly one batch.
+    """Return batches of at most `size` sentences of exactly one length; every sentence is in one batch.
 
     Protocol A1: shuffle, sort by length, cut; membership is fixed for the run.
     """
@@ -172,21 +172,21 @@ def equal_length(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
 
 
 def bucketed(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
-    """Batches of `size` sentences of similar length, for corpora where equal lengths are rare."""
+    """Return batches of `size` sentences of similar length, for corpora where equal lengths are rare."""
     ranked = _by_length(lengths, seed)
     return [ranked[i : i + size] for i in range(0, len(ranked), size)]
 
 
 def _by_length(lengths: np.ndarray, seed: int) -> np.ndarray:
-    """All sentences sorted by length, in random order within a length."""
+    """Return all sentences sorted by length, in random order within a length."""
     shuffled = np.random.default_rng(seed).permutation(len(lengths))
     return shuffled[np.argsort(lengths[shuffled], kind="stable")]
 
 
 def fixed_subset(count: int | None, size: int) -> np.ndarray:
-    """`count` of `size` sentences at random, the same for every run and seed; all where null or too many.
+    """Return `count` random numbers below `size`, the same for every run; all where null or too many.
 
-    A smaller choice is part of a larger one.
+    A smaller subset is part of a larger one.
     """
     return order(size, seed=0, epoch=0)[:count]
 
@@ -207,11 +207,11 @@ class Batches:
         return len(self.members)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Every batch once, in the order of length: for evaluation."""
+        """Yield every batch once, in the order of length: for evaluation."""
         return (self.corpus.batch(members) for members in self.members)
 
     def at(self, step: int) -> Batch:
-        """The batch of optimiser step `step`, a pure function of (seed, step)."""
+        """Return the batch of an optimizer step, a pure function of (seed, step)."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, order(len(self), self.seed, epoch)
@@ -219,23 +219,26 @@ class Batches:
 
 
 def extra_batches(batches: Batches, step: int) -> Iterator[Batch]:
-    """More batches of the same epoch for update `step`, without end: a pure function of (seed, step)."""
-    draws = np.random.default_rng([batches.seed, step, 1])  # the 1 keeps it apart from any epoch's order
+    """Yield more batches of the epoch of `step`, without end: a pure function of (seed, step)."""
+    draws = np.random.default_rng([batches.seed, step, 1])  # the 1 sets it apart from every epoch's order
     first = step - step % len(batches)
     while True:
         yield batches.at(first + int(draws.integers(len(batches))))
 
 
+CorpusT = TypeVar("CorpusT")
+
+
 @dataclass(frozen=True)
-class Splits:
-    """A data set: `corpora` by split (train, val, test), the vocabulary, and what the data were.
+class Splits(Generic[CorpusT]):
+    """A data set: the vocabulary, `corpora` by split (train, val, test), and where they come from.
 
     `in_train` is the share of each other split's sentences that occur in train word for word.
-    `notes` say what was done with the files that nobody may have asked for.
+    `notes` tell what was done with the files that the user may not have asked for.
     """
 
     vocabulary: Vocabulary
-    corpora: dict[str, Corpus]
+    corpora: dict[str, CorpusT]
     fingerprints: dict[str, str]
     in_train: dict[str, float]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
@@ -255,23 +258,18 @@ def overlap(hashes: dict[str, array]) -> dict[str, float]:
 
 
 def splits(
-    sentences: dict[str, Iterable[list[str]]],
+    sentences: Mapping[str, Iterable[list[str]]],
     device: torch.device,
     fingerprints: dict[str, str],
-    least: int = 1,
-    most: int | None = None,
-    labels: dict[str, list[int]] | None = None,
-) -> Splits:
-    """Numbers the sentences of each split by the vocabulary of the train split; see `Vocabulary.of`."""
-    vocabulary = Vocabulary.of(sentences["train"], least, most)
+    min_count: int = 1,
+    max_types: int | None = None,
+    labels: Mapping[str, Sequence[int]] | None = None,
+) -> Splits[Corpus]:
+    """Return the data set of these sentences, numbered by the train split's vocabulary (`Vocabulary.of`)."""
+    vocabulary = Vocabulary.of(sentences["train"], min_count, max_types)
     hashes = {split: array("q") for split in sentences}
-    corpora = {
-        split: Corpus(
-            map(vocabulary.encode, hashed(rows, hashes[split])),
-            len(vocabulary),
-            device,
-            labels and labels[split],
-        )
-        for split, rows in sentences.items()
-    }
+    corpora = {}
+    for split, rows in sentences.items():
+        numbers = map(vocabulary.encode, hashed(rows, hashes[split]))
+        corpora[split] = Corpus(numbers, len(vocabulary), device, labels[split] if labels else ())
     return Splits(vocabulary, corpora, fingerprints, overlap(hashes))

@@ -5,16 +5,25 @@ from __future__ import annotations
 import hashlib
 import random
 
+import torch
+
 from cvae.config.schema import TinyData, ToyData
+from cvae.data.text import Splits, splits
 
-Sentences = dict[str, list[list[str]]]
+SentencesBySplit = dict[str, list[list[str]]]
 
 
-def toy(config: ToyData) -> Sentences:
-    """Sequence n of N is N symbols, all 0 but a 1 at place n.
+def build(sentences: SentencesBySplit, device: torch.device) -> Splits:
+    """Return the data set of generated sentences."""
+    prints = {split: fingerprint(rows) for split, rows in sentences.items()}
+    return splits(sentences, device, prints)
+
+
+def toy(config: ToyData) -> SentencesBySplit:
+    """Return N sequences of N symbols: sequence n has a 1 at place n, else 0.
 
     The paper does not publish its sequences; only that there are ten matters for the bound ln 10. val and
-    test hold each of them `draws` times, so that every validation averages over as many z.
+    test hold each of them `draws` times, so that a validation averages over as many z.
     """
     size = config.sequences
     rows = [["1" if place == n else "0" for place in range(size)] for n in range(size)]
@@ -30,35 +39,30 @@ _WORDS = {
     "I": ["sleeps", "waits", "sings", "falls", "returns", "laughs"],
     "P": ["near", "behind", "without", "under", "after"],
     "R": ["slowly", "today", "again", "often", "together"],
+    "C": ["and", "but", "while", "because"],
 }
 _RULES = {
     "S": ["NP VP", "NP VP", "NP VP C S"],
     "NP": ["D N", "D A N", "D N P D N"],
     "VP": ["V NP", "I", "I R", "V NP P D N"],
 }
-_JOINERS = ["and", "but", "while", "because"]
 
 
 def _expand(symbol: str, rng: random.Random) -> list[str]:
-    """A random string of words from a symbol of the grammar."""
-    if symbol == "C":
-        return [rng.choice(_JOINERS)]
+    """Return a random expansion of a symbol of the grammar, in words."""
     if symbol in _WORDS:
         return [rng.choice(_WORDS[symbol])]
     return [word for part in rng.choice(_RULES[symbol]).split() for word in _expand(part, rng)]
 
 
-def tiny(config: TinyData) -> Sentences:
-    """Sentences of a small phrase-structure grammar, about 2 to 40 words; the same for every seed."""
+def tiny(config: TinyData) -> SentencesBySplit:
+    """Return sentences of a phrase-structure grammar, about 2 to 40 words; the same for every seed."""
     rng = random.Random(20190410)
-    sizes = {
-        "train": config.sentences,
-        "val": config.sentences // 10,
-        "test": config.sentences // 10,
-    }
-    return {split: [_expand("S", rng)[:40] for _ in range(n)] for split, n in sizes.items()}
+    held_out = config.sentences // 10
+    sizes = {"train": config.sentences, "val": held_out, "test": held_out}
+    return {split: [_expand("S", rng)[:40] for _ in range(size)] for split, size in sizes.items()}
 
 
 def fingerprint(rows: list[list[str]]) -> str:
-    """sha256 of the sentences, one a line."""
+    """Return the sha256 of the sentences, one a line."""
     return hashlib.sha256("\n".join(map(" ".join, rows)).encode()).hexdigest()

@@ -7,17 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.data.text import MARK, Vocabulary
+from cvae.data.text import BYTE_ORDER_MARK, Vocabulary
 from cvae.errors import UserError
 
 Vectors = tuple[np.ndarray, np.ndarray]  # of words [V, D], and which words [V] have one
+CONTEXT_WORDS, REACH = 1000, 5  # commonest words that count as context, places to either side
+DIMENSIONS = 100
+SMOOTHING = 0.75  # exponent of the context counts (Levy et al. 2015)
 
 
 def read(path: Path, vocabulary: Vocabulary) -> Vectors:
-    """The vectors [V, D] of a vocabulary, and which words [V] the file has; the others are 0.
+    """Return the vectors [V, D] of a vocabulary, 0 for words that the file lacks, and which words it has.
 
-    The first line may be word2vec's, two whole numbers: how many words there are, and D. Raises UserError
-    naming the file, and the line, for what cannot be used.
+    The first line may be word2vec's: the number of words, and D. Raises UserError, naming the file and the
+    line, for what cannot be used.
     """
     if not path.is_file():
         raise UserError(f"no word vectors at {path}: it must be a file in GloVe's or word2vec's text format")
@@ -25,7 +28,7 @@ def read(path: Path, vocabulary: Vocabulary) -> Vectors:
     width, promised, number = 0, None, 0
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, start=1):
-            word, *values = line.replace(MARK, "").rstrip("\n ").split(" ")
+            word, *values = line.replace(BYTE_ORDER_MARK, "").rstrip("\n ").split(" ")
             if number == 1 and len(values) == 1 and word.isdecimal() and values[0].isdecimal():
                 promised, width = int(word), int(values[0])
                 continue
@@ -41,43 +44,39 @@ def read(path: Path, vocabulary: Vocabulary) -> Vectors:
         )
     if not rows:
         raise UserError(f"{path} has none of the {len(vocabulary):,} words")
-    found = np.zeros((len(vocabulary), width), np.float32)
-    found[list(rows)] = list(rows.values())
-    return found, found.any(1)
+    vectors = np.zeros((len(vocabulary), width), np.float32)
+    vectors[list(rows)] = list(rows.values())
+    return vectors, np.any(vectors, axis=1)
 
 
 def _numbers(values: Sequence[str]) -> np.ndarray:
-    """NaN where one of them is no number."""
+    """Return the numbers in float32, NaN where one of them is no number."""
     try:
         return np.array(values, np.float32)
     except ValueError:
         return np.array(np.nan)
 
 
-CONTEXTS, REACH, WIDTH = 1000, 5, 100  # words that count as company, places to either side, dimensions
-SMOOTHING = 0.75  # the exponent that makes rare company count less (Levy et al. 2015)
-
-
 def cooccurrence(sentences: Sequence[Sequence[int]], words: int, specials: int) -> Vectors:
-    """Vectors [V, D] of words by the company they keep, and which words [V] have one; no download needed.
+    """Return vectors [V, D] of words by the words near them, and which words [V] have one; from no file.
 
-    Positive pointwise mutual information with the commonest words, at most REACH places away in a sentence,
-    reduced by a truncated SVD; U √Σ as in Levy et al. (2015). The first `specials` words have none.
+    Positive pointwise mutual information with the commonest words at most REACH places away, reduced by a
+    truncated SVD: U √Σ, as in Levy et al. (2015). The first `specials` words have none.
     """
-    last = min(specials + CONTEXTS, words)
+    last = min(specials + CONTEXT_WORDS, words)
     flat = np.concatenate([[*sentence, *[0] * REACH] for sentence in sentences]).astype(np.int64)
     pairs = np.zeros((words, last))
     for distance in range(1, REACH + 1):
         for near, far in ((flat[:-distance], flat[distance:]), (flat[distance:], flat[:-distance])):
             inside = (near >= specials) & (far >= specials) & (far < last)
-            met = np.bincount(near[inside] * last + far[inside], minlength=words * last)
-            pairs += met.reshape(words, last)
-    company = pairs.sum(0) ** SMOOTHING
-    expected = pairs.sum(1, keepdims=True) * (company / max(company.sum(), 1))
+            counts = np.bincount(near[inside] * last + far[inside], minlength=words * last)
+            pairs += counts.reshape(words, last)
+    context = pairs.sum(0) ** SMOOTHING
+    expected = pairs.sum(1, keepdims=True) * (context / max(context.sum(), 1))
     ratio = np.divide(pairs, expected, out=np.ones_like(pairs), where=pairs > 0)
     positive = np.log(ratio).clip(min=0)
     _, axes = np.linalg.eigh(positive.T @ positive)
-    axes = axes[:, : -WIDTH - 1 : -1]
-    lengths = np.linalg.norm(positive @ axes, axis=0)
-    found = (positive @ axes) / np.sqrt(lengths.clip(min=1e-12))
-    return found.astype(np.float32), positive.any(1)
+    axes = axes[:, : -DIMENSIONS - 1 : -1]
+    projected = positive @ axes
+    lengths = np.linalg.norm(projected, axis=0)
+    return (projected / np.sqrt(lengths.clip(min=1e-12))).astype(np.float32), positive.any(1)

@@ -1,4 +1,4 @@
-"""What an utterance does in a dialog: a linear classifier of dialog acts on words and word pairs."""
+"""Dialog acts: a linear classifier of utterances by their words and word pairs."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from torch.nn import functional
 from cvae.data.dialogs import UNKNOWN, DialogCorpus
 from cvae.data.text import BOS, EOS
 
-PAIRS = 2**16  # hashed; more are no better
-PASSES, BATCH, RATE = 2, 1024, 0.01
-CHUNK = 4096  # utterances read at once
+HASHED_PAIRS = 2**16  # features for word pairs; more are no better
+EPOCHS, BATCH_SIZE, ADAM_RATE = 2, 1024, 0.01
+UTTERANCES_AT_ONCE = 4096  # that are classified
 
 
 class ActClassifier:
     """p(act | utterance) by logistic regression, trained on the train split: the same for every seed.
 
-    It sees the utterance alone: so what an answer of `yeah` does is what `yeah` does most often.
+    It reads the utterance alone, so the act of a `yeah` is the most frequent one of `yeah`.
     """
 
     def __init__(self, corpus: DialogCorpus, words: int, acts: int) -> None:
         self.words = words
-        self.weights = torch.zeros(words + PAIRS, acts, device=corpus.device, requires_grad=True)
+        self.weights = torch.zeros(words + HASHED_PAIRS, acts, device=corpus.device, requires_grad=True)
         self.bias = torch.zeros(acts, device=corpus.device, requires_grad=True)
         with torch.enable_grad():
             self._train(corpus.sentences(np.arange(len(corpus))), corpus.acts[corpus.places])
 
     def _train(self, utterances: Sequence[Sequence[int]], acts: np.ndarray) -> None:
-        """Adam on the cross-entropy; a few passes, since more fit the train split only."""
-        optimizer = torch.optim.Adam([self.weights, self.bias], lr=RATE, fused=True)
+        """Minimise the cross-entropy by Adam; more epochs fit the train split only."""
+        optimizer = torch.optim.Adam([self.weights, self.bias], lr=ADAM_RATE, fused=True)
         rng = np.random.default_rng(0)
         features = [self._features(utterance) for utterance in utterances]
         targets = torch.from_numpy(acts).to(self.bias.device)
-        for _ in range(PASSES):
-            for rows in np.array_split(rng.permutation(len(acts)), -(-len(acts) // BATCH)):
+        for _ in range(EPOCHS):
+            for rows in np.array_split(rng.permutation(len(acts)), -(-len(acts) // BATCH_SIZE)):
                 loss = functional.cross_entropy(self._scores([features[row] for row in rows]), targets[rows])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
 
     def __call__(self, utterances: Sequence[Sequence[int]]) -> np.ndarray:
-        """The likeliest act of each utterance, words as numbers without `<s>` and `</s>`: [N]."""
+        """Return the most likely act of each utterance [N]: word numbers without `<s>` and `</s>`."""
         features = [self._features(utterance) for utterance in utterances]
-        parts = [features[i : i + CHUNK] for i in range(0, len(features), CHUNK)]
+        parts = [features[i : i + UTTERANCES_AT_ONCE] for i in range(0, len(features), UTTERANCES_AT_ONCE)]
         with torch.no_grad():
-            found = [self._scores(part).argmax(1).cpu().numpy() for part in parts]
-        return np.concatenate(found) if found else np.empty(0, dtype=np.int64)
+            acts = [self._scores(part).argmax(1).cpu().numpy() for part in parts]
+        return np.concatenate(acts) if acts else np.empty(0, dtype=np.int64)
 
     def accuracy(self, corpus: DialogCorpus) -> dict[str, float]:
-        """act_accuracy on a split's own utterances; act_majority: that of the train split's commonest act.
+        """Return act_accuracy on a split's own utterances, and act_majority, that of train's commonest act.
 
-        Utterances whose act the train split does not have are left out.
+        Utterances whose act the train split lacks are left out.
         """
         acts = corpus.acts[corpus.places]
         known = np.flatnonzero(acts != UNKNOWN)
@@ -62,14 +62,14 @@ class ActClassifier:
         return {"act_accuracy": float(right.mean()), "act_majority": float((acts[known] == 0).mean())}
 
     def _features(self, utterance: Sequence[int]) -> np.ndarray:
-        """The numbers of its words, and of its pairs of neighbours with `<s>` and `</s>`."""
+        """Return the feature numbers of the words, and of the hashed pairs of neighbours, ends included."""
         words = np.array([BOS, *utterance, EOS], dtype=np.int64)
-        pairs = (words[:-1] * 8191 + words[1:]) * 2654435761 % PAIRS
+        pairs = (words[:-1] * 8191 + words[1:]) * 2654435761 % HASHED_PAIRS
         return np.concatenate([words[1:-1], self.words + pairs])
 
     def _scores(self, features: Sequence[np.ndarray]) -> Tensor:
-        """[N, acts]."""
+        """Return the logits [N, acts] of N utterances."""
         lengths = np.array([len(feature) for feature in features])
-        flat, starts = np.concatenate(features), np.cumsum(lengths) - lengths
-        places = (torch.from_numpy(numbers).to(self.bias.device) for numbers in (flat, starts))
-        return functional.embedding_bag(next(places), self.weights, next(places), mode="sum") + self.bias
+        starts = np.cumsum(lengths) - lengths
+        flat, begins = (torch.from_numpy(n).to(self.bias.device) for n in (np.concatenate(features), starts))
+        return functional.embedding_bag(flat, self.weights, begins, mode="sum") + self.bias

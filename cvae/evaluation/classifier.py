@@ -1,7 +1,7 @@
 """Classifiers of sentences: a logistic layer on a frozen encoder's z, or the encoder trained with it.
 
-Two classes, 0 and 1. What a classifier is chosen by is its accuracy on validation sentences, and of equal
-accuracies the lower cross-entropy.
+Two classes, 0 and 1. Classifiers are selected by their accuracy on validation sentences and, of equal
+accuracies, by the lower cross-entropy.
 """
 
 from __future__ import annotations
@@ -21,43 +21,43 @@ from cvae.data.text import Batch, Corpus, bucketed, order
 from cvae.errors import Diverged
 from cvae.models.gaussian import Gaussian
 
-CHUNK = 256  # sentences encoded at once where nothing is learnt
+SENTENCES_AT_ONCE = 256  # that are encoded without training
 
 
 class Score(NamedTuple):
-    """What is compared: accuracy first, then minus the cross-entropy in nats."""
+    """What classifiers are compared by: accuracy, then minus the cross-entropy in nats."""
 
     accuracy: float
     fit: float
 
 
 def judge(logits: np.ndarray, labels: np.ndarray) -> Score:
-    """Of logits [N] of class 1, threshold 0, for labels [N]."""
+    """Return the score of logits [N] of class 1, threshold 0, for labels [N]."""
     right = (logits > 0) == (labels == 1)
     return Score(float(right.mean()), -float(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()))
 
 
 def in_order(function: Callable[[Batch], Tensor], corpus: Corpus, rows: np.ndarray) -> Tensor:
-    """function(batch) for the sentences with these numbers, in this order: [N, ...], on the CPU.
+    """Return function(batch) of the sentences with these numbers, in this order: [N, ...], on the CPU.
 
-    Batches are of similar lengths, so that little is padded.
+    Batches are of similar lengths, which saves padding.
     """
-    parts = bucketed(corpus.lengths[rows], CHUNK, seed=0)
+    parts = bucketed(corpus.lengths[rows], SENTENCES_AT_ONCE, seed=0)
     with torch.no_grad():
-        found = torch.cat([function(corpus.batch(rows[part])).cpu() for part in parts])
-    return found[torch.from_numpy(np.argsort(np.concatenate(parts)))]
+        values = torch.cat([function(corpus.batch(rows[part])).cpu() for part in parts])
+    return values[torch.from_numpy(np.argsort(np.concatenate(parts)))]
 
 
 def posteriors(encoder: nn.Module, corpus: Corpus) -> Gaussian:
-    """q(z | x) of every sentence: mean and logvar [N, Z], on the CPU."""
-    found = in_order(lambda batch: torch.stack(encoder(batch), 1), corpus, np.arange(len(corpus)))
-    return Gaussian(found[:, 0], found[:, 1])
+    """Return q(z | x) of every sentence: mean and logvar [N, Z], on the CPU."""
+    stacked = in_order(lambda batch: torch.stack(encoder(batch), 1), corpus, np.arange(len(corpus)))
+    return Gaussian(stacked[:, 0], stacked[:, 1])
 
 
 class Scaling(NamedTuple):
-    """Takes the mean from z [N, Z] and divides all dimensions by one number: their mean square becomes 1.
+    """Centres z [N, Z] and divides all dimensions by one number, so that their mean square becomes 1.
 
-    The encoder's own proportions stay, so a dimension that carries nothing is not blown up.
+    The encoder's own proportions stay: a dimension without information is not amplified.
     """
 
     shift: Tensor
@@ -65,18 +65,18 @@ class Scaling(NamedTuple):
 
     @classmethod
     def of(cls, z: Tensor) -> Scaling:
-        """The one that fits z [N, Z]."""
+        """Return the scaling fitted to z [N, Z]."""
         z = z.double()
         return cls(z.mean(0), float(z.var(0, correction=0).mean().sqrt()) or 1.0)
 
     def __call__(self, z: Tensor) -> np.ndarray:
-        """[N, Z] in float64."""
+        """Return the scaled z [N, Z] in float64."""
         return ((z.double() - self.shift) / self.scale).numpy()
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A logistic layer on scaled features: weights [Z], bias, the penalty it was chosen with."""
+    """A logistic layer on scaled features: weights [Z], bias, and the penalty it was selected with."""
 
     weights: np.ndarray
     bias: float
@@ -84,7 +84,7 @@ class Probe:
     score: Score
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """[N] for features [N, Z]."""
+        """Return the logits [N] of class 1 for features [N, Z]."""
         return features @ self.weights + self.bias
 
 
@@ -95,7 +95,7 @@ def probe(
     val_labels: np.ndarray,
     penalties: Sequence[float],
 ) -> Probe:
-    """The best on validation of L2-penalised logistic regressions; `penalties` are scikit-learn's C."""
+    """Return the L2-penalised logistic regression best on validation; `penalties` are scikit-learn's C."""
     from sklearn.linear_model import LogisticRegression
 
     fits = []
@@ -107,7 +107,7 @@ def probe(
 
 
 class Classifier(nn.Module):
-    """An encoder with a logistic layer on its posterior mean, scaled; the layer starts at 0."""
+    """An encoder with a logistic layer on its scaled posterior mean; the layer starts at 0."""
 
     def __init__(self, encoder: nn.Module, scaling: Scaling) -> None:
         super().__init__()
@@ -120,17 +120,17 @@ class Classifier(nn.Module):
         nn.init.zeros_(self.layer.bias)
 
     def start_from(self, fitted: Probe) -> None:
-        """Takes the layer of a probe on the same scaled features."""
+        """Copy the layer of a probe on the same scaled features."""
         with torch.no_grad():
             self.layer.weight.copy_(torch.from_numpy(fitted.weights)[None])
             self.layer.bias.fill_(fitted.bias)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of class 1: [B]."""
+        """Return the logits of class 1: [B]."""
         return self.layer((self.encoder(batch).mean - self.shift) / self.scale)[:, 0]
 
     def judge(self, corpus: Corpus, rows: np.ndarray) -> Score:
-        """On the sentences with these numbers."""
+        """Return the score on the sentences with these numbers."""
         return judge(in_order(self, corpus, rows).double().numpy(), corpus.labels[rows])
 
 
@@ -152,10 +152,10 @@ def train(
     encoder_lr: float,
     seed: int,
 ) -> tuple[int, Score]:
-    """Adam on the cross-entropy of the sentences with these numbers; the best weights on validation stay.
+    """Minimise the cross-entropy of these sentences by Adam and keep the best weights on validation.
 
-    Returns after how many updates they were reached, 0 for the weights it came with, and their score. Raises
-    Diverged, with the rows of the batch, for a loss that is not finite.
+    Returns the step that reached them, 0 for the initial weights, and their score. Raises Diverged, with the
+    rows of the batch, for a loss that is not finite.
     """
     groups = [
         {"params": list(classifier.encoder.parameters()), "lr": encoder_lr},
@@ -171,8 +171,8 @@ def train(
     for step in range(total):
         epoch, place = divmod(step, batches)
         if not place:
-            mixed = rows[order(len(rows), seed, epoch)]
-        chosen = mixed[place * size :][:size]
+            shuffled = rows[order(len(rows), seed, epoch)]
+        chosen = shuffled[place * size :][:size]
         labels = torch.from_numpy(corpus.labels[chosen]).float().to(classifier.shift.device)
         loss = functional.binary_cross_entropy_with_logits(classifier(corpus.batch(chosen)), labels)
         if not math.isfinite(loss.item()):

@@ -1,7 +1,7 @@
-"""Measures of any model with a prior, a posterior and decode_nll; see `objective.LatentModel`.
+"""Measures of any `LatentModel`: the ELBO, the importance-weighted likelihood, and how much z matters.
 
-They expect evaluation mode without gradients and draw from the generator they are given, no other.
-Nats are per sequence.
+They expect evaluation mode without gradients and draw noise from the given generator only. Nats are per
+sequence.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data.text import Batch, order
+from cvae.data import AnyBatch
+from cvae.data.text import order
 from cvae.evaluation import metrics
 from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
@@ -21,89 +22,89 @@ from cvae.models.objective import LatentModel, Terms
 
 
 def collect_posteriors(
-    model: LatentModel, batches: Iterable[Batch], deterministic: bool, generator: torch.Generator
+    model: LatentModel, batches: Iterable[AnyBatch], deterministic: bool, generator: torch.Generator
 ) -> tuple[Terms, Gaussian]:
-    """Terms and posteriors of all N sequences, in the order of the batches: nll [N], kl and mean [N, Z]."""
-    found, posteriors = [], []
+    """Return terms and posteriors of all N sequences, in the order of the batches: nll [N], mean [N, Z]."""
+    terms, posteriors = [], []
     for batch in batches:
-        batch = objective.shared(model, batch)
+        batch = model.shared(batch)
         posteriors.append(model.posterior(batch))
-        found.append(objective.terms(model, batch, deterministic, generator, posteriors[-1]))
-    return (
-        Terms(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*found, strict=True))),
-        Gaussian(*map(torch.cat, zip(*posteriors, strict=True))),
-    )
+        terms.append(objective.terms(model, batch, deterministic, generator, posteriors[-1]))
+    nll, kl, tokens, extras = zip(*terms, strict=True)
+    extra_losses = {name: torch.cat([losses[name] for losses in extras]) for name in extras[0]}
+    q = Gaussian(*map(torch.cat, zip(*posteriors, strict=True)))
+    return Terms(torch.cat(nll), torch.cat(kl), torch.cat(tokens), extra_losses), q
 
 
-def elbo_metrics(found: Terms) -> dict[str, float]:
-    """The ELBO and its parts, as the authors report them (protocol A4).
+def elbo_metrics(terms: Terms) -> dict[str, float]:
+    """Return the ELBO and its parts as the authors report them (protocol A4).
 
-    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). bow, the
-    bag-of-words loss of models that have one, is no part of them.
+    rec = total NLL / sentences, kl = total KL / sentences, ppl = exp((NLL + KL) / tokens). Extra losses are
+    reported by their names and are no part of the ELBO.
     """
-    totals = torch.stack([part.double().sum() for part in found if part is not None])
-    nll, kl, tokens, *bow = totals.tolist()
-    count = len(found.nll)
+    parts = (terms.nll, terms.kl, terms.tokens, *terms.extra_losses.values())
+    nll, kl, tokens, *extras = torch.stack([part.double().sum() for part in parts]).tolist()
+    count = len(terms.nll)
     return {
         "elbo": -(nll + kl) / count,
         "rec": nll / count,
         "kl": kl / count,
         "ppl": metrics.perplexity(nll + kl, tokens),
-        **({"bow": bow[0] / count} if bow else {}),
+        **{name: total / count for name, total in zip(terms.extra_losses, extras, strict=True)},
     }
 
 
 def log_weights(
-    model: LatentModel, batch: Batch, samples: int, chunk: int, generator: torch.Generator
+    model: LatentModel, batch: AnyBatch, samples: int, chunk: int, generator: torch.Generator
 ) -> Tensor:
-    """log p(x | z) + log p(z) - log q(z | x) of `samples` z from each posterior: [samples, B], float64.
+    """Return log p(x | z) + log p(z) - log q(z | x) of K `samples` from each posterior: [K, B], float64.
 
-    About `chunk` sequences are decoded at once, a sample of the whole batch at least. All noise is drawn
-    before the first of them, so the chunk changes memory and time only.
+    About `chunk` sequences are decoded at once, at least one sample of the whole batch. All noise is drawn
+    before the first of them, so `chunk` changes memory and time only.
     """
-    batch = objective.shared(model, batch)
+    batch = model.shared(batch)
     q, p = model.posterior(batch), model.prior(batch)
     noise = torch.empty((samples, *q.mean.shape), dtype=q.mean.dtype, device=q.mean.device)
     z = q.mean + torch.exp(0.5 * q.logvar) * noise.normal_(generator=generator)
     q, p = (Gaussian(density.mean.double(), density.logvar.double()) for density in (q, p))
     ratio = gaussian.log_prob(p, z.double()) - gaussian.log_prob(q, z.double())
-    some = max(1, chunk // len(q.mean))
-    return ratio - torch.cat([model.decode_nll(batch, part).double() for part in z.split(some)])
+    at_once = max(1, chunk // len(q.mean))
+    return ratio - torch.cat([model.decode_nll(batch, part).double() for part in z.split(at_once)])
 
 
 def importance_weighted(
-    model: LatentModel, batches: Iterable[Batch], samples: int, chunk: int, generator: torch.Generator
+    model: LatentModel, batches: Iterable[AnyBatch], samples: int, chunk: int, generator: torch.Generator
 ) -> dict[str, float]:
-    """A tighter bound on the NLL than -ELBO, falling to the NLL as `samples` K grows.
+    """Return a tighter bound on the NLL than -ELBO, which falls to the NLL as `samples` K grows.
 
     iw_nll: -log 1/K Σ_k p(x|z_k) p(z_k) / q(z_k|x), the mean over sequences (Burda et al. 2016, equation
     8). iw_ppl: exp of its total per token. iw_elbo: the ELBO of these sequences, over the same z.
     """
-    total, sentences = 0, 0
+    total, sentences = torch.zeros(()), 0
     for batch in batches:
         weights = log_weights(model, batch, samples, chunk, generator)
         nll = math.log(samples) - torch.logsumexp(weights, 0)
         total = total + torch.stack([nll.sum(), weights.mean(0).sum(), batch.counted.double().sum()])
         sentences += len(batch.lengths)
-    nll, elbo, tokens = total.tolist()
+    total_nll, total_elbo, tokens = total.tolist()
     return {
-        "iw_nll": nll / sentences,
-        "iw_ppl": metrics.perplexity(nll, tokens),
-        "iw_elbo": elbo / sentences,
+        "iw_nll": total_nll / sentences,
+        "iw_ppl": metrics.perplexity(total_nll, tokens),
+        "iw_elbo": total_elbo / sentences,
     }
 
 
 def paths(
-    model: LatentModel, batches: Sequence[Batch], deterministic: bool, generator: torch.Generator
+    model: LatentModel, batches: Sequence[AnyBatch], deterministic: bool, generator: torch.Generator
 ) -> dict[str, float]:
-    """How much the decoder leans on z (path A) and on previous words (path B): the mean rise in NLL.
+    """Return how much the decoder relies on z (path A) and on previous words (path B): the mean rise in NLL.
 
     The two paths are those of the authors' blog post; each is cut while the other stays open.
     path_a: z, a posterior sample (its mean where `deterministic`), is that of another sequence.
     path_a_prior: z is drawn from the prior; absent where `deterministic`.
-    path_b: every previous word is `<unk>`; z stays. Without z there is only this one.
+    path_b: every previous word is `<unk>`; z stays. A model without z has only this one.
     """
-    batches = [objective.shared(model, batch) for batch in batches]
+    batches = [model.shared(batch) for batch in batches]
     q = [model.posterior(batch) for batch in batches]
     own = [part.mean if deterministic else gaussian.sample(part, generator) for part in q]
     cut = {"path_a": _exchanged(own)}
@@ -121,7 +122,7 @@ def paths(
 
 
 def _exchanged(z: Sequence[Tensor]) -> list[Tensor]:
-    """Every row [Z] replaced by that of another sequence, from any of the batches.
+    """Return every row [Z] replaced by that of another sequence, from any of the batches.
 
     Along one random cycle through all of them, so that neither batches nor lengths stay together; it
     depends on their number only. A single sequence keeps its own.

@@ -12,7 +12,7 @@ from cvae.models.gaussian import Gaussian
 
 
 def perplexity(nats: float, tokens: float) -> float:
-    """exp(nats / tokens), the authors' definition with nats = rec + KL and `</s>` among the tokens."""
+    """Return exp(nats / tokens), the authors' definition with nats = rec + KL and `</s>` among the tokens."""
     try:
         return math.exp(nats / tokens)
     except OverflowError:
@@ -20,15 +20,15 @@ def perplexity(nats: float, tokens: float) -> float:
 
 
 def active_units(q: Gaussian, threshold: float = 0.01) -> int:
-    """How many dimensions of z have a posterior mean that varies over the examples by more than that.
+    """Return how many dimensions of z have a posterior mean whose variance over the examples is above that.
 
-    For q with mean [N, Z], by the variance of the mean (Burda et al. 2016, section 5.2).
+    For q with mean [N, Z] (Burda et al. 2016, section 5.2).
     """
     return int((q.mean.double().var(0, correction=0) > threshold).sum())
 
 
 def densities(q: Gaussian, z: Tensor) -> Tensor:
-    """log q(z_m | x_n) in nats, of each z [M, Z] under each of N posteriors: [M, N] in float64.
+    """Return log q(z_m | x_n) in nats, of each z [M, Z] under each of N posteriors: [M, N] in float64.
 
     Two matrix products instead of M × N × Z differences; float64, since their squares nearly cancel.
     """
@@ -39,12 +39,12 @@ def densities(q: Gaussian, z: Tensor) -> Tensor:
 
 
 def separation(q: Gaussian, draws: int, generator: torch.Generator, cells: int = 2**22) -> dict[str, float]:
-    """How well z tells N equally likely examples apart, by Monte Carlo with `draws` samples of each.
+    """Return how well z identifies one of N equally likely examples, by `draws` samples of each.
 
     mi: I(n; z) in nats, at most log N. accuracy: how often the example with the highest q(z|n) is the one
-    z came from. prior_gap: KL(q(z) || N(0, I)) in nats between aggregated posterior and prior, the "holes".
-    mi + prior_gap estimates the mean KL (Hoffman and Johnson 2016, equation 11). Of the draws × N × N
-    densities at most about `cells` exist at a time, which changes nothing.
+    that z came from. prior_gap: KL(q(z) || N(0, I)) in nats between aggregated posterior and prior, the
+    "holes". mi + prior_gap estimates the mean KL (Hoffman and Johnson 2016, equation 11). About `cells` of
+    the draws × N × N densities exist at a time; the result does not depend on it.
     """
     noise = torch.empty((draws, *q.mean.shape), device=q.mean.device).normal_(generator=generator)
     samples = (q.mean + torch.exp(0.5 * q.logvar) * noise).flatten(0, 1)
@@ -52,25 +52,25 @@ def separation(q: Gaussian, draws: int, generator: torch.Generator, cells: int =
     origin = torch.arange(count, device=samples.device).repeat(draws)
     total = torch.zeros(3, dtype=torch.float64, device=samples.device)
     for z, source in zip(samples.split(rows), origin.split(rows), strict=True):
-        found = densities(q, z)
-        own = found.gather(1, source[:, None])[:, 0]
-        mixture = torch.logsumexp(found, -1) - math.log(count)
+        by_example = densities(q, z)
+        own = by_example.gather(1, source[:, None])[:, 0]
+        mixture = torch.logsumexp(by_example, -1) - math.log(count)
         prior = gaussian.log_prob(gaussian.standard(z), z)
-        right = found.argmax(-1) == source
+        right = by_example.argmax(-1) == source
         total += torch.stack([(own - mixture).sum(), right.double().sum(), (mixture - prior).sum()])
     mi, accuracy, gap = (total / len(samples)).tolist()
     return {"mi": mi, "accuracy": accuracy, "prior_gap": gap}
 
 
 def mutual_information(q: Gaussian, generator: torch.Generator) -> float:
-    """I(x; z) in nats under the aggregated posterior of N examples, q with mean [N, Z], one z of each.
+    """Return I(x; z) in nats under the aggregated posterior of N examples, q with mean [N, Z], one z of each.
 
     E[log q(z|x) - log q(z)], which equals E[KL(q(z|x) || p(z))] - KL(q(z) || p(z)) (Hoffman and Johnson
     2016) for any prior; at most log N, so N belongs to the result.
 
-    Where I is known, on Gaussians drawn anew 40 times (`python -m tests.test_measures 3370 32 4.6`), the
-    standard error at N = 3,370 and Z = 32 is 1.5 / √N nats for I = 1 and 2.5 / √N for I = 4.6. As an estimate
-    for all x, and not for these N, it is too low, since z's own x is one of the N that stand for q(z): by
-    0.00 nats for I = 1, 0.18 for 4.6 and 0.47 for 6; at N = 500 by 0.50 for 4.6.
+    On Gaussians with a known I, drawn anew 40 times (`python -m tests.evaluation.test_latent 3370 32 4.6`),
+    the standard error at N = 3,370 and Z = 32 is 1.5 / √N nats for I = 1 and 2.5 / √N for I = 4.6. As an
+    estimate for all x, not only these N, it is too low, since z's own x is one of the N that stand for q(z):
+    by 0.00 nats for I = 1, 0.18 for 4.6 and 0.47 for 6; at N = 500 by 0.50 for 4.6.
     """
     return separation(q, 1, generator)["mi"]

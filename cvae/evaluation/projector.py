@@ -1,17 +1,19 @@
-"""Points of the latent space for looking at: files of TensorBoard's projector, and a map of the plane."""
+"""Points of the latent space: files for TensorBoard's projector, and a 2-d map by t-SNE."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from cvae.io import write_atomically
 
 MAP = "map.jsonl"
-CONFIG = """embeddings {
+PROJECTOR_CONFIG = """embeddings {
   tensor_name: "posterior means"
   tensor_path: "projector_means.tsv"
   metadata_path: "projector_sentences.tsv"
@@ -19,23 +21,31 @@ CONFIG = """embeddings {
 """
 
 
-def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequence[str] = ()) -> None:
-    """What the projector shows of a run: means [N, Z], each with its sentence and, if there are any, label.
+class Projection(NamedTuple):
+    """Points of the latent space: means [N, Z], and the sentence and any class (0 or 1) of each."""
 
-    TensorBoard finds these files beside the events; `add_embedding` would add a folder at each start.
+    means: Tensor
+    texts: Sequence[str]
+    labels: np.ndarray | None = None
+
+
+def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequence[str] = ()) -> None:
+    """Write the projector's files for means [N, Z], each with its sentence and, if there are any, its label.
+
+    They lie beside the events, where TensorBoard finds them; `add_embedding` would add a folder per start.
     """
     rows = ["\t".join(f"{value:.4g}" for value in row) for row in means.tolist()]
-    # a tab ends a column, and TensorBoard skips blank lines
-    about = [" ".join(text.split()) or "(no words)" for text in texts]  # a head is for several columns only
-    if labels:
-        about = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(about, labels, strict=True))]
+    # a tab would end the column, and TensorBoard skips blank lines
+    lines = [" ".join(text.split()) or "(no words)" for text in texts]
+    if labels:  # only a file of several columns has a head
+        lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(lines, labels, strict=True))]
     write_atomically(folder / "projector_means.tsv", "\n".join(rows) + "\n")
-    write_atomically(folder / "projector_sentences.tsv", "\n".join(about) + "\n")
-    write_atomically(folder / "projector_config.pbtxt", CONFIG)
+    write_atomically(folder / "projector_sentences.tsv", "\n".join(lines) + "\n")
+    write_atomically(folder / "projector_config.pbtxt", PROJECTOR_CONFIG)
 
 
 def write_map(folder: Path, means: np.ndarray, labels: np.ndarray) -> None:
-    """map.jsonl, unless it is there: for each mean [N, Z] its place in a t-SNE of all, and its label.
+    """Write map.jsonl unless it exists: the place of each mean [N, Z] in a t-SNE of all, and its label.
 
     t-SNE as the authors' (protocol C4): 2-d, from the principal components, else scikit-learn's defaults.
     """
@@ -43,7 +53,7 @@ def write_map(folder: Path, means: np.ndarray, labels: np.ndarray) -> None:
         return
     from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default, and more than a third is refused
+    perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default; scikit-learn refuses more than a third
     places = TSNE(init="pca", random_state=0, perplexity=perplexity).fit_transform(means)
     lines = [
         json.dumps({"x": round(x, 4), "y": round(y, 4), "label": label})

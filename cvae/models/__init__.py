@@ -1,21 +1,24 @@
-"""Generative models: `build` makes the one a configuration names."""
+"""Generative models: `build` makes the one that a configuration names."""
 
 from __future__ import annotations
 
-from cvae.config.schema import DialogModel, ReviewModel, SentenceModel
+from collections.abc import Callable
+from typing import Any
+
+from cvae.config.schema import DialogModel, ModelConfig, ReviewModel, SentenceModel
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
 from cvae.models.review import ReviewVAE
 from cvae.models.sentence import SentenceVAE, TextVAE
 
+Model = TextVAE | DialogVAE
+REGISTRY: dict[type, Callable[[Any, Any], Model]] = {
+    SentenceModel: lambda config, data: SentenceVAE(config, len(data.vocabulary)),
+    ReviewModel: lambda config, data: ReviewVAE(config, len(data.vocabulary)),
+    DialogModel: lambda config, data: DialogVAE(config, data.vocabulary, len(data.topics)),
+}
 
-def build(
-    config: SentenceModel | ReviewModel | DialogModel, words: int, data: Splits | None = None
-) -> TextVAE | DialogVAE:
-    """A freshly initialised model for a vocabulary of `words`, on the default device.
 
-    A dialog model needs the `data` for its topics and the words behind the numbers.
-    """
-    if isinstance(config, DialogModel):
-        return DialogVAE(config, data.vocabulary, len(data.topics))
-    return ReviewVAE(config, words) if isinstance(config, ReviewModel) else SentenceVAE(config, words)
+def build(config: ModelConfig, data: Splits) -> Model:
+    """Return a freshly initialised model for a data set, on the default device."""
+    return REGISTRY[type(config)](config, data)

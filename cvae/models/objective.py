@@ -2,92 +2,106 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+import abc
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cvae.data.text import Batch
+from cvae.data import AnyBatch
 from cvae.models import gaussian
 from cvae.models.gaussian import Gaussian
 
 
-class LatentModel(Protocol):
-    """The three densities every generative model here offers; measures and remedies need no more."""
+class LatentModel(nn.Module, abc.ABC):
+    """A generative model with a latent variable: the three densities are all that measures and remedies need.
 
-    def prior(self, batch: Batch) -> Gaussian:
-        """p(z), or p(z | context): mean and logvar [B, Z]."""
+    A batch is a `Batch` of sentences or, for the dialog model, a `ResponseBatch`.
+    """
 
-    def posterior(self, batch: Batch) -> Gaussian:
-        """q(z | x): mean and logvar [B, Z]."""
+    @abc.abstractmethod
+    def prior(self, batch: Any) -> Gaussian:
+        """Return p(z), or p(z | context): mean and logvar [B, Z]."""
 
-    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """-log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z].
+    @abc.abstractmethod
+    def posterior(self, batch: Any) -> Gaussian:
+        """Return q(z | x): mean and logvar [B, Z]."""
 
-        For update=semi_amortized also with `plain=True`, in operations that can be differentiated twice.
-        """
+    @abc.abstractmethod
+    def decode_nll(self, batch: Any, z: Tensor) -> Tensor:
+        """Return -log p(x | z) in nats per sequence: [B]; in evaluation also [K, B] for z [K, B, Z]."""
 
+    def shared(self, batch: Any) -> Any:
+        """Return the batch with what several densities need computed once; by default nothing."""
+        return batch
 
-def shared(model: LatentModel, batch: Batch, plain: bool = False) -> Batch:
-    """The batch with what several densities need computed once, where a model has such a thing."""
-    return model.shared(batch, plain) if hasattr(model, "shared") else batch
+    def extra_losses(self, batch: Any, z: Tensor) -> dict[str, Tensor]:
+        """Return what the objective adds beside nll and β KL, by name: [B], in nats; by default nothing."""
+        return {}
+
+    def inference_network(self) -> nn.Module | None:
+        """Return the module that only q(z | x) uses; by default there is none."""
+        return None
 
 
 class Terms(NamedTuple):
-    """What a batch contributes: nll [B] and kl [B, Z] in nats, tokens [B] predicted.
+    """The terms of a batch: nll [B] and kl [B, Z] in nats, tokens [B] predicted.
 
-    bow [B] is the bag-of-words loss in nats of models that have one, as `bag_nll(batch, z)`.
+    `extra_losses` [B], in nats and by name, are added to the objective and are no part of the ELBO.
     """
 
     nll: Tensor
     kl: Tensor
     tokens: Tensor
-    bow: Tensor | None = None
+    extra_losses: Mapping[str, Tensor] = MappingProxyType({})
 
 
 def terms(
     model: LatentModel,
-    batch: Batch,
+    batch: AnyBatch,
     deterministic: bool = False,
     generator: torch.Generator | None = None,
     q: Gaussian | None = None,
-    plain: bool = False,
 ) -> Terms:
-    """One posterior sample per sequence, or the posterior mean where `deterministic`.
+    """Return a batch's terms for one sample of z per sequence, or the posterior mean where `deterministic`.
 
-    `q` is the posterior, where the caller has it already; `plain` asks for what can be differentiated twice.
+    `q` is the posterior, if the caller has it already.
     """
-    batch = shared(model, batch, plain)
+    batch = model.shared(batch)
     q = gaussian.widened(model.posterior(batch)) if q is None else q
     z = q.mean if deterministic else gaussian.sample(q, generator)
-    nll = model.decode_nll(batch, z, plain=True) if plain else model.decode_nll(batch, z)
-    bow = model.bag_nll(batch, z) if hasattr(model, "bag_nll") else None
-    return Terms(nll, gaussian.kl(q, gaussian.widened(model.prior(batch))), batch.counted, bow)
+    nll, extra_losses = model.decode_nll(batch, z), model.extra_losses(batch, z)
+    kl = gaussian.kl(q, gaussian.widened(model.prior(batch)))
+    return Terms(nll, kl, batch.counted, extra_losses)
 
 
 def loss(
-    found: Terms,
+    terms: Terms,
     beta: float,
     free_bits: float = 0.0,
     free_bits_total: float = 0.0,
     kl_target: float | None = None,
 ) -> Tensor:
-    """rec + β KL, the mean over the batch, in nats per sequence; the bag-of-words loss comes on top.
+    """Return rec + β KL plus the extra losses: means over the batch, in nats per sequence.
 
     The remedies, all off by default:
 
     free_bits λ: each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016, equation 15),
-    so there is no reward for closing a dimension below that; the KL ends at about λ times the dimensions.
+    so nothing is gained by closing a dimension further; the KL ends at about λ times the dimensions.
     free_bits_total λ: the same for the sum over dimensions (FBP in Li et al. 2019), so that few dimensions
     may carry all of it.
-    kl_target C: β |KL - C| (Prokhorov et al. 2019): KL is also pushed up where it is below C,
-    which is what a floor does not do.
+    kl_target C: β |KL - C| (Prokhorov et al. 2019), which, unlike a floor, pushes the KL up where it is
+    below C.
     """
-    parts = found.kl.mean(0)
-    kl = (parts.clamp(min=free_bits) if free_bits > 0 else parts).sum()
+    by_dimension = terms.kl.mean(0)
+    kl = (by_dimension.clamp(min=free_bits) if free_bits > 0 else by_dimension).sum()
     if free_bits_total > 0:
         kl = kl.clamp(min=free_bits_total)
     if kl_target is not None:
         kl = (kl - kl_target).abs()
-    total = found.nll.mean() + beta * kl
-    return total if found.bow is None else total + found.bow.mean()
+    total = terms.nll.mean() + beta * kl
+    for extra in terms.extra_losses.values():
+        total = total + extra.mean()
+    return total

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from cvae.config import schema
-from cvae.data.text import Batch
+from cvae.config.schema import SemiAmortized
+from cvae.data import AnyBatch
 from cvae.models import objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import LatentModel
@@ -18,7 +17,7 @@ from cvae.models.objective import LatentModel
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Parameters that get no gradient for a while, which also saves the time to form it."""
+    """Form no gradient of these parameters, which also saves time."""
     parameters = list(parameters)
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -30,45 +29,44 @@ def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 
 
 def refined(
-    q: Gaussian, loss: Callable[[Gaussian], Tensor], how: schema.SemiAmortized, learning: bool = False
+    q: Gaussian, loss: Callable[[Gaussian], Tensor], settings: SemiAmortized, learning: bool = False
 ) -> Gaussian:
-    """q after `how.steps` of gradient descent with momentum on its mean and logvar [B, Z].
+    """Return q after `settings.steps` steps of gradient descent with momentum on its mean and logvar [B, Z].
 
     v <- momentum v - clipped gradient; x <- x + lr v. Mean and logvar are clipped apart, each over the whole
-    batch, and the loss is the mean over the batch, so a step is the smaller the larger the batch (protocol
-    A2). With `learning` the result can be differentiated with respect to q and to what `loss` depends on.
+    batch, and the loss is the mean over the batch, so larger batches make smaller steps (protocol A2). With
+    `learning` the result can be differentiated with respect to q and to what `loss` depends on.
     """
-    speed: list[Tensor] = [torch.zeros_like(part) for part in q]
-    for _ in range(how.steps):
+    velocity: list[Tensor] = [torch.zeros_like(part) for part in q]
+    for _ in range(settings.steps):
         if not learning:
             q = Gaussian(*(part.detach().requires_grad_() for part in q))
-        slope = torch.autograd.grad(loss(q), q, create_graph=learning)
-        clipped = [part / (part.norm() / how.clip).clamp(min=1) for part in slope]
-        speed = [how.momentum * v - g for v, g in zip(speed, clipped, strict=True)]
-        q = Gaussian(*(part + how.lr * v for part, v in zip(q, speed, strict=True)))
+        gradient = torch.autograd.grad(loss(q), q, create_graph=learning)
+        clipped = [part / (part.norm() / settings.clip).clamp(min=1) for part in gradient]
+        velocity = [settings.momentum * v - g for v, g in zip(velocity, clipped, strict=True)]
+        q = Gaussian(*(part + settings.lr * v for part, v in zip(q, velocity, strict=True)))
     return q
 
 
-@dataclass(frozen=True)
-class Refined:
-    """A model whose posterior is refined at β = 1: for evaluation, by measures that take any model."""
+class Refined(LatentModel):
+    """A model whose posterior is refined at β = 1, for the measures of evaluation."""
 
-    model: LatentModel
-    how: schema.SemiAmortized
-    generator: torch.Generator
+    def __init__(self, model: LatentModel, settings: SemiAmortized, generator: torch.Generator) -> None:
+        super().__init__()
+        self.model, self.settings, self.generator = model, settings, generator
 
-    def prior(self, batch: Batch) -> Gaussian:
+    def prior(self, batch: AnyBatch) -> Gaussian:
         return self.model.prior(batch)
 
-    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
+    def decode_nll(self, batch: AnyBatch, z: Tensor) -> Tensor:
         return self.model.decode_nll(batch, z)
 
-    def posterior(self, batch: Batch) -> Gaussian:
-        """The encoder's, refined with noise from the generator: mean and logvar [B, Z]."""
+    def posterior(self, batch: AnyBatch) -> Gaussian:
+        """Return the encoder's posterior, refined with noise from the generator: mean and logvar [B, Z]."""
 
         def loss(q: Gaussian) -> Tensor:
             return objective.loss(objective.terms(self.model, batch, generator=self.generator, q=q), beta=1.0)
 
         with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False), frozen(self.model.parameters()):
-            q = refined(self.model.posterior(batch), loss, self.how)
+            q = refined(self.model.posterior(batch), loss, self.settings)
         return Gaussian(*(part.detach() for part in q))

@@ -18,9 +18,9 @@ from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian
 from cvae.models.sentence import Decoder, TextVAE
 
-BEFORE, POSITIONS = 4, 25  # pads before the first word, and all that a window of the encoder sees
-STEP = 4  # positions from one window to the next
-BIAS = 0.001  # at the start
+LEFT_PADS, POSITIONS = 4, 25  # pads before the first word; positions that one window of the encoder reads
+WINDOW_STRIDE = 4  # positions
+INITIAL_BIAS = 0.001
 
 
 class UnitEmbedding(nn.Embedding):
@@ -31,12 +31,12 @@ class UnitEmbedding(nn.Embedding):
         nn.init.uniform_(self.weight, -0.001, 0.001)
 
     def forward(self, numbers: Tensor) -> Tensor:
-        """[..., E] for word numbers [...]."""
+        """Return [..., E] for word numbers [...]."""
         return functional.normalize(super().forward(numbers), dim=-1)
 
 
 class Convolution(nn.Linear):
-    """A 1-d convolution without padding, as one product of its windows.
+    """A 1-d convolution without padding, as one matrix product of its windows.
 
     On one CPU core more than twice as fast as `nn.Conv1d` on the 25 positions of a sentence.
     """
@@ -44,20 +44,20 @@ class Convolution(nn.Linear):
     def __init__(self, channels: int, filters: int, width: int, stride: int) -> None:
         super().__init__(width * channels, filters)
         self.channels, self.stride = channels, stride
-        limit = math.sqrt(6 / (width * (channels + filters)))  # Glorot, as of a convolution
+        limit = math.sqrt(6 / (width * (channels + filters)))  # Glorot's, for a convolution
         nn.init.uniform_(self.weight, -limit, limit)
-        nn.init.constant_(self.bias, BIAS)
+        nn.init.constant_(self.bias, INITIAL_BIAS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, (T - width) / stride + 1, filters] for x [B, T, channels]."""
+        """Return [B, (T - width) / stride + 1, filters] for x [B, T, channels]."""
         return super().forward(x.flatten(1).unfold(1, self.in_features, self.stride * self.channels))
 
 
 class ReviewEncoder(nn.Module):
-    """q(z | x): three convolutions over pads, words, `</s>` and pads to 25 positions.
+    """q(z | x): three convolutions over 25 positions: pads, words, `</s>`, pads.
 
-    A longer sentence, which the authors' corpus has none of, gets as many windows of 25 positions as it
-    takes, of whose features the largest count (max over time: Kim 2014).
+    A longer sentence (the authors' corpus has none) is read through as many windows of 25 positions as it
+    needs, whose features are pooled by their maximum (max over time: Kim 2014).
     """
 
     def __init__(self, config: ReviewModel, embedding: UnitEmbedding) -> None:
@@ -73,26 +73,29 @@ class ReviewEncoder(nn.Module):
         nn.init.zeros_(self.third.bias)
         for layer in (self.mean, self.logvar):
             nn.init.xavier_uniform_(layer.weight)
-            nn.init.constant_(layer.bias, BIAS)
+            nn.init.constant_(layer.bias, INITIAL_BIAS)
 
     def forward(self, batch: Batch) -> Gaussian:
-        """mean and logvar [B, Z]; how many pads a batch has plays no part."""
+        """Return mean and logvar [B, Z]; the number of pads in the batch plays no part."""
         words = batch.tokens[:, 1:]
-        further = max(0, -(-(BEFORE + words.size(1) - POSITIONS) // STEP))  # windows after the first
-        seen = functional.pad(words, (BEFORE, POSITIONS + STEP * further - BEFORE - words.size(1)))
-        hidden = torch.relu(self.first(self.embedding(seen)))
+        extra = max(
+            0, -(-(LEFT_PADS + words.size(1) - POSITIONS) // WINDOW_STRIDE)
+        )  # windows after the first
+        right_pads = POSITIONS + WINDOW_STRIDE * extra - LEFT_PADS - words.size(1)
+        padded = functional.pad(words, (LEFT_PADS, right_pads))
+        hidden = torch.relu(self.first(self.embedding(padded)))
         hidden = torch.relu(self.second(hidden))
         hidden = torch.tanh(self.third(hidden))
-        if further:
-            seen_before = POSITIONS + STEP * torch.arange(further, device=seen.device)
-            needed = BEFORE + batch.lengths[:, None] - 1 > seen_before
+        if extra:
+            read_before = POSITIONS + WINDOW_STRIDE * torch.arange(extra, device=padded.device)
+            needed = LEFT_PADS + batch.lengths[:, None] - 1 > read_before
             later = hidden[:, 1:].masked_fill(~needed[:, :, None], -torch.inf)
             hidden = torch.cat([hidden[:, :1], later], 1).amax(1, keepdim=True)
         return Gaussian(self.mean(hidden[:, 0]), self.logvar(hidden[:, 0]))
 
 
 class TiedOutput(nn.Module):
-    """Logits from the words' own vectors: the decoder's state, projected, times each of them."""
+    """Logits from the words' own vectors: the product of each with the projected state."""
 
     def __init__(self, embedding: UnitEmbedding) -> None:
         super().__init__()
@@ -106,19 +109,20 @@ class TiedOutput(nn.Module):
         return functional.normalize(self.embedding.weight, dim=-1)
 
     def forward(self, states: Tensor) -> Tensor:
-        """[..., V] for projected states [..., E]."""
+        """Return [..., V] for projected states [..., E]."""
         return functional.linear(states, self.weight, self.bias)
 
 
 class ReviewDecoder(Decoder):
-    """The sentence VAE's decoder, whose states are projected to the size of the word vectors."""
+    """The sentence VAE's decoder, with its states projected to the size of the word vectors."""
 
     def __init__(self, config: ReviewModel, embedding: UnitEmbedding) -> None:
         super().__init__(config, embedding, TiedOutput(embedding))
         self.project = nn.Linear(config.hidden, config.embed, bias=False)
         nn.init.uniform_(self.project.weight, -0.001, 0.001)
-        nn.init.xavier_uniform_(self.start.weight)
-        nn.init.constant_(self.start.bias, BIAS)
+        if self.start is not None:
+            nn.init.xavier_uniform_(self.start.weight)
+            nn.init.constant_(self.start.bias, INITIAL_BIAS)
         for layer in range(config.layers):
             self._initialise(*self.lstm.all_weights[layer])
 
@@ -134,9 +138,11 @@ class ReviewDecoder(Decoder):
             b_x.zero_()[hidden : 2 * hidden] = 1.0
 
     def states(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """Return what the output layer reads, [B, T, E], for inputs [B, T] and z [B, Z]."""
         return self.project(super().states(inputs, z))
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return what the output layer reads after `words` [B], [..., B, E], and the next state."""
         outputs, state = super().step(words, state)
         return self.project(outputs), state
 

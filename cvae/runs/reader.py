@@ -1,4 +1,4 @@
-"""Reading run folders: what figures and tables are made from. Needs no torch."""
+"""Run folders as records: what figures and tables are made from. Torch-free."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from cvae.io import not_numbers, parse_json, read_json
 from cvae.runs.folder import RunFolder
 
 Group = tuple[str, str]
-# measures of dialogs that older runs, which have no greedy_f1, took otherwise: against references cut and
-# mapped to <unk>, and over n-grams instead of words
+# dialog measures that older runs, which have no greedy_f1, computed in another way: against references that
+# were cut and mapped to <unk>, and over n-grams instead of words
 REDEFINED = ("sacrebleu_", "corpus_bleu", "distinct2")
-APART = ("schedule.name", "lr.name")  # what a run is always called by, beside what else sets it apart
+APART = ("schedule.name", "lr.name")  # a run is always named by these, whatever else sets it apart
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Snapshot:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Snapshot:
-        """From a line of latents.jsonl."""
+        """Return the snapshot in a line of latents.jsonl."""
         mean, logvar = (np.array(record[key], dtype=float) for key in ("mean", "logvar"))
         return cls(mean, logvar, np.array(record["label"], dtype=int))
 
@@ -49,8 +49,10 @@ class Map:
 
 @dataclass(frozen=True)
 class Run:
-    """What a run folder says: its configuration, its records and, of the tasks that have them, snapshots
-    of a latent plane (toy) and the records of classifiers (yelp). `data`: fingerprints of its files."""
+    """The content of a run folder.
+
+    `latents` are the snapshots of a latent plane (toy), `classifiers` the records of classifiers (yelp).
+    """
 
     folder: Path
     config: Mapping[str, Any]
@@ -59,64 +61,66 @@ class Run:
     results: Mapping[str, Any] = field(default_factory=dict)
     classifiers: Sequence[Mapping[str, Any]] = ()
     data: Mapping[str, str] = field(default_factory=dict)  # fingerprints, as run.json has them
-    note: str = ""  # what a table says beneath it of where the results come from
+    note: str = ""  # for a table of these results: where they come from
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
-        """`config[section][key]`, or `default` where either is absent."""
+        """Return `config[section][key]`, or `default` where either is absent."""
         part = self.config.get(section)
         return part.get(key, default) if isinstance(part, Mapping) else default
 
     @property
     def group(self) -> Group:
-        """(schedule name, learning-rate name): what a line or a row of a figure stands for."""
+        """(schedule name, learning-rate name): what a line or a row of a figure shows."""
         return self.get("schedule", "name"), self.get("lr", "name", "constant")
 
     @property
     def seed(self) -> int:
+        """The run's seed."""
         return int(self.config.get("seed") or 0)
 
     @property
     def task(self) -> str:
+        """The name of the run's task."""
         return self.get("task", "name", "")
 
     @property
     def last(self) -> int:
-        """The last recorded update, 0 where nothing is recorded yet."""
+        """The last recorded step, 0 where nothing is recorded yet."""
         return max((record["step"] for record in self.metrics), default=0)
 
     @property
     def total(self) -> int | None:
-        """The updates of the whole run, None where neither its results nor its configuration say."""
+        """The number of steps of the whole run, None where neither results nor configuration say."""
         return self.results.get("updates") or self.get("train", "steps")
 
     @property
     def setting(self) -> dict[str, Any]:
-        """What the run is, its seed apart: the keys of its identity with their values."""
+        """The keys and values that identify the run, without its seed."""
         return {key: value for key, value in identity(dict(self.config)).items() if key != "seed"}
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """Steps and values of one scalar, see `measured`; of two records with one step, the later counts."""
-        found = {r["step"]: value for r in self.metrics if (value := measured(r, key)) is not None}
-        steps = sorted(found)
-        return np.array(steps, dtype=int), np.array([found[s] for s in steps], dtype=float)
+        """Return steps and values of a scalar (see `measured`); of two records of a step the later counts."""
+        values = {r["step"]: value for r in self.metrics if (value := measured(r, key)) is not None}
+        steps = sorted(values)
+        return np.array(steps, dtype=int), np.array([values[step] for step in steps], dtype=float)
 
     def at(self, key: str, step: int) -> float | None:
-        """The value of one scalar at one step, None where it was not recorded."""
+        """Return the value of a scalar at a step, None where it was not recorded."""
         steps, values = self.series(key)
         return float(values[steps == step][0]) if step in steps else None
 
 
 def measured(record: Mapping[str, Any], key: str) -> float | None:
-    """A number of a record, None where there is none; inf for a perplexity of null, which has overflowed."""
-    overflown = key.endswith("ppl") and key in record and record[key] is None
-    return math.inf if overflown else record.get(key)
+    """Return a number of a record, None where there is none, inf for a perplexity that overflowed to null."""
+    overflowed = key.endswith("ppl") and key in record and record[key] is None
+    return math.inf if overflowed else record.get(key)
 
 
-def numbered(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number, object) of a jsonl file, but for a last line that is still being written.
+def numbered(path: Path, required: str = "step") -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (line number, object) of a jsonl file, skipping a last line that is still being written.
 
-    An absent file has none. Every object has a whole number under the `needed` key. Raises RunsError naming
-    the line.
+    An absent file has no lines. Raises RunsError, naming the line, unless every object has a whole number
+    under the `required` key.
     """
     if not path.exists():
         return
@@ -130,18 +134,18 @@ def numbered(path: Path, needed: str = "step") -> Iterator[tuple[int, dict[str, 
             if number == len(lines):
                 return
             raise RunsError(f"{path}, line {number}: not JSON ({error})") from None
-        if not isinstance(record, dict) or not _whole(record.get(needed)):
-            raise RunsError(f"{path}, line {number}: needs an object with a whole number '{needed}'")
+        if not isinstance(record, dict) or not _is_count(record.get(required)):
+            raise RunsError(f"{path}, line {number}: needs an object with a whole number '{required}'")
         yield number, record
 
 
-def _whole(value: Any) -> bool:
-    """Whether it is a whole number from 0 on that an array can hold."""
+def _is_count(value: Any) -> bool:
+    """Return whether a value is a whole number from 0 on that an array can hold."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The records of a `metrics.jsonl`; an absent file is a run without records yet."""
+    """Return the records of a `metrics.jsonl`, none for an absent file."""
     records = []
     for number, record in numbered(path):
         if wrong := not_numbers(record):
@@ -151,27 +155,27 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def read_latents(path: Path) -> dict[int, Snapshot]:
-    """Step -> posterior from a `latents.jsonl`; an absent file holds none."""
+    """Return the snapshots of a `latents.jsonl` by step, none for an absent file."""
     snapshots = {}
     for number, record in numbered(path):
         try:
-            found = Snapshot.of(record)
+            snapshot = Snapshot.of(record)
         except (KeyError, TypeError, ValueError):
             raise RunsError(
                 f"{path}, line {number}: needs mean [N, Z], logvar [N, Z] and label [N]"
             ) from None
-        mean, logvar, label = (part.shape for part in (found.mean, found.logvar, found.label))
+        mean, logvar, label = (part.shape for part in (snapshot.mean, snapshot.logvar, snapshot.label))
         if len(mean) != 2 or mean != logvar or label != mean[:1]:
             raise RunsError(
                 f"{path}, line {number}: mean {mean}, logvar {logvar} and label {label} do not fit together"
             )
-        snapshots[record["step"]] = found
+        snapshots[record["step"]] = snapshot
     return snapshots
 
 
 def read_classifiers(path: Path) -> list[dict[str, Any]]:
-    """The records of a `classifier.jsonl`; an absent file holds none."""
-    found = []
+    """Return the records of a `classifier.jsonl`, none for an absent file."""
+    records = []
     for number, record in numbered(path, "seed"):
         if missing := {"mode", "share", "labels", "test/accuracy"} - record.keys():
             raise RunsError(f"{path}, line {number}: has no {', '.join(sorted(missing))}")
@@ -180,12 +184,12 @@ def read_classifiers(path: Path) -> list[dict[str, Any]]:
         numbers = (record["share"], record["labels"], record["test/accuracy"])
         if record["mode"] not in get_args(Mode) or None in numbers:
             raise RunsError(f"{path}, line {number}: needs a mode of {listing(get_args(Mode))}, and numbers")
-        found.append(record)
-    return found
+        records.append(record)
+    return records
 
 
 def read_map(folder: Path) -> Map:
-    """The `map.jsonl` of a run folder; empty where there is none."""
+    """Return the `map.jsonl` of a run folder, empty where there is none."""
     path = folder / "map.jsonl"
     points = [point for _, point in numbered(path, "label")]
     try:
@@ -196,7 +200,7 @@ def read_map(folder: Path) -> Map:
 
 
 def read_run(folder: str | Path) -> Run:
-    """The run in `folder`, which holds a `run.json`."""
+    """Return the run in a folder. Raises RunsError for one without a usable run.json."""
     folder = Path(folder)
     path = folder / "run.json"
     content = read_json(path)
@@ -217,7 +221,7 @@ def read_run(folder: str | Path) -> Run:
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
         raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")
-    if not _whole(config.get("seed") or 0):
+    if not _is_count(config.get("seed") or 0):
         raise RunsError(f"{path}: the config's seed must be a whole number, found {config['seed']!r}")
     return run
 
@@ -225,10 +229,10 @@ def read_run(folder: str | Path) -> Run:
 def _of_the_last(
     metrics: list[dict[str, Any]], results: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], dict[str, Any], str]:
-    """Records and results of a toy run from before it reported its last checkpoint, and what to say of them.
+    """Return metrics, results and a note of a toy run that reported its best checkpoint, as all once did.
 
-    Its results.json and last record have the best checkpoint's val/* and test/*. Those of its last validation
-    replace them: val and test are the same sequences (`generated.toy`).
+    In its results.json and last record val/* and test/* are those of the best checkpoint. The last validation
+    replaces them; val and test are the same sequences (`data.toy`).
     """
     validated = [record for record in metrics if record.get("val/rec") is not None]
     if not validated:
@@ -245,7 +249,7 @@ def _of_the_last(
 
 
 def _comparable(results: Mapping[str, Any]) -> dict[str, Any]:
-    """Results without the REDEFINED measures of a split that was scored by their older definitions."""
+    """Return the results without REDEFINED measures that were computed by older definitions."""
     parts = ((key, *key.split("/", 1)) for key in results if "/" in key)
     older = {
         key
@@ -256,48 +260,48 @@ def _comparable(results: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def below(folders: Iterable[str | Path], name: str) -> list[Path]:
-    """The files of that name in and below `folders`, each once, in order; RunsError for a missing folder.
+    """Return the files of a name in and below `folders`, each once, in order.
 
-    Copies in outputs/published are found only where they are asked for.
+    Copies in outputs/published are found only where asked for. Raises RunsError for a missing folder.
     """
-    found = {}
+    paths = {}
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise RunsError(f"{folder}: no such folder")
         for path in folder.rglob(name):
             if "published" not in path.relative_to(folder).parts:
-                found[path.resolve()] = path
-    return sorted(found.values())
+                paths[path.resolve()] = path
+    return sorted(paths.values())
 
 
 def find_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """All runs in and anywhere below `folders`, each once, in the order of their paths."""
+    """Return all runs in and below `folders`, each once, in the order of their paths."""
     folders = list(folders)
-    if not (found := below(folders, "run.json")):
+    if not (paths := below(folders, "run.json")):
         names = ", ".join(map(str, folders)) or "no folder given"
         raise RunsError(f"{names}: no run found (no run.json in or below)")
-    return [read_run(path.parent) for path in found]
+    return [read_run(path.parent) for path in paths]
 
 
 def differing_keys(runs: Sequence[Run]) -> list[str]:
-    """The keys in whose values the runs differ; one that follows from its group's name is left out."""
+    """Return the keys in whose values the runs differ, without those that follow from their group's name."""
     settings = [run.setting for run in runs]
     keys = [key for key in dict.fromkeys(k for s in settings for k in s) if _values(settings, key) > 1]
     return [key for key in keys if not _follows_from_name(settings, key)]
 
 
 def changes(runs: Sequence[Run]) -> list[str]:
-    """What sets each run apart from the plainest, schedule and learning rate aside: "skip", "stop=0.4".
+    """Return what sets each run apart from the plainest one beside APART, as in "skip" or "stop=0.4".
 
-    "plain" for nothing. The plainest run has most of the differing keys off or absent, and the others as they
-    mostly are.
+    The plainest run, "plain", has most of the differing keys off or absent, and the others at their most
+    frequent value.
     """
     keys = [key for key in differing_keys(runs) if key not in APART]
-    keys.sort(key=lambda key: key.startswith("dataset."))  # what a remedy needs comes after what it is
+    keys.sort(key=lambda key: key.startswith("dataset."))  # a remedy before what it needs of the dataset
     columns = [[run.setting.get(key) for run in runs] for key in keys]
     usual = [max(column, key=column.count) for column in columns]
     groups = {key.partition(".")[0] for key in APART}
-    values = [  # a schedule without β has no `stop` and is not set apart by that
+    values = [  # a schedule without β has no `stop`, which does not set it apart
         [
             run.setting.get(key, mode if key.partition(".")[0] in groups else None)
             for key, mode in zip(keys, usual, strict=True)
@@ -309,37 +313,37 @@ def changes(runs: Sequence[Run]) -> list[str]:
         return sum(map(bool, row)), sum(v != u for v, u in zip(row, usual, strict=True))
 
     plainest = min(values, key=distance)
-    found = [
+    texts = [
         ", ".join(
-            _said(key, value) for key, value, off in zip(keys, row, plainest, strict=True) if value != off
+            _change(key, value) for key, value, off in zip(keys, row, plainest, strict=True) if value != off
         )
         for row in values
     ]
-    return [text or "plain" for text in found]
+    return [text or "plain" for text in texts]
 
 
-def _said(key: str, value: Any) -> str:
-    """A key and its value in few words: the group of a name, the last part of a key or a path."""
+def _change(key: str, value: Any) -> str:
+    """Return a key and its value in short: the group of a name, the last part of a key or a path."""
     group, _, last = key.rpartition(".")
     short = value.rpartition("/")[2] if isinstance(value, str) else value
     return last if value is True else f"{group if last == 'name' else last}={short}"
 
 
 def _values(settings: Sequence[dict[str, Any]], *keys: str) -> int:
-    """How many different values, or combinations of values, some keys have."""
+    """Return the number of different values, or combinations of values, of some keys."""
     return len({repr([setting.get(key) for key in keys]) for setting in settings})
 
 
 def _follows_from_name(settings: Sequence[dict[str, Any]], key: str) -> bool:
-    """Whether runs with the same choice of a key's group have the same value of the key."""
+    """Return whether runs with the same choice of a key's group have the same value of the key."""
     name = f"{key.partition('.')[0]}.name"
     return key != name and _values(settings, name) == _values(settings, name, key)
 
 
 def refuse_other_data(runs: Sequence[Run], besides: Container[str] = ()) -> None:
-    """Raises RunsError where runs that are to be put together read different files of one name.
+    """Raise RunsError where runs to be put together read different files of one name.
 
-    What a run does not record is unknown, and no difference; nor are names in `besides`.
+    A file that a run does not record is unknown and no difference; names in `besides` are not compared.
     """
     first: dict[str, Run] = {}
     for run in runs:
@@ -352,7 +356,7 @@ def refuse_other_data(runs: Sequence[Run], besides: Container[str] = ()) -> None
 
 
 def refuse_mixture(runs: Sequence[Run]) -> None:
-    """Raises RunsError where runs that are to be averaged differ in more than their seed, or not in it."""
+    """Raise RunsError where runs to be averaged differ in more than their seed, or share one."""
     refuse_other_data(runs)
     first, seen = runs[0], {}
     for run in runs:

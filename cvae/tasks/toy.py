@@ -1,4 +1,4 @@
-"""The synthetic experiment: language modelling plus what the latent plane looks like."""
+"""The synthetic experiment: language modelling of ten sequences in a latent plane."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from cvae.tasks.language_model import LanguageTask
 
 
 class ToyTask(LanguageTask):
-    """The paper's ten sequences, whose posteriors can all be looked at."""
+    """The ten sequences of the paper, few enough to look at every posterior."""
 
     def _posterior(self) -> Gaussian:
-        """q(z|n) of each sequence, in order: mean and logvar [N, Z]."""
+        """Return q(z | n) of each sequence, in order: mean and logvar [N, Z]."""
         corpus = self.data.corpora["train"]
         return self.model.posterior(corpus.batch(np.arange(len(corpus))))
 
-    def information(self, split: str, q: Gaussian) -> dict[str, float]:
-        """How well z tells the sequences apart, each counted once; see `metrics.separation`."""
+    def latent_metrics(self, split: str, q: Gaussian) -> dict[str, float]:
+        """Return how well z tells the sequences apart, each counted once: see `metrics.separation`."""
         return metrics.separation(self._posterior(), self.config.task.samples, self.generator())
 
-    def examples(self, split: str) -> int:
-        """The sequences, however often the split holds each."""
+    def mi_examples(self, split: str) -> int:
+        """Return the number of sequences, however often the split holds each."""
         return len(self.data.corpora["train"])
 
     def snapshot(self) -> dict[str, Any]:
-        """The posterior of each sequence: mean and logvar [N, Z]."""
+        """Return the posterior of each sequence: mean and logvar [N, Z]."""
         with self.eval_mode():
             q = self._posterior()
         labels = list(range(len(q.mean)))

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, read without executing anything that is in them."""
+"""Checkpoints: written whole or not at all, read without executing anything in them."""
 
 from __future__ import annotations
 
@@ -24,89 +24,89 @@ FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
-    """Writes plain containers and tensors, so that `path` is always a complete file.
+    """Write plain containers and tensors, so that `path` is a complete file at any time.
 
-    With `keep` the file that stood there before becomes the previous one. Raises OSError, with the old file
-    still in its place, where the new one cannot be written.
+    With `keep` the old file becomes the previous checkpoint. Raises OSError, with the old file still in
+    place, where the new one cannot be written.
     """
-    whole = io.BytesIO()  # torch's own writer ends in C++ on a full disk
-    torch.save({"format": FORMAT, "version": __version__, **content}, whole)
-    write_atomically(path, whole.getbuffer(), previous(path) if keep else None)
+    buffer = io.BytesIO()  # torch's own file writer aborts in C++ on a full disk
+    torch.save({"format": FORMAT, "version": __version__, **content}, buffer)
+    write_atomically(path, buffer.getbuffer(), previous(path) if keep else None)
 
 
 def previous(path: Path) -> Path:
-    """Where the file goes that a newer one takes the place of."""
+    """Return the path of the previous checkpoint, kept until a newer one is complete."""
     return path.with_name(path.name.replace("last", "previous"))
 
 
 def latest(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:
-    """What `path` holds or, where it cannot be used, what the previous file does; None where neither is.
+    """Return the content of `path`, or of the previous checkpoint if `path` is unusable; None without files.
 
-    Raises CheckpointError where there are files and none can be used to go on with this run.
+    Raises CheckpointError where this run can continue from neither.
     """
     refusal = None
-    for candidate in (path, previous(path)):
-        if candidate.exists():
-            try:
-                found = load(candidate, config)
-                if "optimizer" not in found:
-                    raise CheckpointError(f"{candidate} has weights only: training cannot go on from it")
-            except CheckpointError as error:
-                refusal = refusal or error
-                continue
-            if refusal is not None:
-                log.warning(f"warning: {refusal}; going on from {candidate.name}, step {found['step']}")
-            return found
+    for candidate in filter(Path.exists, (path, previous(path))):
+        try:
+            content = load(candidate, config)
+            if "optimizer" not in content:
+                raise CheckpointError(f"{candidate} has weights only: training cannot go on from it")
+        except CheckpointError as error:
+            refusal = refusal or error
+            continue
+        if refusal is not None:
+            log.warning(f"warning: {refusal}; going on from {candidate.name}, step {content['step']}")
+        return content
     if refusal is not None:
         raise refusal
     return None
 
 
 def restore(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
-    """Gives a model its weights. Raises CheckpointError for those of another model."""
+    """Load weights into a model; `path` names their file. Raises CheckpointError if they do not fit."""
     try:
         module.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} has the weights of another model: {_first(error)}") from None
-
-
-def _first(error: Exception) -> str:
-    """The first thing that torch names below its headline."""
-    return " ".join(str(error).split("\n\t")[:2][-1].split())
+        # torch lists the mismatches below a headline
+        first = " ".join(str(error).split("\n\t")[:2][-1].split())
+        raise CheckpointError(f"{path} has the weights of another model: {first}") from None
 
 
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The content, tensors on the CPU; with `config` it must be that run's.
+    """Return the content of a checkpoint, tensors on the CPU; with `config` it must be that run's.
 
-    Raises CheckpointError naming the file and what is wrong with it. The zip's checksums come first: torch
-    reads a file with flipped bits without a word.
+    Raises CheckpointError with the file and what is wrong with it.
     """
+    _check_archive(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # any error that foreign bytes cause; torch's message advises to execute them
+        raise CheckpointError(
+            f"{path} is not a usable checkpoint: it holds other things than weights and plain values"
+        ) from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        version = content.get("version", "?") if isinstance(content, dict) else "?"
+        raise CheckpointError(
+            f"{path} was written in another format, by cvae {version}; this is cvae {__version__}"
+        )
+    if config is not None and identity(content.get("config", {})) != identity(config):
+        raise CheckpointError(f"{path} is of another run: its configuration is not the folder's")
+    if isinstance(content.get("model"), dict) and without_running_values(content["model"]):
+        log.warning(
+            f"warning: {path} holds running statistics of model.batch_norm, which lag the encoder; they are"
+            " replaced by the statistics of the training sentences under its weights"
+        )
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    """Raise CheckpointError unless the zip's checksums are right: torch reads flipped bits silently."""
     try:
         with zipfile.ZipFile(path) as archive:
             if broken := archive.testzip():
                 raise zipfile.BadZipFile(f"{broken} does not match its checksum")
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    except Exception as error:  # what other programs pack, zipfile refuses in many ways
+    except Exception as error:  # zipfile refuses other programs' archives in many ways
         raise CheckpointError(f"{path} is not a usable checkpoint: {error}") from None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever the bytes of a stranger lead to; torch's advice is to execute them
-        raise CheckpointError(
-            f"{path} is not a usable checkpoint: it holds other things than weights and plain values"
-        ) from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
-        written = found.get("version", "?") if isinstance(found, dict) else "?"
-        raise CheckpointError(
-            f"{path} was written in another format, by cvae {written}; this is cvae {__version__}"
-        )
-    if config is not None and identity(found.get("config", {})) != identity(config):
-        raise CheckpointError(f"{path} is of another run: its configuration is not the folder's")
-    if isinstance(found.get("model"), dict) and without_running_values(found["model"]):
-        log.warning(
-            f"warning: {path} holds running statistics of model.batch_norm, which lag the encoder: those of"
-            " the training sentences under its weights take their place"
-        )
-    return found

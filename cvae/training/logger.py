@@ -1,4 +1,4 @@
-"""What a run says, said once: `write` feeds metrics.jsonl, TensorBoard and the console."""
+"""Records of a run: metrics.jsonl and other lines of JSON, the same in TensorBoard, and console lines."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from contextlib import nullcontext, suppress
+from pathlib import Path
 from typing import Any
 
 from tensorboard.plugins.hparams import plugin_data_pb2
@@ -38,14 +39,14 @@ LAYOUT = {
     },
 }
 
-# TensorBoard takes the table's columns from one run, whichever it reads first, and shows the first five of
-# each kind: they are the same for all runs, and those that sweeps vary are marked as differing
+# TensorBoard takes the columns of the hparams table from whichever run it reads first and shows five of each
+# kind, so all runs declare the same columns, with those that sweeps vary marked as differing
 SWEPT = {"schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed"}
 BOUNDS = [f"{split}/{name}" for split in ("test", "val") for name in ("elbo", "rec", "kl", "ppl")]
 
 
 class Logger:
-    """Appends to a run's records. `offsets` are their lengths in bytes as of the checkpoint."""
+    """Append to the records of a run; `offsets` are their lengths in bytes at the checkpoint."""
 
     def __init__(self, folder: RunFolder, config: Config, step: int, offsets: dict[str, int]) -> None:
         self.folder = folder
@@ -60,13 +61,13 @@ class Logger:
             self._open(name, offsets.get(name, 0))
         self.board = SummaryWriter(str(folder.path), purge_step=step)
         self.board.add_custom_scalars(LAYOUT)
-        experiment, start, self._end = self._hparams()
+        experiment, start, self._end = hparams_summaries(config)
         self.board.file_writer.add_summary(experiment)
         self.board.file_writer.add_summary(start)
         self._replay(step)
 
     def _open(self, name: str, offset: int) -> None:
-        """Cuts a record to what the checkpoint knows of, so that the rest can be written again."""
+        """Cut a record file to its length at the checkpoint; what followed is written again."""
         path = self.folder / name
         size = path.stat().st_size if path.exists() else 0
         if size < offset:
@@ -79,41 +80,43 @@ class Logger:
             self._files[name].truncate(offset)
 
     def _replay(self, step: int) -> None:
-        """Gives TensorBoard what purging took from it although the checkpoint came after it."""
+        """Show TensorBoard again what `purge_step` removed although the checkpoint came after it."""
         for name, show in self._show.items():
             for _, record in numbered(self.folder / name):
                 if record["step"] >= step:
                     show(record)
 
     def _scalars(self, record: dict[str, Any]) -> None:
+        """Show scalars."""
         for tag, value in record.items():
             if tag != "step" and value is not None:
                 self.board.add_scalar(tag, value, record["step"])
 
     def _plane(self, record: dict[str, Any]) -> None:
-        """The latent plane as it is now, if it is a plane."""
+        """Show a picture of a two-dimensional latent space."""
         if len(record["mean"][0]) == 2:
             pixels = plane_picture(Snapshot.of(record), record["step"], self.config.autoencoder)
             self.board.add_image("latents/plane", pixels, record["step"], dataformats="HWC")
 
     def _text(self, record: dict[str, Any]) -> None:
+        """Show sampled sentences."""
         self.board.add_text("samples", record["text"], record["step"])
 
-    def write(self, step: int, values: dict[str, float], spoken: str = "") -> None:
-        """One record of scalars at an optimiser step; the console gets those named in `spoken`.
+    def write(self, step: int, values: dict[str, float], line: str = "") -> None:
+        """Append a record of scalars to metrics.jsonl and print a line made from them.
 
-        `spoken` is a line with keys in braces, as in "val rec {val/rec:.4g}". Wall-clock values live below
-        time/ only. What is not finite is null in the record and absent from TensorBoard.
+        `line` has keys in braces, as in "val rec {val/rec:.4g}". Wall-clock values are below time/ only. A
+        value that is not finite is null in the record and absent from TensorBoard.
         """
         self.append("metrics.jsonl", {"step": step, **finite(values)})
-        if spoken:
-            log.info(spoken.format_map(values))
+        if line:
+            log.info(line.format_map(values))
 
     def append(self, name: str, record: dict[str, Any]) -> None:
-        """One line of JSON to a record, and the same to TensorBoard: written when this returns.
+        """Append a record to a file of JSON lines and show it in TensorBoard.
 
-        Raises FolderError where the folder is not the run's any more: TensorBoard's thread would begin its
-        file anew in whatever stands there, and at any time, had it still something to write.
+        Raises FolderError where the folder is no longer the run's: TensorBoard's thread would create its file
+        again in whatever is there now.
         """
         self.folder.refuse_lost()
         if name not in self._files:
@@ -124,40 +127,18 @@ class Logger:
         self.board.flush()
 
     def offsets(self) -> dict[str, int]:
-        """The lengths of the records in bytes, all of it on the disk: what a checkpoint remembers."""
+        """Return the length of each record file in bytes, all of it on the disk: for the checkpoint."""
         self.board.flush()
         for file in self._files.values():
             os.fsync(file.fileno())
         return {name: file.seek(0, os.SEEK_END) for name, file in self._files.items()}
 
-    def _hparams(self) -> tuple[Any, Any, Any]:
-        """The hparams table's columns, this run's row, and the row's end.
-
-        They stand in the run's own event file, not in a sub-run as `add_hparams` makes one.
-        """
-        kept = {
-            key: value if isinstance(value, bool | int | float | str) else str(value)
-            for key, value in identity(self.config.container).items()
-            if value is not None
-        }
-        kept["seed"] = str(self.config.seed)
-        metrics = [f"{self.config.task.reported}/{name}" for name in BOUNDS]
-        experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | kept, dict.fromkeys(metrics))
-        columns = experiment.value[0].metadata.plugin_data
-        data = plugin_data_pb2.HParamsPluginData.FromString(columns.content)
-        for info in data.experiment.hparam_infos:
-            info.differs = info.name in SWEPT
-        for info in data.experiment.metric_infos:
-            info.display_name = info.name.tag
-        columns.content = data.SerializeToString()
-        return experiment, *hparams(kept, {})[1:]
-
     def end(self) -> None:
-        """Marks the run's row in the hparams table as finished."""
+        """Mark the run as finished in the hparams table."""
         self.board.file_writer.add_summary(self._end)
 
-    def picture(self, tag: str, path: Any, step: int) -> None:
-        """A PNG of the run folder at half its size, since browsers shrink without averaging."""
+    def picture(self, tag: str, path: Path, step: int) -> None:
+        """Show a PNG of the run folder at half its size: browsers shrink pictures without averaging."""
         import numpy as np
         from PIL import Image
 
@@ -169,7 +150,30 @@ class Logger:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        with suppress(OSError) if kind else nullcontext():  # it must not hide what ended the run
+        with suppress(OSError) if kind else nullcontext():  # must not hide the error that ends the run
             self.board.close()
             for file in self._files.values():
                 file.close()
+
+
+def hparams_summaries(config: Config) -> tuple[Any, Any, Any]:
+    """Return the hparams table's columns, the row of this run, and the end of that row.
+
+    They belong in the run's own event file: `add_hparams` would make a sub-run.
+    """
+    row = {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in identity(config.container).items()
+        if value is not None
+    }
+    row["seed"] = str(config.seed)
+    metrics = [f"{config.task.reported}/{name}" for name in BOUNDS]
+    experiment, _, _ = hparams(dict.fromkeys(SWEPT, 0.0) | row, dict.fromkeys(metrics))
+    columns = experiment.value[0].metadata.plugin_data
+    data = plugin_data_pb2.HParamsPluginData.FromString(columns.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name in SWEPT
+    for info in data.experiment.metric_infos:
+        info.display_name = info.name.tag
+    columns.content = data.SerializeToString()
+    return experiment, *hparams(row, {})[1:]

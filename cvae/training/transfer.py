@@ -1,21 +1,22 @@
-"""`init_from`: the weights of a finished run, from which another goes on or whose encoder it classifies."""
+"""`init_from`: start from the weights of a finished run, or classify with its encoder."""
 
 from __future__ import annotations
 
 from cvae.errors import FolderError
+from cvae.runs.compatibility import refuse_as_source, refuse_other_data
 from cvae.runs.folder import RunFolder
-from cvae.tasks.language_model import LanguageTask
+from cvae.tasks.base import Task
 from cvae.training import checkpoint
 
 
-def load_weights(source: RunFolder, task: LanguageTask, encoder_only: bool) -> None:
-    """Gives a model the weights that a finished run reports: all of them, or its encoder's.
+def load_weights(source: RunFolder, task: Task, encoder_only: bool) -> None:
+    """Load the weights that a finished run reports into a task's model, or those of its encoder only.
 
     Raises FolderError where there is no such run, where its data or words are others, and where weights are
     missing or differ in shape.
     """
-    source.refuse_as_source(task.config)
-    source.refuse_other_data(task.data.fingerprints)
+    refuse_as_source(source, task.config)
+    refuse_other_data(source, task.data.fingerprints)
     if (source / "vocabulary.txt").read_text(encoding="utf-8") != task.data.vocabulary.text:
         raise FolderError(f"init_from={source} has another vocabulary.txt: its weights are about other words")
     part = "encoder." if encoder_only else ""
@@ -26,6 +27,6 @@ def load_weights(source: RunFolder, task: LanguageTask, encoder_only: bool) -> N
     shapes = [{name: tuple(weight.shape) for name, weight in side.items()} for side in (there, here)]
     if not here or shapes[0] != shapes[1]:
         differing = sorted(name for name, _ in shapes[0].items() ^ shapes[1].items())
-        misfit = ", ".join(dict.fromkeys(differing)) or "there is no encoder to take"
-        raise FolderError(f"init_from={source} is a model of another shape: {misfit}")
+        mismatch = ", ".join(dict.fromkeys(differing)) or "there is no encoder to take"
+        raise FolderError(f"init_from={source} is a model of another shape: {mismatch}")
     task.model.load_state_dict(there, strict=not encoder_only)

@@ -54,7 +54,7 @@ def test_unknown_choice(group, refused):
         ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
         (
             "schedul=cyclical",
-            "unknown key schedul, did you mean schedule? (keys: dataset, device, init_from, lr,",
+            "unknown key schedul, did you mean schedule? (keys: dataset, device, init_from, jobs_per_gpu,",
         ),
         ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),

@@ -92,7 +92,7 @@ def test_the_corpus_s_own_unk_is_an_unknown_word_and_the_end_is_none():
     found = splits(rows, CPU, {})
     shares = {split: corpus.unknown_share for split, corpus in found.corpora.items()}
     assert shares == {"train": 1 / 5, "val": 2 / 5, "test": 0.0}
-    fewer = splits(rows, CPU, {}, most=1)  # only "a"
+    fewer = splits(rows, CPU, {}, max_types=1)  # only "a"
     assert fewer.corpora["train"].unknown_share == 2 / 5
 
 
@@ -102,8 +102,8 @@ def test_only_sentences_of_the_same_words_in_the_same_order_count_as_in_train():
         "val": [["b", "a"], ["a", "b"], ["ab"], ["a", "b", "c"]],
         "test": [["d", "e"], ["c"], ["c"]],
     }
-    for most in (None, 0):  # of a vocabulary of no words at all, every sentence of two looks alike
-        assert splits(rows, CPU, {}, most=most).in_train == {"val": 1 / 4, "test": 2 / 3}
+    for kept in (None, 0):  # of a vocabulary of no words at all, every sentence of two looks alike
+        assert splits(rows, CPU, {}, max_types=kept).in_train == {"val": 1 / 4, "test": 2 / 3}
 
 
 @pytest.mark.realdata

@@ -30,6 +30,7 @@ from cvae.evaluation.dialog_scores import Scorer, another_dialog, constant_answe
 from cvae.models.gaussian import Gaussian
 from cvae.report import figures, tables
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.runs.reader import read_run
 from cvae.tasks.dialog import DialogTask
 from cvae.training.run import prepare, reopen, run
@@ -735,7 +736,7 @@ def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
     config = configured("task=toy", "train.steps=4")
     other = RunFolder(tmp_path / "toy")
     other.path.mkdir()
-    other.describe(config, "", {})
+    describe(other, config, "", {})
     assert script().main([str(other.path), "--chat"]) == 1
     assert script().main([str(folders[0]), "prior"]) == 1
     assert script().main([str(folders[0]), "--beside", str(other.path)]) == 1

@@ -15,6 +15,7 @@ from cvae.data.text import BOS, PAD, UNK, Batch, Corpus, bucketed, fixed_subset
 from cvae.evaluation import latent, metrics
 from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
+from cvae.models.objective import LatentModel
 from cvae.models.sentence import SentenceVAE
 from cvae.tasks.language_model import LanguageTask
 from tests.helpers import SENTENCES, batch_of, config_of, make, parts
@@ -25,13 +26,14 @@ W = torch.tensor([[1.5, 0.2, 0], [1.5, -0.2, 0], [0, 0.6, 0], [0, 0, 0]], dtype=
 SIZE, LATENT = W.shape
 
 
-class Linear:
+class Linear(LatentModel):
     """p(z) = N(0, I), p(x | z) = N(W z, σ² I); the posterior is exact, or shifted and scaled.
 
     A "batch" holds x [B, D] under `tokens`. `decoded` counts the sequences of each call of decode_nll.
     """
 
     def __init__(self, shift: float = 0.0, scale: float = 1.0) -> None:
+        super().__init__()
         self.shift, self.scale = shift, scale
         self.decoded: list[int] = []
 
@@ -187,10 +189,11 @@ def test_active_units_are_the_dimensions_whose_mean_moves():
 # ---- the two paths ----
 
 
-class Reader:
+class Reader(LatentModel):
     """A decoder whose NLL is what it reads of z, and one nat for each `<unk>` among the previous words."""
 
     def __init__(self, of_z: float, of_words: float, latent: int = 2) -> None:
+        super().__init__()
         self.of_z, self.of_words, self.latent = of_z, of_words, latent
 
     def prior(self, batch: Batch) -> Gaussian:
@@ -366,7 +369,7 @@ def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):
     corpus = task.data.corpora["train"]
     some = model.posterior(corpus.batch(fixed_subset(None, len(corpus))))
     expected = metrics.mutual_information(some, task.generator())
-    assert task.information("train", q)["mi"] == pytest.approx(expected, abs=1e-4)
+    assert task.latent_metrics("train", q)["mi"] == pytest.approx(expected, abs=1e-4)
     model.train()
 
 
@@ -423,7 +426,7 @@ def test_the_error_of_mutual_information_where_it_is_known(nats, error, bias):
     assert found.max() <= math.log(400)
 
 
-if __name__ == "__main__":  # python -m tests.test_measures N Z I: what the docstring of the measure says
+if __name__ == "__main__":  # arguments N Z I: the numbers in the docstring of the measure
     size, dimensions, truth = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
     found = estimates(size, dimensions, truth)
     print(f"bias {found.mean() - truth:+.3f} ± {found.std() / math.sqrt(len(found)):.3f} nats,", end=" ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import functools
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
+from cvae.models import kernels
 from cvae.models.kernels import gru as recurrent
 from cvae.models.kernels.gru import GRU
 
@@ -139,7 +139,7 @@ def test_wrong_shapes_are_refused_as_by_nn_gru():
 # ---- where it is nn.GRU's own ----
 
 
-def test_what_is_to_be_differentiated_twice_asks_for_plain_or_is_refused(monkeypatch):
+def test_what_is_to_be_differentiated_twice_needs_the_switch_or_is_refused(monkeypatch):
     ours, theirs = pair(False)
     count = ours_ran(monkeypatch)
     inputs = torch.randn(3, 2, I, dtype=torch.float64, requires_grad=True)
@@ -148,11 +148,12 @@ def test_what_is_to_be_differentiated_twice_asks_for_plain_or_is_refused(monkeyp
         slope = torch.autograd.grad(run(inputs)[0].square().sum(), inputs, create_graph=True)[0]
         return torch.autograd.grad(slope.square().sum(), inputs)
 
-    with pytest.raises(RuntimeError, match="plain=True"):
+    with pytest.raises(RuntimeError, match="twice_differentiable"):
         curvature(ours)
     assert count
     count.clear()
-    assert torch.equal(*curvature(functools.partial(ours, plain=True)), *curvature(theirs)) and not count
+    with kernels.twice_differentiable():
+        assert torch.equal(*curvature(ours), *curvature(theirs)) and not count
 
 
 def test_without_gradients_and_under_autocast_it_is_nn_grus(monkeypatch):

@@ -19,7 +19,7 @@ from cvae.data.text import Batch
 from cvae.evaluation import latent, metrics
 from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
-from cvae.models.objective import Terms
+from cvae.models.objective import LatentModel, Terms
 from cvae.models.sentence import SentenceVAE
 from cvae.schedules import Autoencoder
 from cvae.tasks.toy import ToyTask
@@ -97,10 +97,11 @@ def test_a_generator_decides_the_sample_and_spares_the_global_one():
 # ---- objective ----
 
 
-class Known:
+class Known(LatentModel):
     """A model whose three densities are given; -log p(x | z) is the sum of z."""
 
     def __init__(self, q: Gaussian, p: Gaussian) -> None:
+        super().__init__()
         self.q, self.p = q, p
 
     def prior(self, batch: Batch) -> Gaussian:

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from cvae.config.schema import ReviewModel
 from cvae.data.text import PAD, Batch
-from cvae.models import build, objective
+from cvae.models import objective
 from cvae.models.review import Convolution, ReviewVAE
 
 SMALL = {
@@ -33,7 +33,7 @@ SENTENCES = [[2, 7, 4, 9, 10, 3], [2, 5, 3], [2, *[6] * 30, 3], [2, 6, 6, 8, 3],
 def make(words: int = WORDS, loud: bool = True, **values) -> ReviewVAE:
     """A small model; `loud` gives it weights large enough for every path to matter."""
     torch.manual_seed(0)
-    model = build(ReviewModel(name="review", **(SMALL | values)), words)
+    model = ReviewVAE(ReviewModel(name="review", **(SMALL | values)), words)
     if loud:
         for parameter in model.parameters():
             torch.nn.init.uniform_(parameter, -0.6, 0.6)

@@ -17,6 +17,7 @@ from cvae.errors import FolderError, RunsError, UserError
 from cvae.report.accuracy import accuracy_table
 from cvae.report.figures import curves_figure
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run, unchecked_files
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import find_runs
 from scripts import claims, figures, report, table
@@ -53,8 +54,8 @@ def test_a_folder_answers_to_its_own_corpus_only(finished, text, tmp_path):
     folder = settle(tmp_path / "run", text("a.txt"), finished, **one)
     check = lambda config: precheck.check_surroundings(config, str(folder.path))  # noqa: E731
     check(text("a.txt"))
-    assert folder.answers(text("a.txt")) == finished
-    assert folder.unchecked(fingerprints.corpus(text("a.txt"))) == ""
+    assert folder.finished == finished
+    assert unchecked_files(folder, fingerprints.corpus(text("a.txt"))) == ""
     shutil.copy("a.txt", "same words elsewhere.txt")
     check(text("same words elsewhere.txt"))
     with pytest.raises(FolderError, match=r"run was trained on other data: test changed since; .*name=…"):
@@ -69,10 +70,10 @@ def test_a_file_of_its_own_for_a_split_that_was_held_out_is_another_corpus(text,
     train = sha(tmp_path / "b" / "train.txt")
     data = {"train": train, "val": train, "test": sha(tmp_path / "b" / "test.txt")}
     folder = settle(tmp_path / "run", text("b"), True, **data)
-    folder.refuse_other(text("b"))
+    refuse_other_run(folder, text("b"))
     (tmp_path / "b" / "valid.txt").write_text("a cat\n")
     with pytest.raises(FolderError, match="other data: val changed since"):
-        folder.refuse_other(text("b"))
+        refuse_other_run(folder, text("b"))
 
 
 def test_without_its_corpus_a_finished_folder_answers_and_says_so(
@@ -87,7 +88,7 @@ def test_without_its_corpus_a_finished_folder_answers_and_says_so(
     settle(folder.path, text("gone.txt"), True, **data)
     assert precheck.check(command) == text("gone.txt")
     said = "corpus not checked: train, val, test not on this machine"
-    assert folder.unchecked(fingerprints.corpus(text("gone.txt"))) == said
+    assert unchecked_files(folder, fingerprints.corpus(text("gone.txt"))) == said
     with pytest.raises(UserError, match=r"no text at gone\.txt"):
         precheck.check([*command, "overwrite=true"])
 
@@ -123,22 +124,27 @@ def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypat
     assert others == {key: sha(path)} and fingerprints.others(dialogs()) == {}
 
     folder = settle(tmp_path / "run", config, True, **corpus, **others)
-    folder.refuse_other(config)
+    refuse_other_run(folder, config)
     before = path.read_bytes()
     path.write_bytes(before[::-1])
     with pytest.raises(FolderError, match=f"other data: {key} changed since"):
-        folder.refuse_other(config)
+        refuse_other_run(folder, config)
     path.unlink()
-    folder.refuse_other(config)
-    assert folder.unchecked(fingerprints.others(config)) == f"corpus not checked: {key} not on this machine"
+    refuse_other_run(folder, config)
+    assert (
+        unchecked_files(folder, fingerprints.others(config))
+        == f"corpus not checked: {key} not on this machine"
+    )
 
     path.write_bytes(before)
     old = settle(tmp_path / "old", config, True, **corpus)  # as runs were before they recorded it
-    old.refuse_other(config)
-    assert old.unchecked(fingerprints.others(config)) == f"corpus not checked: {key} not in its run.json"
-    assert not old.unchecked(corpus)
+    refuse_other_run(old, config)
+    assert (
+        unchecked_files(old, fingerprints.others(config)) == f"corpus not checked: {key} not in its run.json"
+    )
+    assert not unchecked_files(old, corpus)
     with pytest.raises(FolderError, match="other data: val changed since"):
-        settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}).refuse_other(config)
+        refuse_other_run(settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}), config)
 
 
 def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
@@ -156,7 +162,7 @@ def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
     assert set(data) == {"train", "val", "test", "task.references", "init_from"}
     assert data == fingerprints.corpus(config) | fingerprints.others(config)
 
-    monkeypatch.setattr(run, "_load_weights", lambda *_: None)
+    monkeypatch.setattr(run, "load_checkpoint", lambda *_: None)
     run.reopen(config, RunFolder(tmp_path / "run"))
     (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
     with pytest.raises(FolderError, match=r"other data: task\.references changed since$"):
@@ -168,7 +174,7 @@ def test_reopening_an_old_run_says_what_is_not_known_of_it(dialogs, tmp_path, mo
 
     config = dialogs("task.references=references.json")
     (tmp_path / "references.json").write_text(json.dumps([{"responses": ["yes"], "context": []}]))
-    monkeypatch.setattr(run, "_load_weights", lambda *_: None)
+    monkeypatch.setattr(run, "load_checkpoint", lambda *_: None)
     folder = settle(tmp_path / "run", config, True, **fingerprints.corpus(config))
     run.reopen(config, folder)
     (record,) = (record for record in caplog.records if record.module == "run")

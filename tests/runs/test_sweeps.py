@@ -130,6 +130,7 @@ class Machine:
         ({"_target_": "x.JoblibLauncher", "n_jobs": -3}, Machine(4, "", "2")),
         ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(2, "", "1")),
         ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(16, "0,1", "8")),  # one job on each GPU
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(16, "-1", "4")),  # no GPU
         ({"_target_": "x.LocalLauncher"}, Machine(16, "", "4")),
         ({"_target_": "x.BasicLauncher"}, Machine(16, "", "unset")),
         ({"_target_": "x.SlurmLauncher"}, Machine(16, "", "unset")),
@@ -146,21 +147,6 @@ def test_cores_are_divided_among_jobs_that_run_at_once(launcher, machine, tmp_pa
     assert [(job.state, job.command) for job in find_jobs([tmp_path])] == [
         ("missing", f"python train.py a={letter}") for letter in "abcd"
     ]
-
-
-def test_a_parallel_job_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
-    joblib = {"_target_": "x.JoblibLauncher"}
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    with sweeps.alone_on_gpu("auto", joblib):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a"
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")  # as another process of the sweep has it
-        with sweeps.alone_on_gpu("auto", joblib):
-            assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-b"
-            assert sweeps._first_free(["GPU-a", "GPU-b"]) is None
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
-    with sweeps.alone_on_gpu("cpu", joblib), sweeps.alone_on_gpu("auto", {"_target_": "x.BasicLauncher"}):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-a,GPU-b"
 
 
 def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys):

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from types import SimpleNamespace
 
 import pytest
 
 from cvae.errors import UserError
 from cvae.models.kernels import memory, output
-from cvae.training import profiling
 from cvae.training.run import prepare
-from tests.helpers import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
-import bench
+from scripts import bench, profiling
 
 SMALL = ["task=ptb", "dataset=tiny", "model.embed=8", "model.hidden=8", "model.latent=4", "device=cpu"]
 SMALL += ["train.batch_size=4", "dataset.sentences=40", "dataset.sampler=bucketed"]
@@ -23,7 +18,7 @@ SMALL += ["train.batch_size=4", "dataset.sentences=40", "dataset.sampler=buckete
 @pytest.fixture(autouse=True)
 def small_rounds(monkeypatch):
     monkeypatch.setattr(bench, "SAMPLES", 3)
-    monkeypatch.setattr(bench, "PASSES", 2)
+    monkeypatch.setattr(bench, "PLAIN_PASSES", 2)
     monkeypatch.setattr(bench, "WORKS", dict.fromkeys(bench.WORKS, 2))
     monkeypatch.setattr(output, "FUSED_WORDS", 10)
 
@@ -85,11 +80,11 @@ def test_what_runs_backward_belongs_to_what_ran_forward():
             sequence_nr=number,
             cpu_parent=parent,
             time_range=SimpleNamespace(start=start),
-            self_cpu_time_total=spent * profiling.UPDATES * 1e6,
+            self_cpu_time_total=spent * profiling.STEPS * 1e6,
         )
 
-    rest = event("part: the rest", 0, spent=1.0)
-    part = event("part: decoder", 1, parent=rest)
+    rest = event("cvae/training/loop.py(7): run", 0, spent=1.0)
+    part = event("cvae/models/dialog.py(9): decode_nll", 1, parent=rest)
     events = [rest, part, event("view", 2, 7, rest), event("mm", 3, 7, part, spent=2.0)]
     node = event("autograd::engine::evaluate_function: MmBackward0", 5, 7, rest)
     events += [node, event("MmBackward0", 6, 7, node, spent=4.0), event("outside", 9, spent=9.0)]
@@ -97,7 +92,7 @@ def test_what_runs_backward_belongs_to_what_ran_forward():
 
 
 def test_the_parts_of_an_update(config, monkeypatch):
-    monkeypatch.setattr(profiling, "UPDATES", 1)
+    monkeypatch.setattr(profiling, "STEPS", 1)
     found = profiling.parts(config)
     wanted = {"embedding", "encoder and prior", "decoder", "output layer and loss", "clipping and Adam"}
     assert set(found) == wanted | {"data", "logging", "the rest"} and min(found.values()) > 0

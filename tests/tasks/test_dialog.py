@@ -22,12 +22,14 @@ from cvae.data.switchboard import STRANGER, tokenise
 from cvae.data.text import BOS, EOS, UNK, Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.evaluation import chat, latent
-from cvae.models import gaussian, objective
+from cvae.models import gaussian, kernels, objective
 from cvae.models.dialog import DialogVAE
 from cvae.models.kernels import gru as recurrent
 from cvae.models.kernels.gru import GRU
 from cvae.runs import fingerprints
+from cvae.runs.compatibility import refuse_other_run
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.tasks import dialog
 from cvae.tasks.dialog import DialogTask
 from cvae.training.steps.semi_amortized import SemiAmortizedStep
@@ -70,7 +72,7 @@ def model(splits) -> DialogVAE:
 def densities(model: DialogVAE, batch, z) -> list[torch.Tensor]:
     """Everything a model says about a batch, a row per response."""
     p, q = model.prior(batch), model.posterior(batch)
-    return [*p, *q, model.decode_nll(batch, z)[:, None], model.bag_nll(batch, z)[:, None]]
+    return [*p, *q, model.decode_nll(batch, z)[:, None], model.extra_losses(batch, z)["bow"][:, None]]
 
 
 def double(batch):
@@ -159,7 +161,7 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
         "train.batch_size=5",
     )
     corpus = data.build(config.dataset, CPU).corpora["train"]
-    passages = DialogTask.cut(types.SimpleNamespace(config=config), corpus)
+    passages = DialogTask.make_batches(types.SimpleNamespace(config=config), corpus)
     sizes = [len(passages.at(step).lengths) for step in range(len(passages))]
     assert set(sizes[:-1]) == {5} and sizes[-1] == len(corpus) - 5 * (len(sizes) - 1) > 0
 
@@ -167,14 +169,14 @@ def test_a_batch_has_as_many_responses_as_it_says(configured, consecutive):
 def test_older_runs_are_of_whole_passages_and_not_gone_on_with(configured, tmp_path):
     overrides = "task=switchboard", f"dataset.path={DIALOGS}"
     config, folder = configured(*overrides), RunFolder(tmp_path)
-    folder.describe(config, "", fingerprints.corpus(config))
+    describe(folder, config, "", fingerprints.corpus(config))
     record = folder.record
     assert record["config"]["dataset"].pop("whole_passages") is False
     (tmp_path / "run.json").write_text(json.dumps(record))
     assert folder.configuration("cpu").dataset.whole_passages
     with pytest.raises(FolderError, match=r"dataset\.whole_passages is True there and False here"):
-        folder.refuse_other(config)
-    folder.refuse_other(configured(*overrides, "dataset.whole_passages=true"))
+        refuse_other_run(folder, config)
+    refuse_other_run(folder, configured(*overrides, "dataset.whole_passages=true"))
 
 
 def test_a_context_is_the_utterances_before_the_response(splits):
@@ -238,7 +240,7 @@ def test_the_authors_unit_is_the_mean_over_batches(splits, model):
     for name, values in (
         ("rec", [part.nll.mean() for part in terms]),
         ("kl", [part.kl.sum(1).mean() for part in terms]),
-        ("bow", [part.bow.mean() for part in terms]),
+        ("bow", [part.extra_losses["bow"].mean() for part in terms]),
         ("rec_ppl", [(part.nll.sum() / part.tokens.sum()).exp() for part in terms]),
     ):
         assert found[f"authors/{name}"] == pytest.approx(sum(map(float, values)) / 8)
@@ -501,7 +503,7 @@ def test_z_the_context_and_the_speakers_change_what_is_said(splits, model):
     other = dataclasses.replace(batch, condition=batch.condition.roll(1, 0))
     assert (model.decode_nll(batch, z + 1) != nll).all()
     assert (model.decode_nll(other, z) != nll).all()
-    assert (model.bag_nll(other, z) != model.bag_nll(batch, z)).all()
+    assert (model.extra_losses(other, z)["bow"] != model.extra_losses(batch, z)["bow"]).all()
     people = exchanges(splits)
     people = dataclasses.replace(people, people=people.people + 1)
     assert (model.prior(people).mean != model.prior(batch).mean).all()
@@ -527,10 +529,11 @@ def test_semi_amortised_gradients_are_those_of_torchs_gru(splits, model, monkeyp
     apply = recurrent._Direction.apply
     monkeypatch.setattr(recurrent._Direction, "apply", lambda *a: (ours.append(1), apply(*a))[1])
 
-    def torchs(self, inputs, first=None, plain=False):
+    def torchs(self, inputs, first=None):
         return nn.GRU.forward(self, inputs, first)
 
-    objective.terms(model, batch, plain=True)
+    with kernels.twice_differentiable():
+        objective.terms(model, batch)
     assert not ours
     for forward in (GRU.forward, torchs):
         monkeypatch.setattr(GRU, "forward", forward)
@@ -558,13 +561,14 @@ def test_kl_to_the_learned_prior_is_what_monte_carlo_finds(splits, model):
 def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
     batch = exchanges(splits)
     found = objective.terms(model, batch, deterministic=True)
-    bare = found._replace(bow=None)
+    bare = found._replace(extra_losses={})
     more = objective.loss(found, 0.5) - objective.loss(bare, 0.5)
-    assert more.item() == pytest.approx(found.bow.mean().item())
+    bow = found.extra_losses["bow"].mean().item()
+    assert more.item() == pytest.approx(bow)
     with_bow, without = latent.elbo_metrics(found), latent.elbo_metrics(bare)
-    assert with_bow.pop("bow") == pytest.approx(found.bow.mean().item()) and with_bow == without
+    assert with_bow.pop("bow") == pytest.approx(bow) and with_bow == without
     silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3).double()
-    assert objective.terms(silent, batch).bow is None
+    assert not objective.terms(silent, batch).extra_losses
 
 
 def test_dropout_acts_on_the_words_and_outputs_of_the_decoder_in_training_only(splits):

@@ -48,6 +48,7 @@ from cvae.runs.reader import Run, find_runs, read_map
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Cell
 from cvae.training import checkpoint
+from cvae.training.classification import summary as means_of
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
 from tests.helpers import CPU, ROOT, script
@@ -246,7 +247,7 @@ def test_pretraining_that_is_stopped_anywhere_is_that_which_was_not(
 
     def crashing(self):
         advance(self)
-        if self.step == 17:
+        if self.state.step == 17:
             raise ZeroDivisionError
 
     with monkeypatch.context() as patch:
@@ -337,11 +338,11 @@ def test_each_mode_share_and_seed_is_made_once_with_the_same_label_sets(
     for schedule in ("none", "monotonic"):
         config = configured(*SMALL, MODES, f"schedule={schedule}", f"dataset.path={folder}")
         task = prepare(config)
-        assert list(task.cells()) == [(c["mode"], c["share"], c["seed"]) for c in found]
-        rows = {cell: task.sets(cell) for cell in task.cells()}
+        assert list(task.classification.cells()) == [(c["mode"], c["share"], c["seed"]) for c in found]
+        rows = {cell: task.classification.label_sets(cell) for cell in task.classification.cells()}
         first = prepare(configured(*SMALL, MODES, f"dataset.path={folder}"))
-        for cell in first.cells():
-            for one, other in zip(rows[cell], first.sets(cell), strict=True):
+        for cell in first.classification.cells():
+            for one, other in zip(rows[cell], first.classification.label_sets(cell), strict=True):
                 assert (one == other).all()
 
 
@@ -360,13 +361,15 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrai
         return original(classifier, *arguments)
 
     monkeypatch.setattr(reviews, "train", watching)
-    for cell in task.cells():
-        task.measure(cell)
+    for cell in task.classification.cells():
+        task.classification.measure(cell)
         assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
         assert bool(trained) == (cell.mode != "probe")
     # a fine-tuned encoder starts as the pre-trained one and does not stay it, another starts anew
     moved = []
-    for cell, (encoder, start) in zip((c for c in task.cells() if c.mode != "probe"), trained, strict=True):
+    for cell, (encoder, start) in zip(
+        (c for c in task.classification.cells() if c.mode != "probe"), trained, strict=True
+    ):
         same = all(torch.equal(start[name], before[f"encoder.{name}"]) for name in start)
         assert same == (cell.mode == "finetune")
         moved.append(
@@ -393,32 +396,35 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
     monkeypatch.setattr(Classifier, "judge", watching)
     monkeypatch.setattr(reviews, "train", teaching)
     train, val, test = (task.data.corpora[split] for split in ("train", "val", "test"))
-    for mode, rate in (("finetune", task.settings.encoder_lr), ("scratch", task.settings.lr)):
+    for mode, rate in (
+        ("finetune", task.classification.settings.encoder_lr),
+        ("scratch", task.classification.settings.lr),
+    ):
         seen.clear()
-        task.measure(cell := Cell(mode, 0.1, 1))
-        rows, chosen = (part.tolist() for part in task.sets(cell))
+        task.classification.measure(cell := Cell(mode, 0.1, 1))
+        rows, chosen = (part.tolist() for part in task.classification.label_sets(cell))
         assert seen[:-1] == [(val, chosen)] * 3  # at the start and at two checks
         assert seen[-1] == (test, list(range(len(test))))
         *how, start = taught.pop()
         assert how == [train, rows, rate, 1]
-        encoder = task.model.encoder if mode == "finetune" else task._new_encoder(1)
+        encoder = task.model.encoder if mode == "finetune" else task.classification.new_encoder(1)
         assert all(torch.equal(tensor, start[name]) for name, tensor in encoder.state_dict().items())
-    assert task.settings.encoder_lr != task.settings.lr
+    assert task.classification.settings.encoder_lr != task.classification.settings.lr
 
 
 def test_a_new_encoder_is_of_its_seed_and_leaves_the_global_noise(folder, configured):
     task = prepare(configured(*SMALL, f"dataset.path={folder}"))
     state = torch.get_rng_state()
-    one, again, other = (task._new_encoder(seed).second.weight for seed in (1, 1, 2))
+    one, again, other = (task.classification.new_encoder(seed).second.weight for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_the_majority_is_that_of_the_training_sentences(folder, configured):
     task = prepare(configured(*SMALL, f"dataset.path={folder}"))
-    assert task.majority() == 0.6
+    assert task.classification.majority() == 0.6
     task.data.corpora["train"].labels[:50] = 0  # now most are of class 0, and of test 30 of 50 are not
-    assert task.majority() == 0.4
+    assert task.classification.majority() == 0.4
 
 
 def test_the_record_has_what_results_and_the_table_say(finished):
@@ -457,7 +463,7 @@ def test_a_mean_says_how_many_of_its_classifiers_are_still_the_probe(tmp_path, c
         for seed, updates in enumerate(counts)
     ]
     (folder / "classifier.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    summary = reviews.summary([*records, records[5] | {"share": 0.5}, records[3] | {"share": 1.0}])
+    summary = means_of([*records, records[5] | {"share": 0.5}, records[3] | {"share": 1.0}])
     still = {key: count for key, count in summary.items() if "still" in key}
     assert still == {"still_probe/0.1": 2, "still_probe/0.5": 0, "still_probe/1": 1}
     (folder / "results.json").write_text(json.dumps({"finished": True} | summary))
@@ -491,10 +497,10 @@ def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeyp
         return Gaussian(torch.tensor(mean), torch.zeros(len(side), 2))
 
     monkeypatch.setattr(reviews, "posteriors", posteriors)
-    found = task.measure(Cell("probe", 1.0, 0))
+    found = task.classification.measure(Cell("probe", 1.0, 0))
     assert found["test/accuracy"] == 1.0
     assert found["test/accuracy_sampled"] == pytest.approx(norm.cdf(2 / math.hypot(1.5, 1)), abs=0.03)
-    again = task.measure(Cell("probe", 1.0, 1))
+    again = task.classification.measure(Cell("probe", 1.0, 1))
     assert again["test/accuracy"] == 1.0 and again["test/accuracy_sampled"] != found["test/accuracy_sampled"]
 
 
@@ -794,12 +800,12 @@ def test_on_real_reviews_a_classifier_beats_the_most_frequent_class_and_shuffled
     sizes = ("model.embed=32", "model.filters=32", "model.latent=16", "model.hidden=16")
     settings = ("task.finetune.lr=3e-3", "task.finetune.epochs=4", "task.finetune.checks=4")
     task = prepare(configured("task=yelp", "threads=1", small, *sizes, *settings))
-    found = task.measure(Cell("scratch", 1.0, 0))
-    majority = task.majority()
+    found = task.classification.measure(Cell("scratch", 1.0, 0))
+    majority = task.classification.majority()
     assert 0.58 < majority < 0.63
     assert found["test/accuracy"] > majority + 0.1
     for split in ("train", "val"):
         labels = task.data.corpora[split].labels
         labels[:] = np.random.default_rng(0).permutation(labels)
-    shuffled = task.measure(Cell("scratch", 1.0, 0))
+    shuffled = task.classification.measure(Cell("scratch", 1.0, 0))
     assert abs(shuffled["test/accuracy"] - majority) < 0.05

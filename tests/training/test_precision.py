@@ -13,7 +13,7 @@ from cvae.runs.folder import RunFolder
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
 from cvae.training.steps import build
-from cvae.training.steps.plain import arithmetic
+from cvae.training.steps.plain import autocast
 from tests.helpers import DIALOGS
 
 SMALL = [
@@ -94,7 +94,7 @@ class TestHalf:
 @pytest.mark.parametrize("supported", [False, True])
 def test_onednn_is_off_only_while_it_is_used_in_bf16_that_it_has_not(supported, monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
-    with pytest.raises(ZeroDivisionError), arithmetic("bf16", "cpu"):
+    with pytest.raises(ZeroDivisionError), autocast("bf16", "cpu"):
         assert torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled == supported
         _ = 1 / 0
     assert torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
@@ -134,7 +134,7 @@ def test_an_update_of_the_loop_waits_for_nothing(kind, configured, tmp_path):
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
     with Waiting():
         loop._advance()
-    assert loop.step == 1
+    assert loop.state.step == 1
     with Waiting(), pytest.raises(AssertionError, match="waits for the device"):
         torch.ones(()).item()
 

@@ -26,13 +26,15 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from cvae.config.load import identity
 from cvae.config.schema import Config
-from cvae.errors import FolderError, UserError
+from cvae.errors import Diverged, FolderError, UserError
 from cvae.report import figures
-from cvae.runs.folder import RunFolder
+from cvae.runs.compatibility import refuse_other_run
+from cvae.runs.folder import RunFolder, discard_if_empty, refuse_impossible
+from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.logger import Logger
-from cvae.training.loop import Diverged, Loop
+from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
 from cvae.training.steps import TrainStep
 from scripts import kill
@@ -237,7 +239,7 @@ def test_sigterm_ctrl_c_and_slurms_warning_save_and_exit_and_the_run_goes_on(
 
             def signalled(self, number=number, original=original):
                 original(self)
-                if self.step in (9, 16, 23):
+                if self.state.step in (9, 16, 23):
                     os.kill(os.getpid(), number)
 
             patch.setattr(Loop, "_advance", signalled)
@@ -260,7 +262,7 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
 
     def warned(self):
         original(self)
-        if self.step == 9:
+        if self.state.step == 9:
             os.kill(os.getpid(), signal.SIGUSR2)
 
     monkeypatch.setattr(Loop, "_advance", warned)
@@ -322,7 +324,7 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     rate = ("lr=cosine_restarts", "lr.cycles=2", "lr.warmup=3", f"lr.per={per}", "train.log_every=1")
     config = configured(*(AGGRESSIVE if update == "aggressive" else SHORT), *beta, *rate)
     task, made, updates, clock = prepare(config), [], [], [100.0]
-    monkeypatch.setattr("cvae.training.loop.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr("cvae.training.state.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     loop = Loop(config, task, RunFolder(tmp_path))
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
@@ -375,9 +377,9 @@ def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured):
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     elbos = [record["val/elbo"] for record in records if "val/elbo" in record]
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
-    assert loop.resume()[0] == loop.step == 25
-    assert loop.scores == [-elbo for elbo in elbos] and loop.best == min(loop.scores)
-    assert loop.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
+    assert loop.resume()[0] == loop.state.step == 25
+    assert loop.state.scores == [-elbo for elbo in elbos] and loop.state.best == min(loop.state.scores)
+    assert loop.state.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
 
 
 def test_of_equal_validations_the_first_is_the_best(tmp_path, monkeypatch, configured):
@@ -439,7 +441,7 @@ def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured
     with pytest.raises(
         FolderError, match=r"schedule.cycles is 4 there and 3 here; seed is 0 there and 1 here"
     ):
-        RunFolder(whole["toy"]).refuse_other(configured(*TOY, "seed=1", "schedule.cycles=3"))
+        refuse_other_run(RunFolder(whole["toy"]), configured(*TOY, "seed=1", "schedule.cycles=3"))
     assert before == {path: path.read_bytes() for path in whole["toy"].rglob("*") if path.is_file()}
 
 
@@ -484,7 +486,7 @@ def test_another_configuration_is_refused_even_past_the_command_line(tmp_path, c
 def test_a_refused_start_leaves_the_lock_of_the_run_that_holds_the_folder(tmp_path, configured):
     folder = RunFolder(tmp_path / "run")
     with folder.held():
-        folder.discard_if_empty()
+        discard_if_empty(folder)
         with pytest.raises(FolderError, match="another process"), RunFolder(folder.path).held():
             pass
 
@@ -574,7 +576,7 @@ def test_what_reads_records_copes_with_a_perplexity_of_null(overflown, tmp_path,
 def test_other_data_are_refused(whole, configured):
     folder = RunFolder(whole["toy"])
     with pytest.raises(FolderError, match="other data: train changed"):
-        folder.describe(configured(*TOY), "", folder.record["data"] | {"train": "0" * 64})
+        describe(folder, configured(*TOY), "", folder.record["data"] | {"train": "0" * 64})
 
 
 def test_another_thread_count_is_warned_about(tmp_path, configured):
@@ -594,12 +596,12 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
 
     def poisoned(self):
         weights = next(iter(self.task.model.parameters()))
-        if self.step == 15 and what == "rec":
+        if self.state.step == 15 and what == "rec":
             weights.data.fill_(float("nan"))
-        if self.step == 15 and what == "gradient norm":
+        if self.state.step == 15 and what == "gradient norm":
             weights.register_hook(lambda gradient: gradient * float("inf"))
         original(self)
-        if self.step == 18 and what == "weights":
+        if self.state.step == 18 and what == "weights":
             weights.data.fill_(float("inf"))
 
     monkeypatch.setattr(Loop, "_advance", poisoned)
@@ -730,7 +732,7 @@ def test_a_folder_that_is_deleted_or_replaced_ends_the_run(
 
     def losing(self):
         original(self)
-        if self.step == 9:
+        if self.state.step == 9:
             shutil.rmtree(folder)
             if replaced:
                 shutil.copytree(whole["autoencoder"], folder)
@@ -773,8 +775,8 @@ def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(tmp_pat
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
         with pytest.raises(FolderError, match="cannot be made: "):
-            RunFolder(path).refuse_impossible()
-    RunFolder(tmp_path / "a" / "b").refuse_impossible()
+            refuse_impossible(RunFolder(path))
+    refuse_impossible(RunFolder(tmp_path / "a" / "b"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 

@@ -1,4 +1,4 @@
-"""What the process does with memory it has freed."""
+"""What the process does with freed memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import ctypes
 import sys
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # malloc.h
-LARGEST = 32 * 2**20  # the largest block that glibc can keep on its heap
+LARGEST_HEAP_BLOCK = 32 * 2**20  # bytes; glibc allows no more
 
 
 def keep_freed() -> bool:
-    """Freed blocks stay with the process, where malloc is glibc's; whether it is.
+    """Keep freed blocks in the process where malloc is glibc's; return whether it is.
 
-    A step frees its gradients (PTB: 35 MB) and takes as much again. By default glibc hands them to the system
-    and back, a page at a time: faults were a tenth of the time of the PTB model's step.
+    A PTB step frees 35 MB of gradients and takes as much again. glibc's default returns them to the system
+    and takes them back page by page: these page faults were a tenth of the step's time.
     """
     if sys.platform != "linux" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
         return False
-    return all([libc.mallopt(MMAP_THRESHOLD, LARGEST), libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)])
+    return all([libc.mallopt(MMAP_THRESHOLD, LARGEST_HEAP_BLOCK), libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)])

@@ -1,10 +1,9 @@
-"""Adam on rec + β KL: what every other update is made from."""
+"""The plain training step: Adam on rec + β KL. All other steps are made from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,44 +15,47 @@ from cvae.models import objective
 from cvae.models.objective import LatentModel, Terms
 
 
-@dataclass
 class TrainStep:
-    """Adam on rec + β KL with the gradient's global norm clipped."""
+    """One Adam step on rec + β KL, with the global norm of the gradient clipped."""
 
-    model: LatentModel
-    config: Config
+    needs_mutual_information = False  # whether `observe` must be called once an epoch
 
-    def __post_init__(self) -> None:
-        self.parameters = list(self.model.parameters())
+    def __init__(self, model: LatentModel, config: Config) -> None:
+        self.model, self.config = model, config
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.Adam(self.parameters, fused=True)
 
     def __call__(
-        self, batch: Batch, beta: float, lr: float, further: Iterable[Batch] = ()
+        self, batch: Batch, beta: float, lr: float, extra_batches: Iterable[Batch] = ()
     ) -> tuple[Terms, Tensor, Tensor]:
-        """The batch's terms, its loss and the gradient's norm before clipping; nothing synchronises.
+        """Make a step on a batch without waiting for the device.
 
-        `further` are more training batches, as many as an update asks for.
+        Returns the terms of the batch, its loss, and the gradient norm before clipping. A step may draw from
+        `extra_batches`, more training batches without end.
         """
-        with arithmetic(self.config.precision, batch.lengths.device.type):
-            found = self.terms(batch, beta)
-            loss = self.loss(found, beta)
+        with autocast(self.config.precision, batch.lengths.device.type):
+            terms = self.terms(batch, beta)
+            loss = self.loss(terms, beta)
         for parameter in self.parameters:
             parameter.grad = None
         loss.backward()
-        return found, loss.detach(), self.optimizer_step(lr)
+        return terms, loss.detach(), self.optimizer_step(lr)
 
     def terms(self, batch: Batch, beta: float) -> Terms:
-        """What the batch contributes."""
+        """Return the terms of a batch."""
         return objective.terms(self.model, batch, deterministic=self.config.autoencoder)
 
-    def loss(self, found: Terms, beta: float) -> Tensor:
-        """What is minimised."""
-        return objective.loss(found, beta, **vars(self.config.objective))
+    def loss(self, terms: Terms, beta: float) -> Tensor:
+        """Return the loss that is minimised, in nats per sequence."""
+        return objective.loss(terms, beta, **vars(self.config.objective))
 
     def optimizer_step(self, lr: float) -> Tensor:
-        """Adam on the gradients at hand, clipped; their norm before that. What has none stays as it is."""
+        """Clip the gradients, make an Adam step and return the norm before clipping.
+
+        Parameters without a gradient are skipped.
+        """
         norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
-        # Clipping divides by this within Adam's own pass over the gradients, as GradScaler's scale would.
+        # fused Adam divides gradients by `grad_scale` in its own pass, which clips at no cost
         limit = self.config.train.clip
         self.optimizer.grad_scale = (norm.float() / limit).clamp(min=1) if limit else None
         for group in self.optimizer.param_groups:
@@ -61,34 +63,32 @@ class TrainStep:
         self.optimizer.step()
         return norm
 
-    active = False  # whether `informed` is to be called once an epoch
-
-    def informed(self, information: float) -> None:
-        """Learns I(x; z) of validation, in nats."""
+    def observe(self, mutual_information: float) -> None:
+        """Take notice of I(x; z) of validation, in nats."""
 
     def pop_metrics(self) -> dict[str, float]:
-        """What to record of the updates since the last call, beside what all updates have."""
+        """Return metrics of this kind of step over the steps since the last call."""
         return {}
 
-    def state(self) -> dict[str, Any]:
-        """What a checkpoint must hold beside the optimiser's state."""
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must hold beside the optimizer's state."""
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
-        """From the checkpoint."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from the state of a checkpoint."""
 
 
 @contextmanager
-def arithmetic(precision: str, device: str) -> Iterator[None]:
-    """With bf16 products are formed in it: autocast. Weights, gradients of weights and sums stay float32."""
+def autocast(precision: str, device: str) -> Iterator[None]:
+    """Form products in bf16 if `precision` says so; weights, their gradients and sums stay float32."""
     if precision != "bf16":
         yield
         return
-    before = torch.backends.mkldnn.enabled
-    # oneDNN's LSTM refuses bf16 on CPUs that do not have it; torch's own does not
-    torch.backends.mkldnn.enabled = before and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    enabled = torch.backends.mkldnn.enabled
+    # on CPUs without bf16 oneDNN's LSTM refuses it, torch's own does not
+    torch.backends.mkldnn.enabled = enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     try:
         with torch.autocast(device, torch.bfloat16):
             yield
     finally:
-        torch.backends.mkldnn.enabled = before
+        torch.backends.mkldnn.enabled = enabled

@@ -1,0 +1,100 @@
+"""Which GPUs a process may use, how jobs share them, and what a run says of the device it takes."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from cvae.runs import devices
+from cvae.training.run import describe_device
+
+JOBLIB = {"_target_": "x.JoblibLauncher"}
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Return a function that puts an nvidia-smi on the path, with what it prints and its exit status."""
+
+    def install(printed: str, status: int = 0) -> None:
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\nprintf '{printed}'\nexit {status}\n")
+        program.chmod(program.stat().st_mode | stat.S_IXUSR)
+        monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
+
+    monkeypatch.delenv(devices.VISIBLE, raising=False)
+    return install
+
+
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [
+        ("", []),
+        ("-1", []),
+        ("0", ["0"]),
+        ("0, 1", ["0", "1"]),
+        ("GPU-a,-1,GPU-b", ["GPU-a"]),
+        ("1,,0", ["1"]),
+    ],
+)
+def test_visible_gpus_are_those_of_cuda(visible, expected, monkeypatch):
+    monkeypatch.setenv(devices.VISIBLE, visible)
+    assert devices.gpus() == expected
+
+
+def test_an_nvidia_smi_that_fails_names_no_gpu(nvidia_smi):
+    nvidia_smi("GPU-a\\nGPU-b\\n")
+    assert devices.gpus() == ["GPU-a", "GPU-b"]
+    nvidia_smi("NVIDIA-SMI has failed because it could not communicate with the driver\\n", status=9)
+    assert devices.gpus() == []
+
+
+def test_a_run_on_the_cpu_says_that_the_gpu_is_hidden(nvidia_smi, monkeypatch):
+    cpu = torch.device("cpu")
+    assert describe_device(cpu) == "cpu"
+    nvidia_smi("GPU-a\\n")
+    monkeypatch.setenv(devices.VISIBLE, "")  # as a launcher sets it that was asked for no GPU
+    assert describe_device(cpu) == (
+        "cpu: this machine has a GPU, hidden by CUDA_VISIBLE_DEVICES='';"
+        " a launcher gives one with hydra.launcher.gpus_per_node=1"
+    )
+
+
+def test_a_parallel_job_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(devices.VISIBLE, "GPU-a,GPU-b")
+    with devices.own_gpu("auto", JOBLIB):
+        assert os.environ[devices.VISIBLE] == "GPU-a"
+        monkeypatch.setenv(devices.VISIBLE, "GPU-a,GPU-b")  # as another process of the sweep has it
+        with devices.own_gpu("auto", JOBLIB):
+            assert os.environ[devices.VISIBLE] == "GPU-b"
+            assert devices._take_gpu(["GPU-a", "GPU-b"], 1) is None
+    monkeypatch.setenv(devices.VISIBLE, "GPU-a,GPU-b")
+    with devices.own_gpu("cpu", JOBLIB), devices.own_gpu("auto", {"_target_": "x.BasicLauncher"}):
+        assert os.environ[devices.VISIBLE] == "GPU-a,GPU-b"
+
+
+def test_jobs_that_share_gpus_fill_them_evenly(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(devices.VISIBLE, "")
+    taken, locks = [], []
+    while (lock := devices._take_gpu(["a", "b"], 2)) is not None:
+        locks.append(lock)
+        taken.append(os.environ[devices.VISIBLE])
+    assert taken == ["a", "b", "a", "b"]
+    locks[2].release()
+    locks.append(devices._take_gpu(["a", "b"], 2))
+    assert os.environ[devices.VISIBLE] == "a"
+
+
+def test_another_users_lock_does_not_matter(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(devices.VISIBLE, "a")
+    for user in ("one", "other"):
+        monkeypatch.setattr("getpass.getuser", lambda user=user: user)
+        with devices.own_gpu("auto", JOBLIB):
+            assert Path(tmp_path / f"cvae-{user}-a.lock").exists()
