@@ -27,6 +27,7 @@ from cvae.report.formats import Cell
 from cvae.report.page import along_training, sentences_html, shared_settings
 from cvae.report.tables import direction, rows, scalar_cell
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.runs.reader import differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
 from cvae.tasks.language_model import LanguageTask
@@ -640,7 +641,7 @@ def test_what_would_not_be_read_is_refused(command, sentence, capsys):
 def test_an_importance_weighted_likelihood_that_is_not_measured_is_refused(tmp_path, configured, capsys):
     for name, key in (("ae", "schedule=none"), ("unweighted", "task.iw_samples=0")):
         (tmp_path / name).mkdir()
-        RunFolder(tmp_path / name).describe(configured(key, *SIZES), "", {})
+        describe(RunFolder(tmp_path / name), configured(key, *SIZES), "", {})
         assert script("evaluate").main([str(tmp_path / name), "--iw-sentences", "3"]) == 1
     first, second = capsys.readouterr().err.splitlines()
     assert first.endswith("schedule=none has no likelihood to estimate, leave out --iw-* and --chunk")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cvae import __version__
+from cvae import __version__, program
 from cvae.cli import main
+from cvae.runs import provenance
 from tests.helpers import CONF, ROOT
 
 SIZES = ("train.steps=4", "train.validate_every=2", "dataset.draws=2", "task.samples=10", "threads=1")
@@ -97,6 +98,14 @@ def test_ctrl_c_ends_it_quietly(monkeypatch, capsys):
     monkeypatch.setattr("cvae.cli.status.find_jobs", interrupted)
     assert main.main(["status", "outputs"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_wheel_has_no_commit_and_is_started_by_cvae(monkeypatch):
+    assert program.command_line("data", "ptb") == "python scripts/get_data.py ptb"
+    for module in (program, provenance):
+        monkeypatch.setattr(module, "INSTALLED", True)
+    assert program.command_line("data", "ptb") == "cvae data ptb"
+    assert provenance.git_commit() is None
 
 
 def test_a_wheel_has_every_package_and_every_configuration():
