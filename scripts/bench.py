@@ -25,17 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
 
-from cvae.cli import main as cli  # noqa: F401  registers what conf uses
 from cvae.cli.arguments import count
-from cvae.cli.precheck import sentence
+from cvae.cli.composition import composed, composing
 from cvae.config.load import load
 from cvae.config.schema import Config
 from cvae.data.text import EOS
@@ -99,13 +95,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 def configuration(task: str, overrides: Sequence[str], threads: int | None) -> Config:
     """Return the configuration of a task as train.py would have it. Raises UserError."""
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        try:
-            return load(compose("config", [f"task={task}", f"threads={threads or 'null'}", *overrides]))
-        except UserError:
-            raise
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise UserError(f"{' '.join(overrides)}: {sentence(error)}") from None
+    with composing():
+        return load(composed([f"task={task}", f"threads={threads or 'null'}", *overrides]))
 
 
 Work = Callable[[], Any]

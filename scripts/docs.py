@@ -1,4 +1,4 @@
-"""Rewrites the generated blocks of README.md and docs/. A block stands between two comments:
+"""Rewrite the generated blocks of README.md and docs/. A block stands between two comments:
 
     <!-- python scripts/table.py outputs/published/toy -->
     (what the command prints)
@@ -20,12 +20,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
+
+from cvae.cli import claims, table
+from cvae.cli.arguments import Arguments, entry_point, parser
+
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where the other scripts are
 
 import bench
-import claims
 import kill
-import table
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
@@ -56,18 +59,15 @@ def rewritten(text: str) -> str:
     return BLOCK.sub(block, text)
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Arguments = None) -> argparse.Namespace:
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; fail where a block is out of date"
-    )
-    return parser.parse_args(arguments)
+    head = parser("docs", __doc__)
+    head.add_argument("--check", action="store_true", help="write nothing; fail where a block is out of date")
+    return head.parse_args(arguments)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+@entry_point
+def main(arguments: Arguments = None) -> int:
     """Rewrite or check all pages; the exit status is 1 if a block is out of date or a command fails."""
     options = parse(arguments)
     stale = False

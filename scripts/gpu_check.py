@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -223,8 +223,8 @@ class Checks:
         return report
 
 
-def main() -> int:
-    """Run the checks and write the report. Exit code 1 where one of them failed."""
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -233,7 +233,12 @@ def main() -> int:
         "--json", default="gpu_check.json", metavar="FILE", help="the report (default: %(default)s)"
     )
     parser.add_argument("--seconds", type=int, default=LIMIT, help="time limit of all checks (default: 600)")
-    args = parser.parse_args()
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the checks and write the report. Exit code 1 where one of them failed."""
+    args = parse(arguments)
 
     def save(report: dict[str, Any]) -> None:
         Path(args.json).write_text(json.dumps(report, indent=1) + "\n")

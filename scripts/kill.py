@@ -1,9 +1,9 @@
-"""Kills training at random moments, starts it again each time, and compares with a run left in peace.
+"""Kill training at random moments, start it again each time, and compare with an undisturbed run.
 
-Weights, every record and results.json (but for time/) must be equal bit for bit, no line that was on the
+Weights, every record and results.json (except time/) must be equal bit for bit, no line that was on the
 disk at a kill may be missing at the end, and TensorBoard must read no step twice. A third of the kills come
-as soon as a checkpoint is being written. Prints, and with --record writes, how many were survived and what
-they hit; --read prints a table of what --record wrote.
+while a checkpoint is being written. The counts of kills and of what they hit are printed, and written with
+--record; --read prints a table of what --record wrote.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
 
-from cvae.cli.arguments import count
+from cvae.cli.arguments import Arguments, count, entry_point, parser
 from cvae.config.schema import TinyData
 from cvae.data import toy
 from cvae.errors import UserError
@@ -67,7 +67,7 @@ COMMON = ("train.progress=false", "device=cpu", "threads=1")
 
 @dataclass
 class Pace:
-    """A run left in peace: the processor's seconds to its first sign of life, and from there to its end."""
+    """CPU seconds of an undisturbed run: to its first sign of life, and from there to its end."""
 
     start: float
     rest: float
@@ -75,7 +75,7 @@ class Pace:
 
 @dataclass
 class Tally:
-    """What the kills of one run hit, and the lines of its records that were on the disk at any of them."""
+    """What the kills of one run hit, and the lines of its records that were on the disk at any kill."""
 
     kills: int = 0
     hits: Counter[str] = field(default_factory=Counter)
@@ -83,7 +83,7 @@ class Tally:
 
 
 def write_reviews(folder: Path) -> None:
-    """Two kinds of sentences of the generated corpus, as the Yelp files have them."""
+    """Write sentences of the generated corpus in two classes, in files like Yelp's."""
     folder.mkdir()
     splits = toy.tiny(TinyData(name="tiny", sentences=600, sampler="equal_length"))
     for split, name in (("train", "train"), ("val", "dev"), ("test", "test")):
@@ -94,28 +94,26 @@ def write_reviews(folder: Path) -> None:
 
 
 def start(arguments: Sequence[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Training in a folder; what it says goes to said.txt beside the folder."""
+    """Start training in a folder; its output goes to a file beside the folder."""
     command = [sys.executable, str(TRAIN), *arguments, *COMMON, f"hydra.run.dir={folder}"]
-    with folder.with_suffix(".said.txt").open("ab") as said:
-        return subprocess.Popen(command, stdout=said, stderr=said, cwd=TRAIN.parent)
+    with folder.with_suffix(".log").open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, cwd=TRAIN.parent)
 
 
 def finish(arguments: Sequence[str], folder: Path) -> Pace:
-    """Runs to the end. Raises RuntimeError where it fails."""
+    """Train to the end and return the CPU seconds. Raises RuntimeError where training fails."""
     before, already = _marks(folder), resource.getrusage(resource.RUSAGE_CHILDREN)
     process = start(arguments, folder)
     _await(process, lambda: _marks(folder) != before)
     alive = _spent(process)
     if code := process.wait():
-        raise RuntimeError(
-            f"{shlex.join(arguments)} ended with {code}: see {folder.with_suffix('.said.txt')}"
-        )
+        raise RuntimeError(f"{shlex.join(arguments)} ended with {code}: see {folder.with_suffix('.log')}")
     now = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Pace(alive, now.ru_utime + now.ru_stime - already.ru_utime - already.ru_stime - alive)
 
 
 def _spent(process: subprocess.Popen[bytes]) -> float:
-    """The processor's seconds that a process has had: on a busy machine it may wait, or be stopped."""
+    """Return the CPU seconds of a process, which do not count waiting on a busy machine."""
     try:
         fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     except FileNotFoundError:
@@ -126,11 +124,11 @@ def _spent(process: subprocess.Popen[bytes]) -> float:
 def torment(
     arguments: Sequence[str], folder: Path, moments: Sequence[str], rng: random.Random, pace: Pace
 ) -> Tally:
-    """Kills at each of the moments and starts again, then lets the run finish.
+    """Kill at each of the moments and start again, then let the run finish.
 
-    `any` is anywhere in a start; `alive` after its first sign of life in the folder, some time later, so that
-    kills spread over the run; `writing` is then as soon as a checkpoint is being written; `classifier` comes
-    some time after a start has made one.
+    `any` is anywhere in a start; `alive` some time after the first sign of life in the folder, so that kills
+    spread over the run; `writing` is as soon after that as a checkpoint is being written; `classifier` some
+    time after a start has made one.
     """
     tally = Tally()
     for moment in moments:
@@ -152,7 +150,7 @@ def torment(
             tally.hits[_stage(folder, old)] += 1
             tally.written |= lines(folder)
         elif process.returncode:
-            raise RuntimeError(f"ended with {process.returncode}: see {folder.with_suffix('.said.txt')}")
+            raise RuntimeError(f"ended with {process.returncode}: see {folder.with_suffix('.log')}")
         else:
             break  # finished before there were enough kills
     finish(arguments, folder)
@@ -160,28 +158,28 @@ def torment(
 
 
 def _await(process: subprocess.Popen[bytes], sign: Callable[[], bool]) -> None:
-    """Until the sign is there or the process has ended."""
+    """Wait until the sign is there or the process has ended."""
     while process.poll() is None and not sign():
         time.sleep(0.0002)  # writing a checkpoint takes a millisecond
 
 
 def _marks(folder: Path) -> tuple[Any, ...]:
-    """Changes as soon as a run writes to its folder."""
+    """Return the times of a run's files: they change as soon as it writes to its folder."""
     names = ("run.json", "results.json", "metrics.jsonl", "classifier.jsonl")
     return tuple(p.stat().st_mtime_ns if (p := folder / name).exists() else None for name in names)
 
 
 def _drafts(folder: Path) -> set[tuple[str, int]]:
-    """The files that are being written, or were at a kill, with their times; one may go while one looks."""
+    """Return the files that are being written, or were at a kill, with their times."""
     found = set()
     for path in folder.glob("*.tmp"):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
             found.add((path.name, path.stat().st_mtime_ns))
     return found
 
 
 def _stage(folder: Path, old: set[tuple[str, int]]) -> str:
-    """Where a kill hit, as the folder shows; `old` are the drafts of earlier kills."""
+    """Return where a kill hit, as the folder shows; `old` are the drafts of earlier kills."""
     if drafts := sorted(name for name, _ in _drafts(folder) - old):
         return f"while writing {drafts[0].removesuffix('.tmp')}"
     if not (folder / "checkpoint_last.pt").exists():
@@ -192,7 +190,7 @@ def _stage(folder: Path, old: set[tuple[str, int]]) -> str:
 
 
 def lines(folder: Path) -> set[tuple[str, str]]:
-    """(name of the record, whole line without time/) of everything that a run has recorded."""
+    """Return (file, line without time/) for each whole line that a run has recorded."""
     return {
         (path.name, json.dumps(_without_time(json.loads(line))))
         for path in folder.glob("*.jsonl")
@@ -202,7 +200,7 @@ def lines(folder: Path) -> set[tuple[str, str]]:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """The records in which two runs differ, empty where they are equal but for time/."""
+    """Return the names of the records in which two runs differ, apart from time/."""
     import torch
 
     found = []
@@ -233,10 +231,10 @@ def _without_time(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def repeated_steps(folder: Path) -> list[str]:
-    """The scalars that TensorBoard reads at one step more than once."""
+    """Return the scalars that TensorBoard reads at one step more than once."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells of each purge
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it reports each purge
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     found = []
@@ -248,10 +246,10 @@ def repeated_steps(folder: Path) -> list[str]:
 
 
 def trial(name: str, place: Path, kills: int, rng: random.Random) -> dict[str, Any]:
-    """One of RUNS, left in peace and killed; a killed run that ends too soon is followed by another."""
+    """Train one of RUNS undisturbed and killed; a killed run that ends too soon is followed by another."""
     command = [word.format(reviews=place / "reviews") for word in shlex.split(RUNS[name])]
-    peaceful = place / f"{name} – in peace"
-    pace = finish(command, peaceful)
+    undisturbed = place / f"{name} – undisturbed"
+    pace = finish(command, undisturbed)
     found: dict[str, Any] = {"kills": 0, "hits": Counter(), "lines_on_disk_at_kills": 0, "bytes_lost": 0}
     differ: list[str] = []
     twice: list[str] = []
@@ -267,25 +265,25 @@ def trial(name: str, place: Path, kills: int, rng: random.Random) -> dict[str, A
         found["hits"] += tally.hits
         found["lines_on_disk_at_kills"] += len(tally.written)
         found["bytes_lost"] += sum(len(line.encode()) for _, line in tally.written - lines(killed))
-        differ += differences(peaceful, killed)
+        differ += differences(undisturbed, killed)
         twice += repeated_steps(killed)
     return found | {"hits": dict(found["hits"]), "differ": differ, "twice_in_tensorboard": twice}
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("runs", nargs="*", default=list(RUNS), help=f"of {', '.join(RUNS)}; default: all")
-    parser.add_argument("--kills", type=count, default=15, help="of each run (15)")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
-    parser.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts of each run")
-    parser.add_argument("--read", type=Path, metavar="FILE", help="kill nothing: a table of such a file")
-    options = parser.parse_args(arguments)
+def parse(arguments: Arguments = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    head = parser("kill", __doc__)
+    head.add_argument("runs", nargs="*", default=list(RUNS), help=f"of {', '.join(RUNS)}; default: all")
+    head.add_argument("--kills", type=count, default=15, help="of each run (15)")
+    head.add_argument("--seed", type=int, default=0, help="of the moments")
+    head.add_argument("--to", type=Path, default=Path("outputs/kill"), metavar="DIR", help="must be new")
+    head.add_argument("--record", type=Path, metavar="FILE", help="JSON with the counts of each run")
+    head.add_argument("--read", type=Path, metavar="FILE", help="kill nothing: a table of such a file")
+    options = head.parse_args(arguments)
     if unknown := set(options.runs) - set(RUNS):
-        parser.error(f"unknown run {', '.join(sorted(unknown))}: one of {', '.join(RUNS)}")
+        head.error(f"unknown run {', '.join(sorted(unknown))}: one of {', '.join(RUNS)}")
     if options.read is None and options.to.exists():
-        parser.error(f"--to {options.to} exists: name a new folder")
+        head.error(f"--to {options.to} exists: name a new folder")
     return options
 
 
@@ -313,26 +311,19 @@ def table(path: Path) -> Table:
     return Table(head, [[name, *map(str, row)] for name, row in counts.items()])
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit status is 1 where a run did not survive or differs from the one left in peace."""
+@entry_point
+def main(arguments: Arguments = None) -> int:
+    """Run the trials; the exit status is 1 where a run did not survive or differs from the undisturbed."""
     options = parse(arguments)
     if options.read is not None:
-        try:
-            print(table(options.read).markdown())
-        except UserError as error:
-            print(error, file=sys.stderr)
-            return 1
+        print(table(options.read).markdown())
         return 0
     rng, record, status = random.Random(options.seed), {}, 0
-    try:
-        options.to.mkdir(parents=True)
-        write_reviews(options.to / "reviews")
-        if options.record:
-            options.record.parent.mkdir(parents=True, exist_ok=True)
-            before = read_json(options.record) or {}
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
+    options.to.mkdir(parents=True)
+    write_reviews(options.to / "reviews")
+    if options.record:
+        options.record.parent.mkdir(parents=True, exist_ok=True)
+        before = read_json(options.record) or {}
     for name in options.runs:
         try:
             found = trial(name, options.to.resolve(), options.kills, rng)

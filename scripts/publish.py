@@ -1,8 +1,8 @@
-"""Copies what tables and figures need from run folders to outputs/published: small enough to commit.
+"""Copy what tables and figures need from run folders to outputs/published: small enough to commit.
 
-Kept: run.json without the data's place, results.json, and metrics.jsonl with neighbouring train/* records
-averaged, so that means over longer windows stay what they were; latents.jsonl, classifier.jsonl, map.jsonl
-and samples.md, if any.
+Kept are run.json without the data's place, results.json, metrics.jsonl with neighbouring train/* records
+averaged, which leaves means over longer windows as they were, and latents.jsonl, classifier.jsonl, map.jsonl
+and samples.md where there are any.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
 
-from cvae.cli.arguments import count
+from cvae.cli.arguments import Arguments, count, entry_point, parser
 from cvae.errors import UserError
 from cvae.io import write_atomically
 from cvae.runs.reader import Run, find_runs, read_metrics
@@ -25,19 +25,17 @@ from cvae.runs.reader import Run, find_runs, read_metrics
 AS_OF_THE_LAST = ("step", "train/beta", "train/lr")
 
 
-def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("folder", type=Path, help="a folder with runs in or below it, such as outputs/toy")
-    parser.add_argument("--thin", type=count, default=2, help="train/* records averaged into one (2)")
-    parser.add_argument("--to", type=Path, default=Path("outputs/published"), metavar="DIR")
-    return parser.parse_args(arguments)
+def parse(arguments: Arguments = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    head = parser("publish", __doc__)
+    head.add_argument("folder", type=Path, help="a folder with runs in or below it, such as outputs/toy")
+    head.add_argument("--thin", type=count, default=2, help="train/* records averaged into one (2)")
+    head.add_argument("--to", type=Path, default=Path("outputs/published"), metavar="DIR")
+    return head.parse_args(arguments)
 
 
 def thinned(records: Iterable[dict[str, Any]], thin: int) -> Iterator[dict[str, Any]]:
-    """Records in order, with every `thin` train/* records in one; that of step 0 stays alone."""
+    """Yield records in order, every `thin` train/* records as one; that of step 0 stays alone."""
     block: list[dict[str, Any]] = []
     for record in records:
         if "train/rec" not in record or record["step"] == 0:
@@ -52,7 +50,7 @@ def thinned(records: Iterable[dict[str, Any]], thin: int) -> Iterator[dict[str, 
 
 
 def _averaged(block: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One record for several: means, but for what is said of a step and not of a window."""
+    """Return one record for several: means, except for what belongs to a step and not to a window."""
     last = block[-1]
     values = {key: [record[key] for record in block if record.get(key) is not None] for key in last}
     means = {key: sum(found) / len(found) for key, found in values.items() if found}
@@ -60,12 +58,12 @@ def _averaged(block: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def rounded(record: dict[str, Any]) -> dict[str, Any]:
-    """Six significant digits."""
+    """Return the record with six significant digits."""
     return {k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()}
 
 
 def publish(run: Run, target: Path, thin: int) -> None:
-    """Writes one run's small copy; `thin` train/* records become one."""
+    """Write one run's small copy; `thin` train/* records become one."""
     about = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     if isinstance(dataset := about["config"].get("dataset"), dict):
         dataset.pop("path", None)
@@ -80,20 +78,16 @@ def publish(run: Run, target: Path, thin: int) -> None:
             shutil.copyfile(run.folder / name, target / name)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Publishes every run below the folder; the exit status is 1 where there is none."""
+@entry_point
+def main(arguments: Arguments = None) -> None:
+    """Publish every run below the folder."""
     options = parse(arguments)
-    try:
-        for run in find_runs([options.folder]):
-            target = options.to / options.folder.resolve().name / run.folder.relative_to(options.folder)
-            if target.resolve() == run.folder.resolve():
-                raise UserError(f"--to {options.to}: {run.folder} would be replaced by its own thinned copy")
-            publish(run, target, options.thin)
-            print(target)
-    except (UserError, OSError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
+    for run in find_runs([options.folder]):
+        target = options.to / options.folder.resolve().name / run.folder.relative_to(options.folder)
+        if target.resolve() == run.folder.resolve():
+            raise UserError(f"--to {options.to}: {run.folder} would be replaced by its own thinned copy")
+        publish(run, target, options.thin)
+        print(target)
 
 
 if __name__ == "__main__":

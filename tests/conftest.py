@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from hydra import compose, initialize_config_dir
 
-from cvae.cli import main as cli
+from cvae.cli.overrides import quoted
 from cvae.config.load import load
 from cvae.config.schema import Config
 from tests.helpers import ROOT
@@ -19,6 +19,6 @@ def configured() -> Callable[..., Config]:
 
     def make(*overrides: str) -> Config:
         with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            return load(compose("config", list(map(cli.quoted, overrides))))
+            return load(compose("config", list(map(quoted, overrides))))
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,11 @@ ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
 DIALOGS = ROOT / "tests" / "dialogs"
 CPU = torch.device("cpu")
+# words of Hydra and Python that no sentence to a user has
+JARGON = re.compile(
+    r"Traceback|HYDRA_FULL_ERROR|struct|defaults list|[a-z](Error|Exception)\b|full_key|object_type"
+    r"|reference_type|EOF|viable|None\b|True\b|\bNaN\b|Warning"
+)
 SMALL = {
     "embed": 8,
     "hidden": 12,
@@ -94,3 +100,9 @@ def script(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses look for their names
     spec.loader.exec_module(module)
     return module
+
+
+def choices(group: str) -> list[str]:
+    """Return what conf/ offers for a group."""
+    files = sorted((CONF / group).rglob("*.yaml"))
+    return [file.relative_to(CONF / group).with_suffix("").as_posix() for file in files]

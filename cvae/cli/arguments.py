@@ -1,10 +1,103 @@
-"""What the command-line parsers share."""
+"""What the commands share: the head of their parsers, their arguments, and how they end."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn, TypeVar
 
-def count(text: str) -> int:
-    """Return a whole number from 1 to a million, for argparse."""
-    if not 1 <= (number := int(text)) <= 1_000_000:
-        raise ValueError
-    return number
+from cvae.program import command_line
+
+Arguments = Sequence[str] | None  # None: those of the process
+Number = TypeVar("Number", int, float)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the program with status 2."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def typed(name: str) -> str:
+    """Return a command as it was typed: `cvae table`, or `python scripts/table.py` for the script."""
+    file = Path(sys.argv[0])
+    return command_line(name) if file.suffix == ".py" and file.stem != "__main__" else f"cvae {name}"
+
+
+def parser(name: str, about: str | None, examples: str = "") -> Parser:
+    """Return a command's parser. In `examples`, `%(prog)s` stands for the command as it was typed."""
+    return Parser(
+        prog=typed(name),
+        description=about,
+        epilog=f"examples:\n{examples}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_run(head: Parser) -> None:
+    """Add the arguments of commands that open a checkpoint."""
+    head.add_argument("folder", type=Path, help="a run folder")
+    head.add_argument("--checkpoint", choices=("best", "last"), help="(default: the one the run reports)")
+    head.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
+    head.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def add_folders(head: Parser, at_least: str = "+") -> None:
+    """Add the arguments of commands that read the runs of some folders."""
+    head.add_argument("folders", nargs=at_least, type=Path, help="folders with runs in or below them")
+
+
+def number(
+    name: str, kind: type[Number], limits: str, allowed: Callable[[Number], bool]
+) -> Callable[[str], Number]:
+    """Return a type for argparse: a number that is `allowed`, which `limits` puts in words."""
+
+    def convert(text: str) -> Number:
+        with contextlib.suppress(ValueError):
+            if allowed(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"invalid {name} value: {text!r}, must be {limits}")
+
+    return convert
+
+
+count = number("count", int, "a whole number from 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000)
+
+
+def entry_point(work: Callable[[Arguments], int | None]) -> Callable[..., int]:
+    """Make a command of its work: the result is the exit status, and no ending shows a traceback.
+
+    A user's mistake ends in its sentence, and quietly what Ctrl-C or a closed pipe (`| head`) ends.
+    """
+
+    @functools.wraps(work)
+    def main(arguments: Arguments = None) -> int:
+        try:
+            try:
+                return work(arguments) or 0
+            finally:
+                sys.stdout.flush()  # a closed pipe shows here, not at Python's exit
+        except KeyboardInterrupt:
+            return 130
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which Python flushes again
+            return 141
+        except OSError as error:
+            sentence = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        except Exception as error:
+            from cvae.errors import UserError  # here, since `cvae data` works without Hydra
+
+            if not isinstance(error, UserError):
+                raise
+            sentence = str(error)
+        print(sentence, file=sys.stderr)
+        return 1
+
+    return main

@@ -1,9 +1,11 @@
-"""What `python train.py --help` says: the groups with their choices, and how to start."""
+"""What `cvae train --help` says: the groups with their choices, and how to start."""
 
 from __future__ import annotations
 
 import textwrap
-from pathlib import Path
+
+from cvae.cli.arguments import typed
+from cvae.program import CONF
 
 HELP = """\
 Train and compare text VAEs. A run is composed from one choice per group:
@@ -11,31 +13,41 @@ Train and compare text VAEs. A run is composed from one choice per group:
 {groups}
 
 Examples:
-  python train.py                                  the paper's synthetic VAE
-  python train.py schedule=cyclical task=ptb       the paper's language model on Penn Treebank
-  python train.py -m schedule=constant,monotonic,cyclical seed=0,1,2
+{examples}
 
-Any key can be set: schedule.cycles=8 train.batch_size=64. `--cfg job --resolve` shows them all with their
-values, each is explained in conf/; `--info defaults` shows which file won; `--hydra-help` lists the flags.
-A run goes to outputs/<name>/<its overrides>; the same command continues it where it was interrupted.
+Any key can be set: schedule.cycles=8 train.batch_size=64. Each is explained in conf/. A run goes to
+outputs/<name>/<its overrides>; the same command continues it where it was interrupted.
+
+Flags:
+  -m, --multirun     run a job for each combination of values: seed=0,1,2
+  --cfg job          print the configuration instead of running; --resolve fills in references
+  --info defaults    print which file set what instead of running
+  --config-dir DIR   also take groups and experiments from DIR
+  --hydra-help       what Hydra says of its flags
 """
-INDENT = {"initial_indent": " " * 16, "subsequent_indent": " " * 16, "break_on_hyphens": False}
+EXAMPLES = {
+    "": "the paper's synthetic VAE",
+    " schedule=cyclical task=ptb": "the paper's language model on Penn Treebank",
+    " -m schedule=constant,monotonic,cyclical seed=0,1,2": "",
+}
 GROUPS = {
     "schedule": "β, the weight of the KL term",
     "lr": "the learning rate, independent of β",
     "task": "what is trained and measured",
     "dataset": "the corpus",
     "model": "the network and its sizes",
-    "remedy": "further cures, a list: remedy=[a,b]",
+    "remedy": "further cures of KL vanishing, a list: remedy=[a,b]",
     "experiment": "a committed table or figure",
 }
 
 
-def help_text(conf: Path) -> str:
-    """What the groups are, with their choices, and how to start. Hydra's own takes two seconds."""
+def help_text() -> str:
+    """Return the help, without Hydra, whose own takes two seconds."""
     lines = []
     for group, meaning in GROUPS.items():
-        files = sorted((conf / group).rglob("*.yaml"))
-        choices = ", ".join(file.relative_to(conf / group).with_suffix("").as_posix() for file in files)
-        lines += [f"  {group:<11} {meaning}", textwrap.fill(choices, 100, **INDENT)]
-    return HELP.format(groups="\n".join(lines))
+        files = sorted((CONF / group).rglob("*.yaml"))
+        choices = ", ".join(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
+        wrapped = textwrap.wrap(choices, 84, break_on_hyphens=False)
+        lines += [f"  {group:<11} {meaning}", *(f"{'':16}{line}" for line in wrapped)]
+    examples = [f"  {typed('train') + words:<48} {meaning}".rstrip() for words, meaning in EXAMPLES.items()]
+    return HELP.format(groups="\n".join(lines), examples="\n".join(examples))

@@ -19,6 +19,7 @@ from pydantic import ConfigDict, Discriminator
 from cvae import schedules
 from cvae.errors import UserError
 from cvae.io import located
+from cvae.program import command_line
 from cvae.ranges import Count, Share, fields
 
 BY_NAME = Discriminator("name")
@@ -81,7 +82,7 @@ class Files:
         for path in self.files().values():
             if not path.is_file():
                 raise UserError(
-                    f"no data at {path}: python scripts/get_data.py {self.name} fetches them;"
+                    f"no data at {path}: {command_line('data', self.name)} fetches them;"
                     " CVAE_DATA or dataset.path says where they are"
                 )
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from cvae.errors import RunsError, UserError
+from cvae.program import command_line
 from cvae.report.formats import Cell, Table
 from cvae.report.tables import differing_text, result_cell, scalar_cell
 from cvae.report.verdicts import MARKS, SYMBOLS, Outcome, across_settings, below, compare, pooled_std, verdict
@@ -174,7 +175,11 @@ def claims_table(claims: Sequence[Claim], runs: Mapping[str, Sequence[Run]], bri
             body.append([*first, measure, outcome.found, outcome.effect, MARKS[outcome.score]])
             first = ["", ""]
     experiments = dict.fromkeys(name for claim in claims for name in claim.experiments)
-    notes = [f"no runs: python train.py experiment={name}" for name in experiments if not runs.get(name)]
+    notes = [
+        f"no runs: {command_line('train', f'experiment={name}')}"
+        for name in experiments
+        if not runs.get(name)
+    ]
     if any(check.measure.startswith("time/") for claim in claims for check in claim.checks):
         notes.append(WALL_CLOCK)
     return Table(["claim", "verdict", "measure", "found", "effect", ""], body, notes)

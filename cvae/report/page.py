@@ -19,6 +19,7 @@ from cvae.config.load import flatten
 from cvae.config.schema import reported
 from cvae.errors import RunsError
 from cvae.io import read_json
+from cvae.program import command_line
 from cvae.report import figures, tables
 from cvae.report.formats import Table
 from cvae.runs.reader import APART, Run, differing_keys, find_runs
@@ -122,7 +123,7 @@ def report_page(folder: Path) -> str:
         results = None
     pictures = [picture(*drawer) for drawer in drawers(runs)]
     if (left := len(comparable(runs)) - MAX_FIGURES) > 0:
-        caption = f"{left} more settings: scripts/figures.py draws them from their folders"
+        caption = f"{left} more settings: {command_line('figures')} draws them from their folders"
         pictures.append({"caption": caption})
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("cvae.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True

@@ -10,6 +10,7 @@ from pathlib import Path
 from cvae import __version__
 from cvae.config.schema import Config
 from cvae.io import write_json
+from cvae.program import INSTALLED
 from cvae.runs.compatibility import refuse_other_data
 from cvae.runs.fingerprints import Fingerprints
 from cvae.runs.folder import FORMAT, RunFolder
@@ -41,6 +42,8 @@ def versions() -> dict[str, str]:
 
 def git_commit() -> str | None:
     """Return the commit of this source tree, with `+` for uncommitted changes; None outside git."""
+    if INSTALLED:  # git would find the repository that a virtual environment lies in
+        return None
     try:
         commit = _git("rev-parse", "HEAD")
         return commit + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cvae.io import read_json, write_json
+from cvae.program import command_line
 from cvae.runs.devices import cores, gpus
 from cvae.runs.folder import ERROR, RunFolder
 from cvae.runs.reader import below, read_metrics
@@ -55,7 +55,7 @@ def plan(jobs: Mapping[str, Sequence[str]]) -> None:
     """Add jobs, overrides by folder, to the sweep.json beside each folder, so that missing ones are known."""
     for parent in {Path(folder).parent for folder in jobs}:
         planned = {
-            Path(folder).name: shlex.join(["python", "train.py", *overrides])
+            Path(folder).name: command_line("train", *overrides)
             for folder, overrides in jobs.items()
             if Path(folder).parent == parent
         }

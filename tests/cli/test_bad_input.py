@@ -26,6 +26,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvae import data
+from cvae.cli import claims, evaluate, figures, report, sample, status, table
+from cvae.cli import data as data_command
 from cvae.config.load import load
 from cvae.config.schema import Config, DialogData
 from cvae.data import files, references, switchboard, vectors
@@ -35,8 +37,7 @@ from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
-from scripts import bench, claims, docs, evaluate, get_data, kill, publish, report, sample, status, table
-from scripts import figures as scripts_figures
+from scripts import bench, docs, gpu_check, kill, publish
 from tests.helpers import ROOT
 
 DIALOGS = ROOT / "tests" / "dialogs"
@@ -337,8 +338,9 @@ PARSERS = {
     "claims": claims.parse,
     "docs": docs.parse,
     "evaluate": evaluate.parse,
-    "figures": scripts_figures.parse,
-    "get_data": get_data.parse_args,
+    "figures": figures.parse,
+    "get_data": data_command.parse,
+    "gpu_check": gpu_check.parse,
     "kill": kill.parse,
     "publish": publish.parse,
     "report": report.parse,
@@ -408,7 +410,7 @@ def test_every_script_is_among_them():
 
 TYPED = """
 import json, os, runpy, sys, traceback
-import cvae.cli.main, cvae.training.run
+import cvae.cli.train, cvae.training.run
 from hydra.core.plugins import Plugins
 Plugins.instance()
 for number, words in enumerate(json.loads(sys.argv[1])):

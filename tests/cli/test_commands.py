@@ -27,6 +27,7 @@ from cvae.report.formats import Cell
 from cvae.report.page import along_training, sentences_html, shared_settings
 from cvae.report.tables import direction, rows, scalar_cell
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.runs.reader import differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
 from cvae.tasks.language_model import LanguageTask
@@ -592,7 +593,6 @@ def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configur
 @pytest.mark.parametrize(
     "command",
     [
-        "prior --split held",
         "reconstruct --split held",
         "neighbours --split held",
         'neighbours "1 0" --split held',
@@ -604,6 +604,51 @@ def test_a_split_that_a_run_does_not_have_is_refused(command, runs, capsys):
 
 
 @pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("sample RUN prior --split val", "--split: not read by prior"),
+        ("sample RUN prior --answers 2", "--answers: not read by prior"),
+        ("sample RUN neighbours --longest 9 --no-unk", "--no-unk and --longest: not read by neighbours"),
+        ("sample RUN reconstruct a --count 3", "--count: not read by reconstruct with sentences"),
+        (
+            "sample RUN reconstruct a --seed 0",
+            "--seed: reconstruct with sentences draws nothing without --temp",
+        ),
+        (
+            "sample RUN arithmetic a --from 0 --to 1 --split val",
+            "--split: not read by arithmetic with sentences",
+        ),
+        ("sample RUN interpolate a b --split val", "--split: not read by interpolate"),
+        ("sample RUN --top-p 1", "--top-p is for drawn words: give --temperature too"),
+        ("table RUN --accuracy --columns test/kl", "--columns: not read by --accuracy"),
+        ("table RUN --accuracy --at 3", "argument --at: not allowed with argument --accuracy"),
+        ("table RUN --window 9", "--window: read only with --at"),
+        (
+            "table RUN --at 9 --columns all",
+            "--columns all stands for measures of results.json: with --at, name",
+        ),
+        ("figures 2 RUN", "figure 2 is drawn without runs: leave out the folders; --to says where to write"),
+        ("figures animation RUN --dpi 99", "--dpi: not read by animation"),
+    ],
+)
+def test_what_would_not_be_read_is_refused(command, sentence, capsys):
+    name, *arguments = shlex.split(command)
+    with pytest.raises(SystemExit, match="2"):
+        script(name).main(arguments)
+    assert capsys.readouterr().err.startswith(f"cvae {name}: {sentence}")
+
+
+def test_an_importance_weighted_likelihood_that_is_not_measured_is_refused(tmp_path, configured, capsys):
+    for name, key in (("ae", "schedule=none"), ("unweighted", "task.iw_samples=0")):
+        (tmp_path / name).mkdir()
+        describe(RunFolder(tmp_path / name), configured(key, *SIZES), "", {})
+        assert script("evaluate").main([str(tmp_path / name), "--iw-sentences", "3"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("schedule=none has no likelihood to estimate, leave out --iw-* and --chunk")
+    assert second.endswith("the run has task.iw_samples=0, so give --iw-samples too")
+
+
+@pytest.mark.parametrize(
     ("command", "said"),
     [
         ("table {runs} --columns checkpoint", "checkpoint is no number: last"),
@@ -612,8 +657,8 @@ def test_a_split_that_a_run_does_not_have_is_refused(command, runs, capsys):
         ("sample {runs} --count 1000000000000", "argument --count: invalid count value: '1000000000000'"),
         ("kill toy --to {file}/below", "Not a directory"),
         ("kill toy --to {new} --record {runs}", "cannot be read: "),
-        ("bench foo.bar=1 --parts", "foo.bar=1 device=cpu: Could not override 'foo.bar'"),
-        ("bench threads=² --parts", "threads=² device=cpu: LexerNoViableAltException"),
+        ("bench foo.bar=1 --parts", "unknown key foo (keys: dataset, device,"),
+        ("bench threads=² --parts", "threads=² cannot be read: write key=value"),
         ("bench --threads 99999999999", "argument --threads: invalid count value: '99999999999'"),
         ("publish {runs} --to {runs}/..", "would be replaced by its own thinned copy"),
         ("publish {runs}/constant-0/.. --to {runs}/..", "would be replaced by its own thinned copy"),

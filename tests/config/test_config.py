@@ -15,12 +15,9 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae.cli import help, precheck
-from cvae.cli import main as cli
 from cvae.config.load import flatten, identity, load
 from cvae.config.messages import describe
 from cvae.config.schema import NOT_IDENTITY, Config, options
@@ -28,20 +25,10 @@ from cvae.errors import ConfigError
 from cvae.ranges import bounds, interval
 from cvae.ranges import fields as annotations
 from cvae.runs.folder import RunFolder
-from tests.helpers import CONF
+from tests.helpers import CONF, JARGON, choices
 
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-JARGON = re.compile(
-    r"Traceback|HYDRA_FULL_ERROR|struct|defaults list|[a-z](Error|Exception)\b|full_key|object_type"
-    r"|reference_type|EOF|viable|None\b|True\b|\bNaN\b|Warning"
-)
-
-
-def choices(group: str) -> list[str]:
-    """What conf/ offers for a group."""
-    files = sorted((CONF / group).rglob("*.yaml"))
-    return [file.relative_to(CONF / group).with_suffix("").as_posix() for file in files]
 
 
 def fields(cls: type = Config, path: str = "", choice: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -142,77 +129,12 @@ def changed(composed) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.fixture
-def refused(tmp_path, monkeypatch) -> Callable[..., str]:
-    """What `train.py` answers to a wrong command; it may create nothing and must not talk like Hydra."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("CVAE_DATA", raising=False)
-
-    def ask(*arguments: str) -> str:
-        before = listing()
-        with pytest.raises(SystemExit) as stopped:
-            precheck.check(arguments, CONF)
-        assert listing() == before
-        assert isinstance(stopped.value.code, str) and stopped.value.code  # Python prints it and exits with 1
-        assert not JARGON.search(stopped.value.code), stopped.value.code
-        return stopped.value.code
-
-    def listing() -> dict[Path, bytes | None]:
-        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
-
-    return ask
-
-
 def problems(container: Any) -> list[str]:
     """The sentences with which `load` refuses a container."""
     with pytest.raises(ConfigError) as refusal:
         load(container)
     assert not JARGON.search(str(refusal.value)), refusal.value
     return str(refusal.value).splitlines()
-
-
-@pytest.mark.parametrize(
-    "argument",
-    [
-        *(
-            "seed=1",
-            "-m",
-            "job",
-            "--config-dir=Räume",
-            "~experiment",
-            "remedy=[free_bits,skip]",
-        ),
-        *("dataset.path='~/a.txt'", 'dataset.path="Räume, 1"', "dataset.path=a b.txt", "dataset.path=a,b"),
-        *(
-            "schedule.ratio=[",
-            "remedy=[skip",
-            "name=a=b",
-            "name='a",
-            "dataset.path=$HOME",
-            "seed=",
-            "seed=range(0,3)",
-        ),
-    ],
-)
-def test_what_hydra_reads_or_nobody_is_handed_on_as_typed(argument):
-    assert cli.quoted(argument) == argument
-
-
-@pytest.mark.parametrize(
-    ("typed", "quoted"),
-    [
-        ("dataset.path=~", 'dataset.path="~"'),
-        ("+init_from=~/a", '+init_from="~/a"'),
-        ("name=Räume, Häuser,c", 'name="Räume","Häuser",c'),
-        ("dataset.path='é',~/a,b", "dataset.path='é',\"~/a\",b"),
-        ("train.validate_on=[é,val]", 'train.validate_on=["é",val]'),
-        ("name=choice(ä,b)", 'name=choice("ä",b)'),
-        ("dataset.path=a'b,c", 'dataset.path="a\'b",c'),
-        ("dataset.path=~\\", 'dataset.path="~\\\\"'),
-    ],
-)
-def test_what_hydra_takes_in_quotes_only_is_quoted(typed, quoted):
-    assert cli.quoted(typed) == quoted
 
 
 def test_relative_paths_start_where_the_command_was_given(tmp_path, monkeypatch):
@@ -278,7 +200,7 @@ class TestCommitted:
         monkeypatch.setenv("CVAE_DATA", str(tmp_path))
         loaded = []
         monkeypatch.setattr(precheck, "load", lambda cfg: loaded.append(load(cfg)) or loaded[-1])
-        precheck.check([f"experiment={experiment}"], CONF)
+        precheck.check([f"experiment={experiment}"])
         hydra = yaml.safe_load((CONF / f"experiment/{experiment}.yaml").read_text()).get("hydra", {})
         swept = hydra.get("sweeper", {}).get("params", {}).values()
         jobs = 1
@@ -510,200 +432,3 @@ class TestCombinations:
         ]
         assert len(found) == len(starts)
         assert all(sentence.startswith(start) for sentence, start in zip(found, starts, strict=True)), found
-
-
-class TestCommandLine:
-    """The answers of `check`, which come before Hydra, torch and any folder."""
-
-    @pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("remedy", "experiment")])
-    def test_unknown_choice(self, group, refused):
-        for value in ("typo", "null"):
-            said = refused(f"{group}={value}")
-            assert said == f"{group}={value}: no such choice, {group} is one of {', '.join(choices(group))}"
-
-    @pytest.mark.parametrize(
-        ("command", "said"),
-        [
-            ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of aggressive, batch_norm,"),
-            ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
-            (
-                "experiment=typo",
-                "experiment=typo: no such choice, experiment is one of cycles, lr_vs_beta,",
-            ),
-            ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
-            (
-                "schedul=cyclical",
-                "unknown key schedul, did you mean schedule? (keys: dataset, device, init_from, lr,",
-            ),
-            ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
-            ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
-            ("++schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
-            ("schedule={ratoi:1}", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
-            ("steps=3", "unknown key steps, did you mean train.steps?"),
-            ("hydra.foo=1", "unknown key hydra.foo (keys of hydra: "),
-            ("schedule=none schedule.ratio=1", "unknown key schedule.ratio (schedule=none has no keys)"),
-            ("dataset.path=/x", "unknown key dataset.path (keys of dataset=toy: draws, sampler, sequences)"),
-            ("~train", "train is missing"),
-            ("~schedule", "schedule is missing"),
-            ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of ptb"),
-            ("++lr=constant", "++lr=constant: lr is chosen without a +; lr is one of constant, cosine"),
-            ("schedule=[constant,cyclical]", "schedule=[constant,cyclical]: a run takes one choice, not a"),
-            ("schedule.name=constant", "schedule.name=constant: schedule is chosen with schedule=…, one of"),
-            ("train=", "train must be a group of keys, found ''"),
-            ("name=../x", "name must be a relative path of letters, digits, '.', '_' and '-'"),
-            ("name='${foo}'", "name has no value: Interpolation key 'foo' not found"),
-            ("hydra.run.dir='${foo}'", "hydra.run.dir has no value: Interpolation key 'foo' not found"),
-            ("hydra.run.dir=", "hydra.run.dir must name the folder of the run, found nothing"),
-            ("seed=0,1", "seed=0,1 lists several values: add -m to run one job for each, or write"),
-            (
-                "-m seed=1,1",
-                "two jobs of this sweep would write to outputs/toy/seed-1: 'seed=1' and 'seed=1'",
-            ),
-            ("-m seed=0,1,-2", "seed must be >= 0 and < 9223372036854775808, found -2 (in the job seed=-2)"),
-            ("-m lr=constant,typo", "lr=typo: no such choice, lr is one of constant, cosine_restarts,"),
-            ("-m lr=constant,null", "lr=null: no such choice, lr is one of constant, cosine_restarts,"),
-            ("schedule.ratio=[", "schedule.ratio=[ cannot be read: write key=value, close brackets and"),
-            ("schedule.ratio='", "schedule.ratio=' cannot be read: write key=value, close brackets and"),
-            ("name=a=b", "name=a=b cannot be read: write key=value, close brackets and quotes"),
-            ("schedule", "'schedule' sets nothing: write key=value, without spaces around the ="),
-            ("=5", "'=5' sets nothing: write key=value, without spaces around the ="),
-            ("--config-dir nope", "--config-dir must be a folder of configurations, found no folder nope"),
-            ("--config-path nope", "--config-path must be a folder of configurations, found no folder "),
-            ("--config-name nope", "--config-name nope: no such configuration, it is one of config"),
-            ("--schedule=none", "unrecognized arguments: --schedule=none; keys are set as key=value,"),
-            ("--cfg", "argument --cfg/-c: expected one argument; keys are set as key=value"),
-            ("--cfg job -m", "--multirun and --cfg cannot be combined: give one of --run, --multirun"),
-            ("--resolve", "--resolve goes with --cfg only"),
-            ("--cfg job seed=-1", "seed must be >= 0 and < 9223372036854775808, found -1"),
-        ],
-    )
-    def test_mistakes(self, command, said, refused):
-        answer = refused(*command.split(" "))
-        assert answer.startswith(said) and len(answer.splitlines()) == 1
-
-    @pytest.mark.parametrize(
-        ("text", "said"),
-        [
-            ("train: {stepz: 3}", "unknown key train.stepz, did you mean train.steps? (keys of train: "),
-            ("train: {steps: -3}", "train.steps must be >= 1, found -3"),
-            ("train: 3", "train must be a group of keys, found 3"),
-            ("defaults: [override /lr: typo]", "lr=typo: no such choice, lr is one of constant, cosine"),
-            ("train: {steps: [3}", "while parsing a flow sequence"),
-            ("hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,-1'}}}", "seed must be >= 0 and < 9223"),
-            (
-                "hydra: {mode: MULTIRUN, sweeper: {params: {sed: '0,1'}}}",
-                "unknown key sed, did you mean seed?",
-            ),
-        ],
-    )
-    def test_mistakes_in_an_experiment_file(self, text, said, refused, tmp_path):
-        file = tmp_path / "it's mine" / "experiment" / "mine.yaml"
-        file.parent.mkdir(parents=True)
-        file.write_text(f"# @package _global_\nname: mine\n{text}\n", encoding="utf-8")
-        assert refused("--config-dir", "it's mine", "experiment=mine").startswith(said)
-
-    def test_an_unknown_group_in_an_experiment_file(self, refused, tmp_path):
-        (tmp_path / "experiment").mkdir()
-        file = tmp_path / "experiment" / "mine.yaml"
-        file.write_text("# @package _global_\ndefaults:\n  - override /shedule: none\n", encoding="utf-8")
-        said = refused("--config-dir", str(tmp_path), "experiment=mine")
-        assert said.startswith("In 'experiment/mine': Could not override 'shedule'")
-        assert said.endswith(f"the groups are {', '.join(GROUPS)}")
-
-    def test_an_experiment_file_without_its_first_line(self, refused, tmp_path):
-        (tmp_path / "experiment").mkdir()
-        (tmp_path / "experiment" / "mine.yaml").write_text("seed: 3\n", encoding="utf-8")
-        said = refused("--config-dir", str(tmp_path), "experiment=mine")
-        assert said.endswith("a file in conf/experiment starts with the line '# @package _global_'")
-
-    def test_the_third_job_is_found_before_the_first_starts(self, refused):
-        said = refused("-m", "seed=0,1,2", "train.steps=5,6,x")
-        assert said == (
-            "train.steps must be a whole number >= 1 or null, found 'x' (in the job seed=0 train.steps=x)"
-        )
-
-    def test_jobs_with_a_new_value_are_looked_at_first(self):
-        jobs = [[f"a={a}", f"b={b}", f"c={c}"] for a in range(3) for b in range(4) for c in range(5)]
-        ranked = precheck._new_values_first(jobs)
-        assert sorted(ranked) == sorted(jobs)
-        assert {value for job in ranked[: 3 + 4 + 5] for value in job} == {
-            value for job in jobs for value in job
-        }
-
-    def test_a_number_for_each_job_as_its_folder(self, tmp_path, monkeypatch):
-        monkeypatch.chdir(tmp_path)
-        precheck.check(["-m", "seed=0,1", "hydra.sweep.subdir=${hydra.job.num}"], CONF)
-        assert list(tmp_path.iterdir()) == []
-
-    def test_missing_data(self, refused, monkeypatch):
-        said = refused("task=ptb", "dataset.path=nowhere")
-        assert said.startswith("no data at nowhere/train.txt: python scripts/get_data.py ptb fetches them")
-        monkeypatch.setenv("CVAE_DATA", "/else")
-        assert refused("task=ptb").startswith("no data at /else/ptb/train.txt")
-
-    def test_a_folder_with_another_run(self, refused, tmp_path, composed):
-        folder = tmp_path / "outputs" / "toy" / "seed-3"
-        folder.mkdir(parents=True)
-        about = {"format": 1, "config": composed("seed=4", "lr.value=2"), "versions": {}, "data": {}}
-        (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-        (folder / "checkpoint_last.pt").write_bytes(b"precious")
-        said = refused("seed=3")
-        assert said.startswith("outputs/toy/seed-3 holds a different run: lr.value is 2")
-        assert "seed is 4 there and 3 here" in said and "overwrite=true" in said
-        assert refused("-m", "seed=2,3") == said
-
-    def test_a_source_that_is_no_finished_run(self, refused):
-        said = refused("task=ptb", "dataset=tiny", "init_from=nowhere", "reset_decoder=true")
-        assert said == "init_from=nowhere is not the folder of a finished run"
-
-    def test_the_same_run_and_one_to_overwrite_are_let_through(self, tmp_path, monkeypatch, composed):
-        monkeypatch.chdir(tmp_path)
-        folder = tmp_path / "outputs" / "toy" / "seed-3"
-        folder.mkdir(parents=True)
-        about = {"format": 1, "config": composed("seed=3", "device=cpu")}
-        (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
-        precheck.check(["seed=3"], CONF)
-        precheck.check(
-            ["seed=3", "train.steps=7", "hydra.run.dir=outputs/toy/seed-3", "overwrite=true"], CONF
-        )
-
-    def test_what_is_shown_instead_of_run_needs_no_data(self):
-        for shown in (["--cfg", "job", "--resolve"], ["--info", "defaults"]):
-            precheck.check([*shown, "task=ptb", "dataset.path=nowhere"], CONF)
-
-
-class TestSlug:
-    """The folder's name."""
-
-    override = st.builds(
-        "{}={}".format, st.text("abc.", min_size=1, max_size=6), st.text("xyz,[]= /λ-0123", max_size=40)
-    )
-
-    @given(st.lists(override, max_size=8))
-    def test_plain_characters_and_not_too_long(self, overrides):
-        name = cli.slug(overrides)
-        assert re.fullmatch(r"[A-Za-z0-9._-]+", name) and not name.startswith(".")
-        assert len(name) <= cli.LONGEST_SLUG + 9
-        assert name == cli.slug(overrides)
-
-    @given(st.permutations(["seed=1", "lr.value=2", "+model.hidden=3", "schedule=none"]))
-    def test_the_order_does_not_matter(self, overrides):
-        assert cli.slug(overrides) == "schedule-none_seed-1_lr.value-2_model.hidden-3"
-
-    @given(st.sampled_from(sorted(NOT_IDENTITY)), st.text("xyz09/", max_size=9))
-    def test_what_is_no_part_of_the_run_is_left_out(self, key, value):
-        assert cli.slug([f"{key}={value}"]) == "default"
-        assert cli.slug(["seed=1", f"{key}={value}"]) == "seed-1"
-
-    def test_default_where_nothing_is_set(self):
-        assert cli.slug([]) == "default"
-
-    def test_the_experiment_only_where_it_does_not_set_the_name(self):
-        assert cli.slug(["experiment=toy", "seed=1"]) == "seed-1"
-        assert cli.slug(["experiment=toy", "name=x"]) == "experiment-toy"
-
-    @given(st.lists(st.integers(10**99, 10**150), min_size=2, max_size=5, unique=True))
-    def test_long_ones_are_shortened_and_still_differ(self, numbers):
-        names = {cli.slug([f"a={'9' * 120}{number}"]) for number in numbers}
-        assert len(names) == len(numbers)
-        assert all(len(name) == cli.LONGEST_SLUG + 9 for name in names)

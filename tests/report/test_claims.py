@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cvae.cli.claims import main as claims_command
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
 from cvae.report.claims import WALL_CLOCK, Check, Claim, claims_table, experiment_runs, read_claims
 from cvae.report.verdicts import RULES, SYMBOLS, Outcome, compare, verdict
 from cvae.runs.reader import find_runs
-from tests.helpers import ROOT, script
+from tests.helpers import ROOT
 
 
 @pytest.mark.parametrize(
@@ -260,11 +261,10 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, 
         started.append(command[-1])
         return SimpleNamespace(returncode=int("ptb_table" in command[-1]))
 
-    command = script("claims")
-    monkeypatch.setattr(command.subprocess, "run", run)
+    monkeypatch.setattr("cvae.cli.claims.subprocess.run", run)
     monkeypatch.chdir(tmp_path)
     finished(tmp_path / "outputs" / "ptb_quick" / "a", "cyclical", 0, 1.0)
     finished(tmp_path / "mine" / "toy" / "a", "cyclical", 0, 1.0)
-    assert command.main(["mine", "--train"]) == 1
+    assert claims_command(["mine", "--train"]) == 1
     assert started == ["experiment=ptb_quick", "experiment=ptb_table"]
     assert "experiment=ptb_table ended with exit status 1" in capsys.readouterr().err

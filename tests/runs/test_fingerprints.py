@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from cvae.cli import main as cli
-from cvae.cli.precheck import _check_surroundings
+from cvae.cli import precheck
 from cvae.config.schema import Config
-from cvae.errors import FolderError, RunsError
+from cvae.errors import FolderError, RunsError, UserError
 from cvae.report.accuracy import accuracy_table
 from cvae.report.figures import curves_figure
 from cvae.runs import fingerprints
@@ -22,7 +21,7 @@ from cvae.runs.compatibility import refuse_other_run, unchecked_files
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import find_runs
 from scripts import claims, figures, report, table
-from tests.helpers import CONF, DIALOGS
+from tests.helpers import DIALOGS
 
 
 def sha(path: Path) -> str:
@@ -53,7 +52,7 @@ def text(tmp_path, monkeypatch, configured) -> Callable[..., Config]:
 def test_a_folder_answers_to_its_own_corpus_only(finished, text, tmp_path):
     one = dict.fromkeys(("train", "val", "test"), sha(tmp_path / "a.txt"))
     folder = settle(tmp_path / "run", text("a.txt"), finished, **one)
-    check = lambda config: _check_surroundings(config, str(folder.path), {}, "")  # noqa: E731
+    check = lambda config: precheck.check_surroundings(config, str(folder.path))  # noqa: E731
     check(text("a.txt"))
     assert folder.finished == finished
     assert unchecked_files(folder, fingerprints.corpus(text("a.txt"))) == ""
@@ -84,14 +83,14 @@ def test_without_its_corpus_a_finished_folder_answers_and_says_so(
     data = dict.fromkeys(("train", "val", "test"), sha(tmp_path / "a.txt"))
     command = ["task=ptb", "dataset=text", "dataset.path=gone.txt", "hydra.run.dir=run"]
     folder = settle(tmp_path / "run", text("gone.txt"), False, **data)
-    with pytest.raises(SystemExit, match=r"no text at gone\.txt"):
-        cli.check(command, CONF)
+    with pytest.raises(UserError, match=r"no text at gone\.txt"):
+        precheck.check(command)
     settle(folder.path, text("gone.txt"), True, **data)
-    assert cli.check(command, CONF) is None
+    assert precheck.check(command) == text("gone.txt")
     said = "corpus not checked: train, val, test not on this machine"
     assert unchecked_files(folder, fingerprints.corpus(text("gone.txt"))) == said
-    with pytest.raises(SystemExit, match=r"no text at gone\.txt"):
-        cli.check([*command, "overwrite=true"], CONF)
+    with pytest.raises(UserError, match=r"no text at gone\.txt"):
+        precheck.check([*command, "overwrite=true"])
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from cvae.cli import main as cli
+from cvae.cli import train
 from cvae.runs import sweeps
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, find_jobs
@@ -152,34 +152,36 @@ def test_cores_are_divided_among_jobs_that_run_at_once(launcher, machine, tmp_pa
 def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys):
     """Cleaning up must not hide the cause: here there is no folder yet, there its plan is broken."""
 
-    def fails() -> None:
+    def fails(job: object) -> None:
         raise ZeroDivisionError("the cause")
 
     launcher = {"_target_": "x.BasicLauncher"}
     monkeypatch.setenv("PYTHONPATH", "first")
     for place in (tmp_path / "none", tmp_path / "broken"):
-        monkeypatch.setattr(cli, "check", lambda *_, place=place: Sweep(place, "cpu", launcher))
+        monkeypatch.setattr(train, "check", lambda *_, place=place: Sweep(place, "cpu", launcher))
         if place.name == "broken":
             place.mkdir()
             (place / "sweep.json").write_text("[1]")
-        with pytest.raises(ZeroDivisionError, match="the cause"):
-            cli.start(fails, ["-m"], tmp_path / "conf")
         monkeypatch.setattr(sys, "argv", ["train.py"])
-        with pytest.raises(SystemExit) as ended:
-            cli.start(lambda: None, ["-m"], tmp_path / "conf")
-        assert ended.value.code == 1
+        monkeypatch.setattr(train, "_hydra", fails)
+        with pytest.raises(ZeroDivisionError, match="the cause"):
+            train.main(["-m"])
+        monkeypatch.setattr(train, "_hydra", lambda job: None)
+        assert train.main(["-m"]) == 1
     assert capsys.readouterr().err.count("must hold a JSON object") == 2
     # what a launcher starts has the cvae of this checkout before any other
-    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(tmp_path)
+    assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
 
 
-def test_a_plan_that_is_broken_ends_the_command_in_a_sentence(tmp_path, monkeypatch):
+def test_a_plan_that_is_broken_ends_the_command_in_a_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path / "sweep.json").write_text("[1]")
     sweep = Sweep(tmp_path, "cpu", {"_target_": "x.BasicLauncher"}, {str(tmp_path / "a"): ["seed=0"]})
-    monkeypatch.setattr(cli, "check", lambda *_: sweep)
+    monkeypatch.setattr(train, "check", lambda *_: sweep)
+    monkeypatch.setattr(train, "_hydra", lambda job: None)
     monkeypatch.setenv("PYTHONPATH", "")
-    with pytest.raises(SystemExit, match=r"sweep\.json must hold a JSON object, found list"):
-        cli.start(lambda: None, ["-m"], tmp_path / "conf")
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert train.main(["-m"]) == 1
+    assert "sweep.json must hold a JSON object, found list" in capsys.readouterr().err
 
 
 def test_a_search_has_a_storage_and_goes_on_from_it(tmp_path):

@@ -20,7 +20,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from cvae.cli import main as cli
+from cvae.cli.overrides import slug
 from cvae.config.load import completed, flatten, identity, load
 from cvae.config.schema import Config, SemiAmortized, SentenceModel
 from cvae.data.text import BOS, EOS, Batch, Batches, extra_batches
@@ -155,7 +155,7 @@ class TestCombinations:
             ["remedy=[free_bits]", "schedule=cyclical"],
             ["remedy=[skip,batch_norm]", "seed=1"],
         ]
-        assert [cli.slug(overrides) for overrides in swept] == [
+        assert [slug(overrides) for overrides in swept] == [
             "remedy-none",
             "remedy-free_bits_schedule-cyclical",
             "remedy-skip-batch_norm_seed-1",

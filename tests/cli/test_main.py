@@ -1,0 +1,123 @@
+"""The program `cvae`: its commands, how they end, and what a wheel of it holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from cvae import __version__, program
+from cvae.cli import main
+from cvae.runs import provenance
+from tests.helpers import CONF, ROOT
+
+SIZES = ("train.steps=4", "train.validate_every=2", "dataset.draws=2", "task.samples=10", "threads=1")
+
+
+def cvae(*arguments: str, cwd: Path = ROOT, code: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `python -m cvae`, after some code if there is any."""
+    start = f"{code}; from cvae.cli.main import main; sys.exit(main())"
+    command = [sys.executable, *(["-c", f"import sys; {start}"] if code else ["-m", "cvae"]), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_each_command_explains_itself(name, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main.main([name, "--help"])
+    out, err = capsys.readouterr()
+    assert f"cvae {name}" in out and err == "" and "%(prog)s" not in out
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_a_script_is_its_command(name):
+    file = ROOT / ("train.py" if name == "train" else f"scripts/{'get_data' if name == 'data' else name}.py")
+    text = file.read_text(encoding="utf-8")
+    assert f"from cvae.cli.{name} import main\n" in text and len(text.splitlines()) < 15
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        ([], 2, "cvae: a command is missing"),
+        (["trian", "seed=1"], 2, "cvae: no command 'trian', did you mean train?"),
+        (["xyz"], 2, "cvae: no command 'xyz'"),
+        (["--help"], 0, ""),
+    ],
+)
+def test_without_a_command_it_says_which_there_are(arguments, status, sentence, capsys):
+    assert main.main(arguments) == status
+    out, err = capsys.readouterr()
+    assert (err if status else out).endswith(f"{main.HELP}\n")
+    assert err.partition("\n")[0] == sentence
+
+
+def test_the_version_is_the_packages(capsys):
+    assert main.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"{__version__}\n"
+
+
+def test_its_help_needs_no_package():
+    done = cvae("--help", code="sys.modules |= dict.fromkeys(('torch', 'hydra', 'numpy', 'yaml'))")
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{main.HELP}\n")
+
+
+def test_train_is_one_of_its_commands(tmp_path):
+    done = cvae("train", *SIZES, "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "results.json").exists()
+    done = cvae("table", "run", cwd=tmp_path)
+    assert done.returncode == 0 and done.stdout.startswith("| n | test/elbo |")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "--help",
+        "table --help",
+        "train --help",
+        "train --cfg job",
+        "table outputs/published/toy",
+    ],
+)
+def test_a_closed_pipe_ends_it_quietly(command):
+    start = [sys.executable, "-m", "cvae", *command.split()]
+    with subprocess.Popen(start, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode in (0, 141)  # argparse takes no notice
+
+
+def test_ctrl_c_ends_it_quietly(monkeypatch, capsys):
+    def interrupted(folders: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvae.cli.status.find_jobs", interrupted)
+    assert main.main(["status", "outputs"]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_wheel_has_no_commit_and_is_started_by_cvae(monkeypatch):
+    assert program.command_line("data", "ptb") == "python scripts/get_data.py ptb"
+    for module in (program, provenance):
+        monkeypatch.setattr(module, "INSTALLED", True)
+    assert program.command_line("data", "ptb") == "cvae data ptb"
+    assert provenance.git_commit() is None
+
+
+def test_a_wheel_has_every_package_and_every_configuration():
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
+    folders = {file.parent.relative_to(ROOT) for file in (ROOT / "cvae").rglob("*.py")}
+    packages = {".".join(folder.parts) for folder in folders}
+    assert sorted(setup["packages"]) == sorted(packages | {"cvae.conf"})
+    for package, patterns in setup["package-data"].items():
+        folder = ROOT / setup["package-dir"].get(package, package.replace(".", "/"))
+        packed = {file for pattern in patterns for file in folder.glob(pattern)}
+        unpacked = {
+            file for file in folder.iterdir() if file.is_file() and file.suffix not in (".py", ".pyc")
+        }
+        assert unpacked <= packed
+    assert {file for file in CONF.rglob("*") if file.is_file()} == set(CONF.glob("**/*.yaml"))

@@ -1,0 +1,96 @@
+"""Overrides as typed: what is put in quotes for Hydra, and the folder that they name."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cvae.cli.overrides import LONGEST_SLUG, quoted, slug
+from cvae.config.schema import NOT_IDENTITY
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        *(
+            "seed=1",
+            "-m",
+            "job",
+            "--config-dir=Räume",
+            "~experiment",
+            "remedy=[free_bits,skip]",
+        ),
+        *("dataset.path='~/a.txt'", 'dataset.path="Räume, 1"', "dataset.path=a b.txt", "dataset.path=a,b"),
+        *(
+            "schedule.ratio=[",
+            "remedy=[skip",
+            "name=a=b",
+            "name='a",
+            "dataset.path=$HOME",
+            "seed=",
+            "seed=range(0,3)",
+        ),
+    ],
+)
+def test_what_hydra_reads_or_nobody_is_handed_on_as_typed(argument):
+    assert quoted(argument) == argument
+
+
+@pytest.mark.parametrize(
+    ("typed", "taken"),
+    [
+        ("dataset.path=~", 'dataset.path="~"'),
+        ("+init_from=~/a", '+init_from="~/a"'),
+        ("name=Räume, Häuser,c", 'name="Räume","Häuser",c'),
+        ("dataset.path='é',~/a,b", "dataset.path='é',\"~/a\",b"),
+        ("train.validate_on=[é,val]", 'train.validate_on=["é",val]'),
+        ("name=choice(ä,b)", 'name=choice("ä",b)'),
+        ("dataset.path=a'b,c", 'dataset.path="a\'b",c'),
+        ("dataset.path=~\\", 'dataset.path="~\\\\"'),
+    ],
+)
+def test_what_hydra_takes_in_quotes_only_is_quoted(typed, taken):
+    assert quoted(typed) == taken
+
+
+OVERRIDE = st.builds(
+    "{}={}".format, st.text("abc.", min_size=1, max_size=6), st.text("xyz,[]= /λ-0123", max_size=40)
+)
+
+
+@given(st.lists(OVERRIDE, max_size=8))
+def test_a_folders_name_has_plain_characters_and_is_not_too_long(overrides):
+    name = slug(overrides)
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", name) and not name.startswith(".")
+    assert len(name) <= LONGEST_SLUG + 9
+    assert name == slug(overrides)
+
+
+@given(st.permutations(["seed=1", "lr.value=2", "+model.hidden=3", "schedule=none"]))
+def test_the_order_of_overrides_does_not_matter(overrides):
+    assert slug(overrides) == "schedule-none_seed-1_lr.value-2_model.hidden-3"
+
+
+@given(st.sampled_from(sorted(NOT_IDENTITY)), st.text("xyz09/", max_size=9))
+def test_what_is_no_part_of_a_run_is_left_out(key, value):
+    assert slug([f"{key}={value}"]) == "default"
+    assert slug(["seed=1", f"{key}={value}"]) == "seed-1"
+
+
+def test_the_name_is_default_where_nothing_is_set():
+    assert slug([]) == "default"
+
+
+def test_the_experiment_is_named_only_where_it_does_not_set_the_name():
+    assert slug(["experiment=toy", "seed=1"]) == "seed-1"
+    assert slug(["experiment=toy", "name=x"]) == "experiment-toy"
+
+
+@given(st.lists(st.integers(10**99, 10**150), min_size=2, max_size=5, unique=True))
+def test_long_names_are_shortened_and_still_differ(numbers):
+    names = {slug([f"a={'9' * 120}{number}"]) for number in numbers}
+    assert len(names) == len(numbers)
+    assert all(len(name) == LONGEST_SLUG + 9 for name in names)

@@ -1,0 +1,220 @@
+"""Every mistake on the command line is told in one sentence, before Hydra, torch and any folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cvae.cli import precheck
+from cvae.cli.help import GROUPS
+from cvae.errors import UserError
+from tests.helpers import JARGON, choices
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch) -> Callable[..., str]:
+    """What `train.py` answers to a wrong command; it may create nothing and must not talk like Hydra."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CVAE_DATA", raising=False)
+
+    def ask(*arguments: str) -> str:
+        before = listing()
+        with pytest.raises(UserError) as refusal:
+            precheck.check(arguments)
+        assert listing() == before
+        answer = str(refusal.value)
+        assert answer and not JARGON.search(answer), answer
+        return answer
+
+    def listing() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in tmp_path.rglob("*")}
+
+    return ask
+
+
+@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("remedy", "experiment")])
+def test_unknown_choice(group, refused):
+    for value in ("typo", "null"):
+        said = refused(f"{group}={value}")
+        assert said == f"{group}={value}: no such choice, {group} is one of {', '.join(choices(group))}"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of aggressive, batch_norm,"),
+        ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
+        (
+            "experiment=typo",
+            "experiment=typo: no such choice, experiment is one of cycles, lr_vs_beta,",
+        ),
+        ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
+        (
+            "schedul=cyclical",
+            "unknown key schedul, did you mean schedule? (keys: dataset, device, init_from, jobs_per_gpu,",
+        ),
+        ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
+        ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
+        ("++schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
+        ("schedule={ratoi:1}", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
+        ("steps=3", "unknown key steps, did you mean train.steps?"),
+        ("hydra.foo=1", "unknown key hydra.foo (keys of hydra: "),
+        ("schedule=none schedule.ratio=1", "unknown key schedule.ratio (schedule=none has no keys)"),
+        ("dataset.path=/x", "unknown key dataset.path (keys of dataset=toy: draws, sampler, sequences)"),
+        ("~train", "train is missing"),
+        ("~schedule", "schedule is missing"),
+        ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of ptb"),
+        ("++lr=constant", "++lr=constant: lr is chosen without a +; lr is one of constant, cosine"),
+        ("schedule=[constant,cyclical]", "schedule=[constant,cyclical]: a run takes one choice, not a"),
+        ("schedule.name=constant", "schedule.name=constant: schedule is chosen with schedule=…, one of"),
+        ("train=", "train must be a group of keys, found ''"),
+        ("name=../x", "name must be a relative path of letters, digits, '.', '_' and '-'"),
+        ("name='${foo}'", "name has no value: Interpolation key 'foo' not found"),
+        ("hydra.run.dir='${foo}'", "hydra.run.dir has no value: Interpolation key 'foo' not found"),
+        ("hydra.run.dir=", "hydra.run.dir must name the folder of the run, found nothing"),
+        ("seed=0,1", "seed=0,1 lists several values: add -m to run one job for each, or write"),
+        (
+            "-m seed=1,1",
+            "two jobs of this sweep would write to outputs/toy/seed-1: 'seed=1' and 'seed=1'",
+        ),
+        ("-m seed=0,1,-2", "seed must be >= 0 and < 9223372036854775808, found -2 (in the job seed=-2)"),
+        ("-m seed=interval(0,9)", "seed=interval(0,9): only a search (hydra/sweeper=optuna) takes an"),
+        ("-m lr=constant,typo", "lr=typo: no such choice, lr is one of constant, cosine_restarts,"),
+        ("-m lr=constant,null", "lr=null: no such choice, lr is one of constant, cosine_restarts,"),
+        ("schedule.ratio=[", "schedule.ratio=[ cannot be read: write key=value, close brackets and"),
+        ("schedule.ratio='", "schedule.ratio=' cannot be read: write key=value, close brackets and"),
+        ("name=a=b", "name=a=b cannot be read: write key=value, close brackets and quotes"),
+        ("schedule", "'schedule' sets nothing: write key=value, without spaces around the ="),
+        ("=5", "'=5' sets nothing: write key=value, without spaces around the ="),
+        ("--config-dir nope", "--config-dir must be a folder of configurations, found no folder nope"),
+        ("--config-name=nope", "unrecognized arguments: --config-name=nope; keys are set as key=value"),
+        ("--schedule=none", "unrecognized arguments: --schedule=none; keys are set as key=value,"),
+        ("--cfg", "argument --cfg/-c: expected one argument; keys are set as key=value"),
+        ("--cfg job -m", "argument --multirun/-m: not allowed with argument --cfg/-c; keys are set"),
+        ("--resolve", "--resolve goes with --cfg only"),
+        ("--cfg job seed=-1", "seed must be >= 0 and < 9223372036854775808, found -1"),
+    ],
+)
+def test_mistakes(command, said, refused):
+    answer = refused(*command.split(" "))
+    assert answer.startswith(said) and len(answer.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {stepz: 3}", "unknown key train.stepz, did you mean train.steps? (keys of train: "),
+        ("train: {steps: -3}", "train.steps must be >= 1, found -3"),
+        ("train: 3", "train must be a group of keys, found 3"),
+        ("defaults: [override /lr: typo]", "lr=typo: no such choice, lr is one of constant, cosine"),
+        ("train: {steps: [3}", "while parsing a flow sequence"),
+        ("hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,-1'}}}", "seed must be >= 0 and < 9223"),
+        (
+            "hydra: {mode: MULTIRUN, sweeper: {params: {sed: '0,1'}}}",
+            "unknown key sed, did you mean seed?",
+        ),
+    ],
+)
+def test_mistakes_in_an_experiment_file(text, said, refused, tmp_path):
+    file = tmp_path / "it's mine" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(f"# @package _global_\nname: mine\n{text}\n", encoding="utf-8")
+    assert refused("--config-dir", "it's mine", "experiment=mine").startswith(said)
+
+
+def test_an_unknown_group_in_an_experiment_file(refused, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\ndefaults:\n  - override /shedule: none\n", encoding="utf-8")
+    said = refused("--config-dir", str(tmp_path), "experiment=mine")
+    assert said.startswith("In 'experiment/mine': Could not override 'shedule'")
+    assert said.endswith(f"the groups are {', '.join(sorted(GROUPS))}")
+
+
+def test_an_experiment_file_without_its_first_line(refused, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "mine.yaml").write_text("seed: 3\n", encoding="utf-8")
+    said = refused("--config-dir", str(tmp_path), "experiment=mine")
+    assert said.endswith("a file in conf/experiment starts with the line '# @package _global_'")
+
+
+def test_the_third_job_is_found_before_the_first_starts(refused):
+    said = refused("-m", "seed=0,1,2", "train.steps=5,6,x")
+    assert said == (
+        "train.steps must be a whole number >= 1 or null, found 'x' (in the job seed=0 train.steps=x)"
+    )
+
+
+def test_jobs_with_a_new_value_are_looked_at_first():
+    jobs = [[f"a={a}", f"b={b}", f"c={c}"] for a in range(3) for b in range(4) for c in range(5)]
+    numbered = precheck._new_values_first(jobs)
+    assert sorted(numbered) == list(enumerate(jobs))
+    ranked = [job for _, job in numbered]
+    assert {value for job in ranked[: 3 + 4 + 5] for value in job} == {value for job in jobs for value in job}
+
+
+def test_a_job_has_the_number_that_hydra_gives_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    numbered = "hydra.sweep.subdir=${hydra.job.num}"
+    sweep = precheck.check(["-m", "seed=0,1", "train.steps=5,6", "train.batch_size=7,8", numbered])
+    assert list(tmp_path.iterdir()) == []
+    assert [overrides for _, overrides in sorted(sweep.jobs.items())] == [
+        [f"seed={seed}", f"train.steps={steps}", f"train.batch_size={size}"]
+        for seed in (0, 1)
+        for steps in (5, 6)
+        for size in (7, 8)
+    ]
+
+
+@pytest.mark.parametrize("command", ["seed=1", "-m seed=0,1,2", "--cfg job seed=1"])
+def test_each_job_is_composed_and_checked_once(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = []
+    for name in ("composed", "load"):
+        work = getattr(precheck, name)
+        monkeypatch.setattr(precheck, name, lambda *a, n=name, w=work: done.append(n) or w(*a))
+    precheck.check(command.split(" "))
+    jobs = 3 if "-m" in command else 1
+    assert done.count("load") == jobs and done.count("composed") == jobs + ("-m" in command)
+
+
+def test_missing_data(refused, monkeypatch):
+    said = refused("task=ptb", "dataset.path=nowhere")
+    assert said.startswith("no data at nowhere/train.txt: python scripts/get_data.py ptb fetches them")
+    monkeypatch.setenv("CVAE_DATA", "/else")
+    assert refused("task=ptb").startswith("no data at /else/ptb/train.txt")
+
+
+def test_a_folder_with_another_run(refused, tmp_path, configured):
+    folder = tmp_path / "outputs" / "toy" / "seed-3"
+    folder.mkdir(parents=True)
+    about = {"format": 1, "config": configured("seed=4", "lr.value=2").container, "versions": {}, "data": {}}
+    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    (folder / "checkpoint_last.pt").write_bytes(b"precious")
+    said = refused("seed=3")
+    assert said.startswith("outputs/toy/seed-3 holds a different run: lr.value is 2")
+    assert "seed is 4 there and 3 here" in said and "overwrite=true" in said
+    assert refused("-m", "seed=2,3") == said
+
+
+def test_a_source_that_is_no_finished_run(refused):
+    said = refused("task=ptb", "dataset=tiny", "init_from=nowhere", "reset_decoder=true")
+    assert said == "init_from=nowhere is not the folder of a finished run"
+
+
+def test_the_same_run_and_one_to_overwrite_are_let_through(tmp_path, monkeypatch, configured):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "outputs" / "toy" / "seed-3"
+    folder.mkdir(parents=True)
+    about = {"format": 1, "config": configured("seed=3", "device=cpu").container}
+    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    precheck.check(["seed=3"])
+    precheck.check(["seed=3", "train.steps=7", "hydra.run.dir=outputs/toy/seed-3", "overwrite=true"])
+
+
+def test_what_is_shown_instead_of_run_needs_no_data():
+    for shown in (["--cfg", "job", "--resolve"], ["--info", "defaults"]):
+        precheck.check([*shown, "task=ptb", "dataset.path=nowhere"])
