@@ -1,9 +1,9 @@
 """Measure how fast this machine trains, evaluates and generates, beside plain torch and its matrix product.
 
 Three processes take turns, round after round: the work by torch's own modules (plain), by cvae (ours), and
-the product of two square float32 matrices (sgemm). Models are untrained and have their task's size; batches
-are the first of training. `share of sgemm` is the time that a work's own matrix products would take at
-sgemm's speed, over the time it takes. A token is a predicted one; for iw_nll, one for each sample of z.
+the product of two square matrices in the same precision (sgemm). Models are untrained and have their task's
+size; batches are the first of training. `share of sgemm` is the time that a work's own matrix products would
+take at sgemm's speed, over the time it takes. A token is a predicted one; for iw_nll, one for each sample of z.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from cvae.models.objective import LatentModel, Terms
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
 from cvae.training.run import prepare
+from cvae.training.steps.plain import autocast
 from scripts.profiling import parts
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -150,7 +151,9 @@ def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
 
     def step(batch: Any) -> None:
         optimizer.zero_grad()
-        objective.loss(plain_terms(model, batch), BETA).backward()
+        with autocast(config.precision, task.device.type):
+            loss = objective.loss(plain_terms(model, batch), BETA)
+        loss.backward()
         if config.train.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
         optimizer.step()
@@ -180,16 +183,18 @@ def flop(work: Work) -> int:
     return counter.get_total_flops()
 
 
-def sgemm(device: str) -> tuple[Work, int]:
-    """Return a work of products of two square matrices, and its FLOP."""
+def sgemm(device: str, precision: str) -> tuple[Work, int]:
+    """Return a work of products of two square matrices in a precision, and its FLOP."""
     side, times = (1024, 20) if device == "cpu" else (8192, 10)
-    left, right, out = (torch.randn(side, side, device=device) for _ in range(3))
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    left, right, out = (torch.randn(side, side, device=device).to(dtype) for _ in range(3))
     return (lambda: [torch.mm(left, right, out=out) for _ in range(times)]), 2 * side**3 * times
 
 
-def seconds(work: Work) -> float:
+def seconds(work: Work, device: str) -> float:
     """Return how long a work takes, on a GPU until it has finished."""
-    wait = torch.cuda.synchronize if torch.cuda.is_available() else lambda: None
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
     wait()
     before = time.perf_counter()
     work()
@@ -213,16 +218,19 @@ def serve(kind: str, name: str, config: Config, line: Connection) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        measured, tokens = sgemm(config.device) if kind == "sgemm" else work(kind, name, prepare(config))
+        product = kind == "sgemm"
+        measured, tokens = (
+            sgemm(config.device, config.precision) if product else work(kind, name, prepare(config))
+        )
     except KeyError:
         line.send(None)
         return
     measured()  # to warm up
     line.send(tokens)
     while line.recv():
-        line.send(seconds(measured))
+        line.send(seconds(measured, config.device))
     memory = peak(config.device)
-    line.send((tokens if kind == "sgemm" else flop(measured), memory))
+    line.send((tokens if product else flop(measured), memory))
 
 
 def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def attributed(events: Sequence[Any], cuda: bool) -> dict[str, float]:
             event = event.cpu_parent
         return None
 
+    # on a GPU an annotation has a row of its own, which spans kernels that have theirs
+    events = (event for event in events if not (cuda and event.is_user_annotation))
     events = sorted(events, key=lambda event: event.time_range.start)
     for event in events:
         if event.sequence_nr >= 0 and "Backward" not in event.name and (part := owner(event)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from cvae.errors import UserError
 from cvae.models.kernels import memory, output
@@ -89,6 +90,29 @@ def test_what_runs_backward_belongs_to_what_ran_forward():
     node = event("autograd::engine::evaluate_function: MmBackward0", 5, 7, rest)
     events += [node, event("MmBackward0", 6, 7, node, spent=4.0), event("outside", 9, spent=9.0)]
     assert profiling.attributed(events[::-1], cuda=False) == {"decoder": 6.0, "the rest": 1.0}
+
+
+def test_an_annotation_on_a_gpu_is_not_counted_beside_its_kernels():
+    def event(name, annotation):
+        return SimpleNamespace(
+            name=name,
+            sequence_nr=-1,
+            cpu_parent=None,
+            time_range=SimpleNamespace(start=0),
+            is_user_annotation=annotation,
+            self_device_time_total=profiling.STEPS * 1e6,
+        )
+
+    rows = [event("cvae/models/dialog.py(9): decode_nll", annotation) for annotation in (False, True)]
+    assert profiling.attributed(rows, cuda=True) == {"decoder": 1.0}
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_yardstick_has_the_precision_asked_for(precision, dtype):
+    work, flop = bench.sgemm("cpu", precision)
+    products = work()
+    assert {product.dtype for product in products} == {dtype}
+    assert flop == 2 * 1024**3 * len(products)
 
 
 def test_the_parts_of_an_update(config, monkeypatch):
