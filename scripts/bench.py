@@ -3,7 +3,8 @@
 Three processes take turns, round after round: the work by torch's own modules (plain), by cvae (ours), and
 the product of two square matrices in the same precision (sgemm). Models are untrained and have their task's
 size; batches are the first of training. `share of sgemm` is the time that a work's own matrix products would
-take at sgemm's speed, over the time it takes. A token is a predicted one; for iw_nll, one for each sample of z.
+take at sgemm's speed, over the time it takes. A token is a predicted one; for iw_nll, one for each sample
+of z.
 """
 
 from __future__ import annotations
