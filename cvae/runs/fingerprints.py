@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from cvae.config.schema import Config, Files
 
 BESIDE = ("task.references", "task.vectors", "model.vectors")  # keys of files that may lie beside the data
 
-Fingerprints = dict[str, str | None]  # None: the file is not on this machine
+Fingerprints = Mapping[str, str | None]  # None: the file is not on this machine
 
 
 def of_config(config: Config) -> Fingerprints:
     """Return the fingerprints of all files that a configuration names."""
-    return corpus(config) | others(config)
+    return {**corpus(config), **others(config)}
 
 
 def corpus(config: Config) -> Fingerprints:

@@ -16,16 +16,16 @@ from typing import Any
 from filelock import Timeout
 
 from cvae.config.load import completed, load
-from cvae.config.schema import Config, reported
+from cvae.config.schema import Config, Files, reported
 from cvae.errors import FolderError, UserError
 from cvae.io import located, not_numbers, read_json, write_atomically
 from cvae.runs.lock import FolderLock
 
-FORMAT = 1
+RECORD_FORMAT = 1
 ERROR = "error.txt"
 # all that a run leaves beside .hydra
-FILES = (ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md")
-FILES += ("train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png", "*.tmp")
+FILES = [ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md"]
+FILES += ["train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png", "*.tmp"]
 
 
 def finite(record: dict[str, Any]) -> dict[str, Any]:
@@ -60,10 +60,10 @@ class RunFolder:
                 raise FolderError(f"{self} holds records of a run but no run.json that says of which")
             return None
         whole = all(isinstance(record.get(key, {}), dict) for key in ("config", "data"))
-        if record.get("format") != FORMAT or "config" not in record or not whole:
+        if record.get("format") != RECORD_FORMAT or "config" not in record or not whole:
             raise FolderError(
                 f"{self / 'run.json'} has format {record.get('format')!r} of cvae"
-                f" {record.get('versions', {}).get('cvae', '?')}; this version reads format {FORMAT}"
+                f" {record.get('versions', {}).get('cvae', '?')}; this version reads format {RECORD_FORMAT}"
             )
         return record
 
@@ -97,7 +97,7 @@ class RunFolder:
     @property
     def reported(self) -> Path:
         """The checkpoint that the run's results and sentences are of."""
-        return self / f"checkpoint_{reported(self.record['config'])}.pt"
+        return self / f"checkpoint_{reported((self.record or {}).get('config', {}))}.pt"
 
     def configuration(self, device: str, data: str | None = None, **task: Any) -> Config:
         """Return the run's configuration for this machine's device and data, with keys of its task changed.
@@ -112,7 +112,7 @@ class RunFolder:
             raise FolderError(f"{self / 'run.json'}: {'; '.join(str(error).splitlines())}") from None
         changed: dict[str, Any] = {"device": device, "task": dataclasses.replace(config.task, **task)}
         if data is not None:
-            if not hasattr(config.dataset, "path"):
+            if not isinstance(config.dataset, Files):
                 raise UserError(f"--data: the dataset {config.dataset.name} of this run is generated")
             changed["dataset"] = dataclasses.replace(config.dataset, path=data)
         return dataclasses.replace(config, **changed)

@@ -13,7 +13,7 @@ from cvae.io import write_json
 from cvae.program import INSTALLED
 from cvae.runs.compatibility import refuse_other_data
 from cvae.runs.fingerprints import Fingerprints
-from cvae.runs.folder import FORMAT, RunFolder
+from cvae.runs.folder import RECORD_FORMAT, RunFolder
 
 PACKAGES = ("torch", "numpy", "hydra-core", "datasets", "scikit-learn", "sacrebleu")
 
@@ -24,7 +24,7 @@ def describe(folder: RunFolder, config: Config, command: str, data: Fingerprints
         refuse_other_data(folder, data)
         return
     about = {
-        "format": FORMAT,
+        "format": RECORD_FORMAT,
         "config": config.container,
         "command": command,
         "versions": versions(),

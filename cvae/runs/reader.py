@@ -358,7 +358,8 @@ def refuse_other_data(runs: Sequence[Run], besides: Container[str] = ()) -> None
 def refuse_mixture(runs: Sequence[Run]) -> None:
     """Raise RunsError where runs to be averaged differ in more than their seed, or share one."""
     refuse_other_data(runs)
-    first, seen = runs[0], {}
+    first = runs[0]
+    seen: dict[int, Run] = {}
     for run in runs:
         if differ := differing_keys([first, run]):
             what = f"differ in {', '.join(differ)}"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from typing import Any
 
 from cvae.config import schema
 from cvae.data.text import Splits
+from cvae.models.objective import LatentModel
 from cvae.tasks.base import Task
 from cvae.tasks.dialog import DialogTask
 from cvae.tasks.language_model import LanguageTask
 from cvae.tasks.reviews import ReviewTask
 from cvae.tasks.toy import ToyTask
 
-REGISTRY = {
+REGISTRY: dict[type, Callable[[schema.Config, Any, Any], Task]] = {
     schema.ToyTaskConfig: ToyTask,
     schema.LanguageTaskConfig: LanguageTask,
     schema.DialogTaskConfig: DialogTask,
@@ -20,6 +22,6 @@ REGISTRY = {
 }
 
 
-def build(config: schema.Config, model: nn.Module, data: Splits) -> Task:
+def build(config: schema.Config, model: LatentModel, data: Splits) -> Task:
     """Return the task of a run."""
     return REGISTRY[type(config.task)](config, model, data)

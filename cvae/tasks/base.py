@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from cvae.config.schema import Config, SemiAmortized
-from cvae.data.text import Batch, Batches, Corpus, Splits, fixed_subset
+from cvae.data.text import Splits, fixed_subset
 from cvae.evaluation import latent, metrics
 from cvae.evaluation.projector import Projection
 from cvae.models.gaussian import Gaussian
@@ -33,18 +33,16 @@ REFINED = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 class Task(abc.ABC):
     """A model, its data in batches, and what is measured of them."""
 
-    classification: Classification | None = None  # the second stage of task=yelp
-
-    def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
+    def __init__(self, config: Config, model: LatentModel, data: Splits) -> None:
         self.config, self.model, self.data = config, model, data
-        self.batches = {split: self.make_batches(corpus) for split, corpus in data.corpora.items()}
+        self.settings: Any = config.task
+        self.batches: dict[str, Any] = {split: self.make_batches(c) for split, c in data.corpora.items()}
 
-    def make_batches(self, corpus: Corpus) -> Batches:
+    @abc.abstractmethod
+    def make_batches(self, corpus: Any) -> Any:
         """Cut a split into batches."""
-        train = self.config.train
-        return Batches(corpus, self.config.dataset.sampler, train.batch_size, self.config.seed)
 
-    def fixed_subset(self, split: str, count: int | None) -> list[Batch]:
+    def fixed_subset(self, split: str, count: int | None) -> list[Any]:
         """Return `count` sentences of a split in batches, the same in every run."""
         corpus = self.data.corpora[split]
         return corpus.batches(fixed_subset(count, len(corpus)), self.config.train.batch_size)
@@ -97,7 +95,7 @@ class Task(abc.ABC):
             values = {"rec": values["rec"]}
         elif q.mean.size(-1):
             values |= self.latent_metrics(split, q) | {"au": metrics.active_units(q)}
-        batches = self.fixed_subset(split, self.config.task.path_sentences)
+        batches = self.fixed_subset(split, self.settings.path_sentences)
         return values | latent.paths(self.model, batches, autoencoder, self.generator())
 
     def test_metrics(self, split: str, terms: Terms) -> dict[str, float]:
@@ -108,7 +106,7 @@ class Task(abc.ABC):
             if terms.kl.size(-1):
                 values |= {"mi_examples": self.mi_examples(split)} | kl_by_dimension(terms)
         corpus = self.data.corpora[split]
-        return values | {"path_sentences": len(fixed_subset(self.config.task.path_sentences, len(corpus)))}
+        return values | {"path_sentences": len(fixed_subset(self.settings.path_sentences, len(corpus)))}
 
     def latent_metrics(self, split: str, q: Gaussian) -> dict[str, float]:
         """Return I(x; z) as `mi`, in nats, from the posteriors q [N, Z] in the order of the batches."""
@@ -118,7 +116,7 @@ class Task(abc.ABC):
 
     def mi_examples(self, split: str) -> int:
         """Return on how many sentences I(x; z) is measured; its estimate is at most their log."""
-        return len(fixed_subset(self.config.task.mi_examples, len(self.data.corpora[split])))
+        return len(fixed_subset(self.settings.mi_examples, len(self.data.corpora[split])))
 
     def mutual_information(self, split: str) -> float:
         """Return I(x; z) as `evaluate` measures it, without decoding."""
@@ -148,13 +146,18 @@ class Task(abc.ABC):
         batches = self.fixed_subset(split, count)
         return self.means(batches), [text for batch in batches for text in self.words(batch)]
 
-    def means(self, batches: Iterable[Batch]) -> Tensor:
+    def means(self, batches: Iterable[Any]) -> Tensor:
         """Return the posterior means [N, Z] of all sentences of some batches."""
         with self.eval_mode():
             return torch.cat([self.model.posterior(batch).mean for batch in batches])
 
+    @property
+    def classification(self) -> Classification | None:
+        """The classifiers that are trained after the model, None for none."""
+        return None
+
     @abc.abstractmethod
-    def words(self, batch: Batch) -> list[str]:
+    def words(self, batch: Any) -> list[str]:
         """Return the sentences of a batch as text."""
 
     @abc.abstractmethod
@@ -172,7 +175,7 @@ def shares(data: Splits) -> dict[str, float]:
     return unknown | {f"{split}/in_train_share": share for split, share in data.in_train.items()}
 
 
-def estimate_population(task: Task, encoder: nn.Module | None) -> None:
+def estimate_population(task: Task, encoder: Any) -> None:
     """Estimate what batch_norm normalises by at evaluation, unless it is known for the present weights."""
     if (layer := normalisation(encoder)) is not None and layer.unknown:
         encoder.estimate(task.fixed_subset("train", POPULATION))
@@ -180,7 +183,7 @@ def estimate_population(task: Task, encoder: nn.Module | None) -> None:
 
 def importance_weighted(task: Task, split: str, model: LatentModel) -> dict[str, float]:
     """Return iw_nll, iw_ppl and iw_elbo, and on how many samples and sentences; empty for no samples."""
-    config = task.config.task
+    config = task.settings
     if not config.iw_samples:
         return {}
     samples = config.iw_samples if task.config.model.latent else 1  # without z all samples are the same

@@ -11,9 +11,8 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
 
-from cvae.config.schema import Config
+from cvae.config.schema import Config, DialogTaskConfig
 from cvae.data import references, vectors
 from cvae.data.dialogs import (
     UNKNOWN,
@@ -46,13 +45,17 @@ GAIN = 0.996  # the authors' early stopping: a better score is below this share 
 class DialogTask(Task):
     """The paper's dialog experiment (protocol B)."""
 
-    def __init__(self, config: Config, model: nn.Module, data: DialogSplits) -> None:
+    model: DialogVAE
+    data: DialogSplits
+    settings: DialogTaskConfig
+
+    def __init__(self, config: Config, model: DialogVAE, data: DialogSplits) -> None:
         super().__init__(config, model, data)
-        self.longest = config.dataset.max_tokens - 2  # words of an answer
+        self.longest = data.corpora["train"].config.max_tokens - 2  # words of an answer
         # these files are needed after training: read them now, so that an error in them comes now
-        if config.task.references is not None:
+        if self.settings.references is not None:
             self._warn_of_unused_references()
-        if config.task.vectors is not None:
+        if self.settings.vectors is not None:
             _ = self.vectors
 
     def _warn_of_unused_references(self) -> None:
@@ -66,23 +69,23 @@ class DialogTask(Task):
 
     def make_batches(self, corpus: DialogCorpus) -> DialogBatches:
         """Cut a split into batches whose contexts overlap."""
-        dataset, size = self.config.dataset, self.config.train.batch_size
+        dataset, size = corpus.config, self.config.train.batch_size
         return DialogBatches(corpus, dataset.consecutive, size, self.config.seed, dataset.whole_passages)
 
     def counts(self) -> dict[str, float]:
         """Return the sizes of the data and how much of them is unknown, for results.json."""
-        counts = {"vocabulary": len(self.data.vocabulary)}
+        counts: dict[str, float] = {"vocabulary": len(self.data.vocabulary)}
         counts |= {"topics": len(self.data.topics), "acts": len(self.data.acts)}
         for split, corpus in self.data.corpora.items():
             counts |= {f"{split}/{name}": count for name, count in corpus.counts().items()}
-        if self.config.task.references is not None:
+        if self.settings.references is not None:
             matched, unused = self._references
             acts = [act for response in matched.values() for act in response.acts]
             counts |= {"test/references": len(matched), "test/references_unused": unused}
             counts |= {"test/references_unknown_acts": acts.count(UNKNOWN)}
-        if self.config.task.vectors is not None:
+        if self.settings.vectors is not None:
             counts["vectors"] = int(self.vectors[1].sum())
-        if self.config.model.vectors is not None:
+        if self.model.config.vectors is not None:
             counts["model_vectors"] = self.model.from_vectors
         return counts | {"train/batches": len(self.batches["train"])} | shares(self.data)
 
@@ -93,7 +96,7 @@ class DialogTask(Task):
         return [" ".join(self.data.vocabulary.decode(row)) for row in rows]
 
     def should_stop_early(self, scores: list[float]) -> bool:
-        patience = self.config.task.patience
+        patience = self.settings.patience
         return patience is not None and out_of_patience(scores, patience)
 
     def test_metrics(self, split: str, terms: Terms) -> dict[str, float]:
@@ -112,7 +115,7 @@ class DialogTask(Task):
             return {}
         corpus, by_response = self.data.corpora[split], self.references(split)
         rows = np.array(sorted(by_response))
-        rows = np.sort(rows[fixed_subset(self.config.task.contexts, len(rows))])
+        rows = np.sort(rows[fixed_subset(self.settings.contexts, len(rows))])
         right = [by_response[row] for row in rows]
         partners = another_dialog(corpus.dialogs[corpus.places[rows]])
         scorer = Scorer(self.data.vocabulary.words, self.classifier, self.vectors, right, partners)
@@ -122,7 +125,7 @@ class DialogTask(Task):
 
     def references(self, split: str) -> dict[int, References]:
         """Return the references of each response: the response itself unless there is a file for test."""
-        if split == "test" and self.config.task.references is not None:
+        if split == "test" and self.settings.references is not None:
             return self._references[0]
         corpus = self.data.corpora[split]
         every = np.arange(len(corpus))
@@ -133,7 +136,7 @@ class DialogTask(Task):
     @cached_property
     def _references(self) -> tuple[dict[int, References], int]:
         """The references in the file by test response, and the number of entries for none."""
-        path = self.config.beside_data(self.config.task.references)
+        path = self.config.beside_data(str(self.settings.references))
         return references.read(path, self.data.corpora["test"])
 
     def answers(self, split: str, responses: np.ndarray, seed: int | None = None) -> list[list[list[int]]]:
@@ -148,18 +151,20 @@ class DialogTask(Task):
     @torch.no_grad()
     def answer(self, batch: ResponseBatch, noise: torch.Generator) -> list[list[list[int]]]:
         """Return `samples` answers to each context of a batch, each from its own z of the prior."""
-        task, batch = self.config.task, self.model.shared(batch)
-        condition = batch.condition.repeat_interleave(task.samples, 0)
-        prior = Gaussian(*(part.repeat_interleave(task.samples, 0) for part in self.model.prior(batch)))
+        settings, batch = self.settings, self.model.shared(batch)
+        condition = batch.condition.repeat_interleave(settings.samples, 0)
+        forbidden = (UNK,) if settings.forbid_unknown else ()
+        options = decode.SamplingOptions(settings.temperature, settings.top_p, forbidden)
+        prior = Gaussian(*(part.repeat_interleave(settings.samples, 0) for part in self.model.prior(batch)))
         rows = decode.generate(
             self.model,
             replace(batch, condition=condition),
             gaussian.sample(prior, noise),
             self.longest,
-            decode.SamplingOptions(task.temperature, task.top_p, (UNK,) if task.forbid_unknown else ()),
+            options,
             noise,
         )
-        return [rows[i : i + task.samples] for i in range(0, len(rows), task.samples)]
+        return [rows[i : i + settings.samples] for i in range(0, len(rows), settings.samples)]
 
     @cached_property
     def classifier(self) -> ActClassifier:
@@ -172,7 +177,7 @@ class DialogTask(Task):
 
         `<unk>` has none.
         """
-        if (name := self.config.task.vectors) is not None:
+        if (name := self.settings.vectors) is not None:
             table, known = vectors.read(self.config.beside_data(name), self.data.vocabulary)
             return table, known & (np.arange(len(known)) >= len(SPECIALS))
         train = self.data.corpora["train"]
@@ -183,7 +188,7 @@ class DialogTask(Task):
         """Return contexts of test with the reference and the answers."""
         if self.config.autoencoder:
             return NO_PRIOR
-        found = chat.conversations(self, "test", self.config.task.examples)
+        found = chat.conversations(self, "test", self.settings.examples)
         return chat.page({"answers": found}, literal)
 
     def preview(self) -> str:

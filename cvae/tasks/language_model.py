@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
 
 from cvae.config.schema import Config
-from cvae.data.text import Batch, Batches, Splits
+from cvae.data.text import Batch, Batches, Corpus, Splits
 from cvae.errors import UserError
 from cvae.evaluation import samples
 from cvae.models.normalisation import normalisation
+from cvae.models.sentence import TextVAE
 from cvae.tasks.base import Task
 
 
 class LanguageTask(Task):
     """Language modelling: the ELBO, the likelihood, and how much of it goes through z."""
 
-    def __init__(self, config: Config, model: nn.Module, data: Splits) -> None:
+    model: TextVAE
+
+    def __init__(self, config: Config, model: TextVAE, data: Splits) -> None:
         super().__init__(config, model, data)
         if normalisation(model.inference_network()) is not None:
             refuse_single_sentences(self.batches["train"])
+
+    def make_batches(self, corpus: Corpus) -> Batches:
+        dataset: Any = self.config.dataset
+        return Batches(corpus, dataset.sampler, self.config.train.batch_size, self.config.seed)
 
     def words(self, batch: Batch) -> list[str]:
         return [" ".join(self.data.vocabulary.decode(row)) for row in batch.tokens.tolist()]

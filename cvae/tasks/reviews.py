@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cvae import models
 from cvae.data.labelled import held_out, stratified, without_words
@@ -38,7 +38,7 @@ class ReviewTask(LanguageTask):
 
     def projection(self) -> Projection | None:
         """Return the means of test sentences with their classes, the same sentences in every run."""
-        settings = self.config.task.finetune
+        settings = self.settings.finetune
         if not settings.map_sentences or not set(settings.modes) - {"scratch"}:
             return None
         corpus = self.data.corpora["test"]
@@ -47,7 +47,7 @@ class ReviewTask(LanguageTask):
         return Projection(means, self.words(corpus.batch(rows)), corpus.labels[rows])
 
 
-class Cell(NamedTuple):
+class Trial(NamedTuple):
     """One classifier: how it is made, from which share of the labels, and which set of that size."""
 
     mode: str
@@ -59,10 +59,11 @@ class Classification:
     """Classifiers with the encoder of a trained task, or with a new one, on sets of labels."""
 
     def __init__(self, task: ReviewTask) -> None:
-        self.task, self.data, self.settings = task, task.data, task.config.task.finetune
+        self.task, self.data, self.settings = task, task.data, task.settings.finetune
+        self.encoder: Any = task.model.encoder
         self._probes: dict[tuple[bytes, bytes], Probe] = {}
 
-    def cells(self) -> Iterator[Cell]:
+    def trials(self) -> Iterator[Trial]:
         """Yield every classifier in the order in which they are made.
 
         All labels are a single set, on which only the noise of a probe differs, whose fit is unique.
@@ -70,30 +71,30 @@ class Classification:
         for mode in self.settings.modes:
             for share in self.settings.shares:
                 seeds = self.settings.seeds if mode == "probe" or share < 1 else 1
-                yield from (Cell(mode, share, seed) for seed in range(seeds))
+                yield from (Trial(mode, share, seed) for seed in range(seeds))
 
-    def measure(self, cell: Cell) -> dict[str, Any]:
+    def measure(self, trial: Trial) -> dict[str, Any]:
         """Train a classifier and return its accuracies on validation and test.
 
         Raises Diverged, with the rows of the batch, for a loss that is not finite.
         """
-        rows, val = self.label_sets(cell)
-        make = self._probe if cell.mode == "probe" else self._train
-        return {"labels": len(rows), "val_labels": len(val)} | make(cell, rows, val)
+        rows, val = self.label_sets(trial)
+        make = self._probe if trial.mode == "probe" else self._train
+        return {"labels": len(rows), "val_labels": len(val)} | make(trial, rows, val)
 
     def majority(self) -> float:
         """Return the test accuracy of the most frequent class of the training sentences."""
         train, test = (self.data.corpora[split].labels for split in ("train", "test"))
         return float((test == np.bincount(train).argmax()).mean())
 
-    def label_sets(self, cell: Cell) -> tuple[np.ndarray, np.ndarray]:
+    def label_sets(self, trial: Trial) -> tuple[np.ndarray, np.ndarray]:
         """Return the numbers of the training and validation sentences whose labels a classifier sees."""
         labels = {split: self.data.corpora[split].labels for split in ("train", "val")}
-        rows = stratified(labels["train"], cell.share, cell.seed)
+        rows = stratified(labels["train"], trial.share, trial.seed)
         count = self.settings.val_ratio * len(rows)
-        return rows, held_out(labels["val"], count, self.settings.val_least, cell.seed)
+        return rows, held_out(labels["val"], count, self.settings.val_least, trial.seed)
 
-    def _probe(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
+    def _probe(self, trial: Trial, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
         """Measure a probe on posterior means, also with words dropped, and one on posterior samples.
 
         Each is tested on what it is fitted on: differences between means are small beside a sample's noise.
@@ -103,23 +104,23 @@ class Classification:
         for name, z in (("accuracy", self.posteriors["test"].mean), ("accuracy_dropped", self._dropped)):
             values[f"test/{name}"] = judge(fitted.logits(self._scaling(z)), labels).accuracy
         if not self.task.config.autoencoder:
-            noise = torch.Generator().manual_seed(cell.seed)
-            z = {split: gaussian.sample(q, noise) for split, q in self.posteriors.items()}
-            scaling = Scaling.of(z["train"])
-            sampled = self._fit(z, scaling, rows, val)
-            values["test/accuracy_sampled"] = judge(sampled.logits(scaling(z["test"])), labels).accuracy
+            noise = torch.Generator().manual_seed(trial.seed)
+            samples = {split: gaussian.sample(q, noise) for split, q in self.posteriors.items()}
+            scaling = Scaling.of(samples["train"])
+            logits = self._fit(samples, scaling, rows, val).logits(scaling(samples["test"]))
+            values["test/accuracy_sampled"] = judge(logits, labels).accuracy
         return values
 
-    def _train(self, cell: Cell, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
+    def _train(self, trial: Trial, rows: np.ndarray, val: np.ndarray) -> dict[str, Any]:
         """Train the pre-trained encoder with the layer of its probe, or a new encoder with a new layer."""
         corpora = self.data.corpora
-        if cell.mode == "finetune":
-            classifier = Classifier(copy.deepcopy(self.task.model.encoder), self._scaling)
+        if trial.mode == "finetune":
+            classifier = Classifier(copy.deepcopy(self.encoder), self._scaling)
             classifier.start_from(self._probe_on_means(rows, val))
             lr = self.settings.encoder_lr
         else:
             unscaled = Scaling(torch.zeros(self.task.config.model.latent), 1.0)
-            classifier = Classifier(self.new_encoder(cell.seed), unscaled)
+            classifier = Classifier(self.new_encoder(trial.seed), unscaled)
             lr = self.settings.lr
         updates, score = train(
             classifier,
@@ -128,7 +129,7 @@ class Classification:
             lambda: classifier.judge(corpora["val"], val),
             self.settings,
             lr,
-            cell.seed,
+            trial.seed,
         )
         test = classifier.judge(corpora["test"], np.arange(len(corpora["test"])))
         return {"updates": updates, "val/accuracy": score.accuracy, "test/accuracy": test.accuracy}
@@ -143,16 +144,15 @@ class Classification:
 
     def _fit(self, z: dict[str, Tensor], scaling: Scaling, rows: np.ndarray, val: np.ndarray) -> Probe:
         """Fit a probe on z [N, Z] of the training sentences `rows`, chosen on validation's `val`."""
-        parts = []
-        for split, chosen in (("train", rows), ("val", val)):
-            parts += [scaling(z[split][chosen]), self.data.corpora[split].labels[chosen]]
-        return probe(*parts, self.settings.penalties)
+        labels, val_labels = (self.data.corpora[split].labels for split in ("train", "val"))
+        features, val_features = scaling(z["train"][rows]), scaling(z["val"][val])
+        return probe(features, labels[rows], val_features, val_labels[val], self.settings.penalties)
 
-    def new_encoder(self, seed: int) -> nn.Module:
+    def new_encoder(self, seed: int) -> Any:
         """Return a freshly initialised encoder; the global random-number generator stays as it is."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = models.build(self.task.config.model, self.data)
+            model: Any = models.build(self.task.config.model, self.data)
         encoder = model.encoder.to(self.task.device).eval()
         estimate_population(self.task, encoder)
         return encoder
@@ -160,8 +160,8 @@ class Classification:
     @cached_property
     def posteriors(self) -> dict[str, Gaussian]:
         """q(z | x) of all sentences of train, val and test."""
-        encoder, corpora = self.task.model.encoder, self.data.corpora
-        return {split: posteriors(encoder, corpora[split]) for split in ("train", "val", "test")}
+        corpora = self.data.corpora
+        return {split: posteriors(self.encoder, corpora[split]) for split in ("train", "val", "test")}
 
     @cached_property
     def _scaling(self) -> Scaling:
@@ -173,4 +173,4 @@ class Classification:
         """Posterior means of the test sentences with words left out."""
         words = len(self.data.vocabulary)
         corpus = without_words(self.data.corpora["test"], self.settings.dropped, words)
-        return posteriors(self.task.model.encoder, corpus).mean
+        return posteriors(self.encoder, corpus).mean

@@ -21,7 +21,7 @@ class ToyTask(LanguageTask):
 
     def latent_metrics(self, split: str, q: Gaussian) -> dict[str, float]:
         """Return how well z tells the sequences apart, each counted once: see `metrics.separation`."""
-        return metrics.separation(self._posterior(), self.config.task.samples, self.generator())
+        return metrics.separation(self._posterior(), self.settings.samples, self.generator())
 
     def mi_examples(self, split: str) -> int:
         """Return the number of sequences, however often the split holds each."""

@@ -20,7 +20,7 @@ from cvae.models.normalisation import without_running_values
 
 log = logging.getLogger("cvae")
 
-FORMAT = 1
+CHECKPOINT_FORMAT = 1
 
 
 def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
@@ -30,7 +30,7 @@ def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
     place, where the new one cannot be written.
     """
     buffer = io.BytesIO()  # torch's own file writer aborts in C++ on a full disk
-    torch.save({"format": FORMAT, "version": __version__, **content}, buffer)
+    torch.save({"format": CHECKPOINT_FORMAT, "version": __version__, **content}, buffer)
     write_atomically(path, buffer.getbuffer(), previous(path) if keep else None)
 
 
@@ -85,7 +85,7 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} is not a usable checkpoint: it holds other things than weights and plain values"
         ) from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:
         version = content.get("version", "?") if isinstance(content, dict) else "?"
         raise CheckpointError(
             f"{path} was written in another format, by cvae {version}; this is cvae {__version__}"

@@ -15,49 +15,49 @@ from cvae.report.accuracy import accuracy_table, still_probes
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_classifiers, read_run
 from cvae.tasks.base import Task
-from cvae.tasks.reviews import Cell
+from cvae.tasks.reviews import Classification, Trial
 
 log = logging.getLogger("cvae")
 
 RECORD, TABLE = "classifier.jsonl", "accuracy.md"
 
 
-def train_classifiers(task: Task, folder: RunFolder) -> dict[str, float]:
+def train_classifiers(classification: Classification, folder: RunFolder) -> dict[str, float]:
     """Train the classifiers that classifier.jsonl lacks, write their table and return their summary.
 
     Raises Diverged, with the batch kept in diverged.json.
     """
-    classification, path = task.classification, folder / RECORD
+    path = folder / RECORD
     cut_unfinished(path)
-    records = {Cell(r["mode"], r["share"], r["seed"]): r for r in read_classifiers(path)}
-    for cell in classification.cells():
-        if cell in records:
+    records = {Trial(r["mode"], r["share"], r["seed"]): r for r in read_classifiers(path)}
+    for trial in classification.trials():
+        if trial in records:
             continue
         start = time.perf_counter()
         try:
-            measured = classification.measure(cell)
+            measured = classification.measure(trial)
         except Diverged as error:
-            raise _with_batch(error, cell, task, folder) from None
-        record = records[cell] = cell._asdict() | measured | {"time/seconds": time.perf_counter() - start}
+            raise _with_batch(error, trial, classification.task, folder) from None
+        record = records[trial] = trial._asdict() | measured | {"time/seconds": time.perf_counter() - start}
         append_line(path, record)
         log.info(
-            f"{cell.mode}, {record['labels']:,} labels, seed {cell.seed}"
+            f"{trial.mode}, {record['labels']:,} labels, seed {trial.seed}"
             f" | test accuracy {record['test/accuracy']:.4f}"
         )
     if records:
         table = accuracy_table([read_run(folder.path)]).markdown()
         write_atomically(folder / TABLE, table + "\n")
         log.info(f"test accuracy in %\n{table}")
-    done = [records[cell] for cell in classification.cells()]
+    done = [records[trial] for trial in classification.trials()]
     return summary(done) | {"test/majority": classification.majority()}
 
 
-def _with_batch(error: Diverged, cell: Cell, task: Task, folder: RunFolder) -> Diverged:
+def _with_batch(error: Diverged, trial: Trial, task: Task, folder: RunFolder) -> Diverged:
     """Keep the batch of a classifier that diverged and return the error with the classifier's name."""
     sentences = task.words(task.data.corpora["train"].batch(error.rows))
-    write_json(folder / "diverged.json", cell._asdict() | {"cause": str(error), "sentences": sentences})
+    write_json(folder / "diverged.json", trial._asdict() | {"cause": str(error), "sentences": sentences})
     return Diverged(
-        f"{error} of the classifier {cell.mode}, share {cell.share:g}, seed {cell.seed}: the pre-trained"
+        f"{error} of the classifier {trial.mode}, share {trial.share:g}, seed {trial.seed}: the pre-trained"
         " checkpoint is kept, diverged.json has the batch; a smaller task.finetune.lr or encoder_lr may help"
     )
 

@@ -16,7 +16,7 @@ from cvae.tasks.base import Task
 from cvae.training.means import StepSums
 
 # measures of a validation that are finite in every sound run; a perplexity may overflow in one
-BOUND = ("elbo", "rec", "kl", "bow")
+FINITE = ("elbo", "rec", "kl", "bow")
 
 
 class DivergenceWatch:
@@ -68,5 +68,5 @@ def check_validation(values: Mapping[str, float], step: int, folder: RunFolder) 
     """Raise Diverged if a bound, or a part of one, is not finite at a validation."""
     for key, value in values.items():
         name = key.rpartition("/")[2].removeprefix("refined_")
-        if name in BOUND and not math.isfinite(value):
+        if name in FINITE and not math.isfinite(value):
             raise Diverged(f"{key} is {value} after {step} updates in {folder}")

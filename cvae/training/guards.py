@@ -39,7 +39,8 @@ def log_file(folder: RunFolder) -> Iterator[None]:
     """Write what the run logs to train.log too, and the error that ends it also to error.txt."""
     handler = logging.FileHandler(folder / "train.log", encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    handler.handleError = lambda record: None  # a full disk is reported by what cannot be saved
+    # a full disk is reported by what cannot be saved
+    handler.handleError = lambda record: None  # type: ignore[method-assign]
     log.addHandler(handler)
     log.setLevel(logging.INFO)
     try:

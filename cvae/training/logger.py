@@ -7,7 +7,7 @@ import logging
 import os
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.utils.tensorboard import SummaryWriter
@@ -51,7 +51,7 @@ class Logger:
     def __init__(self, folder: RunFolder, config: Config, step: int, offsets: dict[str, int]) -> None:
         self.folder = folder
         self.config = config
-        self._files = {}
+        self._files: dict[str, BinaryIO] = {}
         self._show = {
             "metrics.jsonl": self._scalars,
             "latents.jsonl": self._plane,
@@ -62,8 +62,9 @@ class Logger:
         self.board = SummaryWriter(str(folder.path), purge_step=step)
         self.board.add_custom_scalars(LAYOUT)
         experiment, start, self._end = hparams_summaries(config)
-        self.board.file_writer.add_summary(experiment)
-        self.board.file_writer.add_summary(start)
+        self._summaries = cast(Any, self.board.file_writer)
+        self._summaries.add_summary(experiment)
+        self._summaries.add_summary(start)
         self._replay(step)
 
     def _open(self, name: str, offset: int) -> None:
@@ -135,7 +136,7 @@ class Logger:
 
     def end(self) -> None:
         """Mark the run as finished in the hparams table."""
-        self.board.file_writer.add_summary(self._end)
+        self._summaries.add_summary(self._end)
 
     def picture(self, tag: str, path: Path, step: int) -> None:
         """Show a PNG of the run folder at half its size: browsers shrink pictures without averaging."""

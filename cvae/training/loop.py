@@ -27,7 +27,7 @@ class Loop:
         self.config, self.task, self.folder = config, task, folder
         train = config.train
         self.epoch = len(task.batches["train"])
-        self.total = (train.steps or train.epochs * self.epoch) if config.pretrains else 0
+        self.total = (train.steps or (train.epochs or 0) * self.epoch) if config.pretrains else 0
         self.end = min(self.total, train.stop_after or self.total)
         self.validate_every = train.validate_every or self.epoch
         self.save_every = train.save_every or self.validate_every

@@ -34,7 +34,7 @@ class RunningMeans:
     """Means over the steps since the last call of `pop_means`."""
 
     def __init__(self, device: torch.device) -> None:
-        self.names = SUMS
+        self.names: tuple[str, ...] = SUMS
         self.sums = torch.zeros((), dtype=torch.float64, device=device)  # [S] from the first step on
         self.sentences = self.steps = 0
 

@@ -41,8 +41,8 @@ def conclude(loop: Loop, logger: Logger, facts: dict[str, Any]) -> float:
         if loop.finished:
             write_atomically(folder / "samples.md", task.page())
     if loop.finished:
-        if task.classification is not None:
-            measured |= train_classifiers(task, folder)
+        if (classification := task.classification) is not None:
+            measured |= train_classifiers(classification, folder)
         _write_projection(task, folder)
         logger.end()
     for path in figures.run_pictures(folder.path):

@@ -11,13 +11,14 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
-from cvae.config.schema import Config
+from cvae.config.schema import Config, DialogModel, ModelConfig
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
 from cvae.runs import fingerprints
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
 from cvae.runs.devices import hidden_gpu_note
+from cvae.runs.fingerprints import Fingerprints
 from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
@@ -56,7 +57,7 @@ def run(
         if config.overwrite:
             folder.clear()
         with log_file(folder), disk_errors(folder), logging_redirect_tqdm():
-            describe(folder, config, command, task.data.fingerprints | fingerprints.others(config))
+            describe(folder, config, command, _fingerprints(task, config))
             _write_texts(folder, task, composition or {})
             return _train(config, folder, task)
 
@@ -78,11 +79,16 @@ def prepare(config: Config) -> Task:
     return task
 
 
-def _located(config: Config) -> Any:
+def _located(config: Config) -> ModelConfig:
     """Return the model's configuration with the full path of the word vectors it starts from."""
-    if (name := getattr(config.model, "vectors", None)) is None:
+    if not isinstance(config.model, DialogModel) or config.model.vectors is None:
         return config.model
-    return dataclasses.replace(config.model, vectors=str(config.beside_data(name)))
+    return dataclasses.replace(config.model, vectors=str(config.beside_data(config.model.vectors)))
+
+
+def _fingerprints(task: Task, config: Config) -> Fingerprints:
+    """Return the fingerprints of the data that were read, and of the other files of a configuration."""
+    return {**task.data.fingerprints, **fingerprints.others(config)}
 
 
 def reopen(config: Config, folder: RunFolder, which: str | None = None, split: str = "val") -> Task:
@@ -94,7 +100,7 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     task = prepare(config)
     if split not in task.data.corpora:
         raise FolderError(f"{folder} has no split {split}: {', '.join(task.data.corpora)}")
-    prints = task.data.fingerprints | fingerprints.others(dataclasses.replace(config, init_from=None))
+    prints = _fingerprints(task, dataclasses.replace(config, init_from=None))
     refuse_other_data(folder, prints)
     if unchecked := unchecked_files(folder, prints):
         log.warning(f"{folder}: {unchecked}")

@@ -18,7 +18,7 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self.received: int | None = None
+        self.received = 0  # no signal has this number
         self._former: dict[int, Any] = {}
 
     def _receive(self, number: int, frame: Any) -> None:

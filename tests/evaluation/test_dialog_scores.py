@@ -172,8 +172,7 @@ def test_distinct_counts_ngrams_over_words_within_a_context_and_over_the_set():
 
 def scorer(splits: DialogSplits, split: str = "test") -> Scorer:
     """Of a split's own responses, and the reference of each its own."""
-    task = types.SimpleNamespace(data=splits, config=types.SimpleNamespace(task=types.SimpleNamespace()))
-    task.config.task.references = None
+    task = types.SimpleNamespace(data=splits, settings=types.SimpleNamespace(references=None))
     corpus, train = splits.corpora[split], splits.corpora["train"]
     right = list(DialogTask.references(task, split).values())
     sentences = train.sentences(np.arange(len(train)))

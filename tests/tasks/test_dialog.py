@@ -655,7 +655,7 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
     ],
 )
 def test_early_stopping_is_the_authors(patience, scores, settled):
-    task = types.SimpleNamespace(config=types.SimpleNamespace(task=types.SimpleNamespace(patience=patience)))
+    task = types.SimpleNamespace(settings=types.SimpleNamespace(patience=patience))
     assert DialogTask.should_stop_early(task, scores) is settled
 
 

@@ -46,7 +46,7 @@ from cvae.report.figures import ORDER
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import Run, find_runs, read_map
 from cvae.tasks import reviews
-from cvae.tasks.reviews import Cell
+from cvae.tasks.reviews import Trial
 from cvae.training import checkpoint
 from cvae.training.classification import summary as means_of
 from cvae.training.loop import Loop
@@ -338,10 +338,10 @@ def test_each_mode_share_and_seed_is_made_once_with_the_same_label_sets(
     for schedule in ("none", "monotonic"):
         config = configured(*SMALL, MODES, f"schedule={schedule}", f"dataset.path={folder}")
         task = prepare(config)
-        assert list(task.classification.cells()) == [(c["mode"], c["share"], c["seed"]) for c in found]
-        rows = {cell: task.classification.label_sets(cell) for cell in task.classification.cells()}
+        assert list(task.classification.trials()) == [(c["mode"], c["share"], c["seed"]) for c in found]
+        rows = {cell: task.classification.label_sets(cell) for cell in task.classification.trials()}
         first = prepare(configured(*SMALL, MODES, f"dataset.path={folder}"))
-        for cell in first.classification.cells():
+        for cell in first.classification.trials():
             for one, other in zip(rows[cell], first.classification.label_sets(cell), strict=True):
                 assert (one == other).all()
 
@@ -361,14 +361,14 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrai
         return original(classifier, *arguments)
 
     monkeypatch.setattr(reviews, "train", watching)
-    for cell in task.classification.cells():
+    for cell in task.classification.trials():
         task.classification.measure(cell)
         assert all(torch.equal(tensor, before[name]) for name, tensor in task.model.state_dict().items())
         assert bool(trained) == (cell.mode != "probe")
     # a fine-tuned encoder starts as the pre-trained one and does not stay it, another starts anew
     moved = []
     for cell, (encoder, start) in zip(
-        (c for c in task.classification.cells() if c.mode != "probe"), trained, strict=True
+        (c for c in task.classification.trials() if c.mode != "probe"), trained, strict=True
     ):
         same = all(torch.equal(start[name], before[f"encoder.{name}"]) for name in start)
         assert same == (cell.mode == "finetune")
@@ -401,7 +401,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
         ("scratch", task.classification.settings.lr),
     ):
         seen.clear()
-        task.classification.measure(cell := Cell(mode, 0.1, 1))
+        task.classification.measure(cell := Trial(mode, 0.1, 1))
         rows, chosen = (part.tolist() for part in task.classification.label_sets(cell))
         assert seen[:-1] == [(val, chosen)] * 3  # at the start and at two checks
         assert seen[-1] == (test, list(range(len(test))))
@@ -497,10 +497,10 @@ def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeyp
         return Gaussian(torch.tensor(mean), torch.zeros(len(side), 2))
 
     monkeypatch.setattr(reviews, "posteriors", posteriors)
-    found = task.classification.measure(Cell("probe", 1.0, 0))
+    found = task.classification.measure(Trial("probe", 1.0, 0))
     assert found["test/accuracy"] == 1.0
     assert found["test/accuracy_sampled"] == pytest.approx(norm.cdf(2 / math.hypot(1.5, 1)), abs=0.03)
-    again = task.classification.measure(Cell("probe", 1.0, 1))
+    again = task.classification.measure(Trial("probe", 1.0, 1))
     assert again["test/accuracy"] == 1.0 and again["test/accuracy_sampled"] != found["test/accuracy_sampled"]
 
 
@@ -800,12 +800,12 @@ def test_on_real_reviews_a_classifier_beats_the_most_frequent_class_and_shuffled
     sizes = ("model.embed=32", "model.filters=32", "model.latent=16", "model.hidden=16")
     settings = ("task.finetune.lr=3e-3", "task.finetune.epochs=4", "task.finetune.checks=4")
     task = prepare(configured("task=yelp", "threads=1", small, *sizes, *settings))
-    found = task.classification.measure(Cell("scratch", 1.0, 0))
+    found = task.classification.measure(Trial("scratch", 1.0, 0))
     majority = task.classification.majority()
     assert 0.58 < majority < 0.63
     assert found["test/accuracy"] > majority + 0.1
     for split in ("train", "val"):
         labels = task.data.corpora[split].labels
         labels[:] = np.random.default_rng(0).permutation(labels)
-    shuffled = task.classification.measure(Cell("scratch", 1.0, 0))
+    shuffled = task.classification.measure(Trial("scratch", 1.0, 0))
     assert abs(shuffled["test/accuracy"] - majority) < 0.05

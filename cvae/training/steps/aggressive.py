@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from cvae.config.schema import Config
@@ -62,16 +63,16 @@ class AggressiveStep(TrainStep):
 
     def _catch_up(self, extra_batches: Iterable[Batch], beta: float, lr: float) -> None:
         """Train the encoder until the loss per token rises from one window to the next."""
-        config, previous, nats, tokens = self.config.update, math.inf, 0.0, 0.0
-        for number, batch in enumerate(itertools.islice(extra_batches, config.most), start=1):
+        previous, nats, tokens = math.inf, torch.zeros(()), torch.zeros(())
+        for number, batch in enumerate(itertools.islice(extra_batches, self.settings.most), start=1):
             terms, loss, _ = super().__call__(batch, beta, lr)
             nats, tokens = nats + loss * len(terms.tokens), tokens + terms.tokens.sum()
             self.inner += 1
-            if number % config.window == 0:
+            if number % self.settings.window == 0:
                 current = float(nats / tokens)
                 if current > previous:
                     return
-                previous, nats, tokens = current, 0.0, 0.0
+                previous, nats, tokens = current, torch.zeros(()), torch.zeros(())
 
     def observe(self, mutual_information: float) -> None:
         """End the aggressive phase for good when I(x; z) of validation, in nats, has fallen."""

@@ -18,12 +18,11 @@ from cvae.models.objective import LatentModel, Terms
 class TrainStep:
     """One Adam step on rec + β KL, with the global norm of the gradient clipped."""
 
-    needs_mutual_information = False  # whether `observe` must be called once an epoch
-
     def __init__(self, model: LatentModel, config: Config) -> None:
         self.model, self.config = model, config
+        self.settings: Any = config.update
         self.parameters = list(model.parameters())
-        self.optimizer = torch.optim.Adam(self.parameters, fused=True)
+        self.optimizer: Any = torch.optim.Adam(self.parameters, fused=True)
 
     def __call__(
         self, batch: Batch, beta: float, lr: float, extra_batches: Iterable[Batch] = ()
@@ -62,6 +61,11 @@ class TrainStep:
             group["lr"] = lr
         self.optimizer.step()
         return norm
+
+    @property
+    def needs_mutual_information(self) -> bool:
+        """Whether `observe` must be called once an epoch."""
+        return False
 
     def observe(self, mutual_information: float) -> None:
         """Take notice of I(x; z) of validation, in nats."""

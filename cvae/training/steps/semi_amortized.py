@@ -33,5 +33,5 @@ class SemiAmortizedStep(TrainStep):
                     return self.loss(objective.terms(self.model, batch, q=q), beta)
 
             q = gaussian.widened(self.model.posterior(batch))
-            q = refined(q, loss, self.config.update, learning=True)
+            q = refined(q, loss, self.settings, learning=True)
             return objective.terms(self.model, batch, q=q)
