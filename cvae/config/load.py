@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -42,16 +42,12 @@ def load(composed: DictConfig | dict[str, Any]) -> Config:
     except ValidationError as error:
         for key, sentence in _sentences(error, container):
             problems.setdefault(key, sentence)
-    readable = {key: value for key, value in flatten(container).items() if not _within(key, problems)}
+    unreadable = tuple(f"{key}." for key in problems)
+    readable = {key: v for key, v in flatten(container).items() if not f"{key}.".startswith(unreadable)}
     sentences = [*problems.values(), *contradictions(readable)]
     if sentences or config is None:
         raise ConfigError("\n".join(sentences))
     return config
-
-
-def _within(key: str, groups: Iterable[str]) -> bool:
-    """Return whether a flat key is one of `groups` or lies below one."""
-    return any(f"{key}.".startswith(f"{group}.") for group in groups)
 
 
 def resolve(node: Mapping[Any, Any], problems: dict[str, str], path: str = "") -> dict[str, Any]:
@@ -87,13 +83,8 @@ def flatten(container: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def completed(container: dict[str, Any]) -> dict[str, Any]:
-    """Return a recorded configuration with the defaults of keys that are newer than its run."""
-    return _completed(Config, container)
-
-
-def _completed(cls: Any, section: dict[str, Any]) -> dict[str, Any]:
-    """Return a section, which the dataclass `cls` describes, with its defaults."""
+def completed(section: dict[str, Any], cls: Any = Config) -> dict[str, Any]:
+    """Return a recorded configuration, or its section `cls`, with the defaults of keys newer than its run."""
     filled = dict(section)
     for field in dataclasses.fields(cls):
         default = field.default
@@ -102,7 +93,7 @@ def _completed(cls: Any, section: dict[str, Any]) -> dict[str, Any]:
         value, hint = filled.get(field.name), fields(cls)[field.name]
         if isinstance(value, dict):
             kind = options(hint).get(value.get("name", ""), hint)
-            filled[field.name] = _completed(kind, value) if dataclasses.is_dataclass(kind) else value
+            filled[field.name] = completed(value, kind) if dataclasses.is_dataclass(kind) else value
     return filled
 
 

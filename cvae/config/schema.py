@@ -68,14 +68,16 @@ class TinyData:
 
 @dataclass(frozen=True, kw_only=True)
 class Files:
-    """A data set in files below `path`."""
+    """A data set in files below `path`; `layout` names the file of each split, or split and class."""
+
+    layout: ClassVar[dict[str, str]]
 
     name: str
     path: str
 
     def files(self) -> dict[str, Path]:
-        """Return the file of each split, or of each split and class."""
-        raise NotImplementedError
+        """Return the path of each file of the layout."""
+        return {key: located(self.path) / name for key, name in self.layout.items()}
 
     def refuse_missing(self) -> None:
         """Raise UserError for a missing file: where it was looked for, and what fetches it."""
@@ -91,14 +93,12 @@ class Files:
 class TextFiles(Files):
     """A folder with train.txt, valid.txt and test.txt: one sentence a line, words split at spaces."""
 
+    layout: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
+
     max_words: Count
     sampler: SamplerName
     longest: Count | None = None
     vocabulary: Count | None = None
-
-    def files(self) -> dict[str, Path]:
-        names = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
-        return {split: located(self.path) / name for split, name in names.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,8 @@ class OwnText(Files):
 class DialogData(Files):
     """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
 
+    layout: ClassVar[dict[str, str]] = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
+
     name: Literal["switchboard"]
     vocabulary: Annotated[int, Ge(3)]
     max_tokens: Annotated[int, Ge(3)]
@@ -159,10 +161,6 @@ class DialogData(Files):
     held_out: Annotated[float, Ge(0), Lt(1)]
     consecutive: Count
     whole_passages: bool = True
-
-    def files(self) -> dict[str, Path]:
-        names = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
-        return {split: located(self.path) / name for split, name in names.items()}
 
 
 @dataclass(frozen=True)
@@ -178,20 +176,17 @@ class Shares:
 class LabelledData(Files):
     """A folder with sentiment.{train,dev,test}.{0,1}: one sentence a line, a file for each class."""
 
+    layout: ClassVar[dict[str, str]] = {
+        f"{split}/{label}": f"sentiment.{part}.{label}"
+        for split, part in (("train", "train"), ("val", "dev"), ("test", "test"))
+        for label in (0, 1)
+    }
+
     name: Literal["yelp"]
     share: Shares
     min_count: Count
     max_words: Count
     sampler: SamplerName
-
-    def files(self) -> dict[str, Path]:
-        names = {"train": "train", "val": "dev", "test": "test"}
-        folder = located(self.path)
-        return {
-            f"{split}/{label}": folder / f"sentiment.{name}.{label}"
-            for split, name in names.items()
-            for label in (0, 1)
-        }
 
     def refuse_missing(self) -> None:
         super().refuse_missing()

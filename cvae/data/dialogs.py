@@ -20,8 +20,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from cvae.config.schema import DialogData
 from cvae.data import switchboard
-from cvae.data.switchboard import STRANGER, Dialog
-from cvae.data.text import BOS, EOS, UNK, Splits, Vocabulary, fixed_subset, order, overlap
+from cvae.data.switchboard import STRANGER, Dialog, Utterance
+from cvae.data.text import BOS, EOS, UNK, Batches, Splits, Vocabulary, fixed_subset, order, overlap
 
 START = "<d>"
 UNKNOWN = -1  # the number of a topic or act that the train split lacks, and of the speaker of `<d>`
@@ -108,7 +108,8 @@ class DialogCorpus:
     ) -> None:
         self.labels, self.config, self.device = labels, config, device
         known: dict[tuple[int, ...], int] = {}
-        rows = [row for number, dialog in enumerate(dialogs) for row in _rows(number, dialog)]
+        begin = Utterance(UNKNOWN, [START], "")  # said by nobody
+        rows = [(number, *u) for number, dialog in enumerate(dialogs) for u in (begin, *dialog.utterances)]
         ids = [[BOS, *self.numbers(words), EOS] for _, _, words, _ in rows]
         self._words = [" ".join(words) for _, _, words, _ in rows]
         self.texts = np.array([known.setdefault(tuple(text), len(known)) for text in ids])
@@ -216,13 +217,6 @@ class DialogCorpus:
         return [self.batch(ranked[i : i + size]) for i in range(0, len(ranked), size)]
 
 
-def _rows(number: int, dialog: Dialog) -> Iterator[tuple[int, int, list[str], str]]:
-    """Yield dialog number, speaker, words and act of `<d>`, which nobody says, and of every utterance."""
-    yield number, UNKNOWN, [START], ""
-    for utterance in dialog.utterances:
-        yield number, *utterance
-
-
 def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the authors' batches of `size` responses: their numbers and the places of their contexts, [B].
 
@@ -243,7 +237,7 @@ def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarra
                 yield np.searchsorted(corpus.places, last), firsts[group] + start
 
 
-class DialogBatches:
+class DialogBatches(Batches):
     """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
 
     An epoch is all passages in a new order, cut into training batches of exactly `size` responses except the
@@ -270,16 +264,7 @@ class DialogBatches:
             return len(self.members)
         return -(-len(self.passages) // self._together)
 
-    def __iter__(self) -> Iterator[ResponseBatch]:
-        """Yield every response once, in the order of the file: for evaluation."""
-        return (self.corpus.batch(members) for members in self.members)
-
-    def at(self, step: int) -> ResponseBatch:
-        """Return the batch of an optimizer step, a pure function of (seed, step)."""
-        return self.corpus.batch(self.drawn(step))
-
     def drawn(self, step: int) -> np.ndarray:
-        """Return the numbers of the responses in the batch of a step."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
             passages = [self.passages[number] for number in order(len(self.passages), self.seed, epoch)]

@@ -118,9 +118,7 @@ def read(config: TextFiles | OwnText) -> tuple[dict[str, Sentences], dict[str, s
     return sentences, {split: part.fingerprint for split, part in sentences.items()}
 
 
-def labelled(
-    config: LabelledData,
-) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
+def labelled(config: LabelledData) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
     """Return the first share of each class's sentences, class by class, their labels and the files' sha256.
 
     Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for

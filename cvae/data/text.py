@@ -6,7 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -197,28 +197,33 @@ SAMPLERS = {"equal_length": equal_length, "bucketed": bucketed}
 class Batches:
     """A split cut into batches: the same sentences together in every epoch, in a new order each time."""
 
+    corpus: Any  # a Corpus here, a DialogCorpus in DialogBatches
+
     def __init__(self, corpus: Corpus, sampler: str, size: int, seed: int) -> None:
-        self.corpus = corpus
-        self.seed = seed
+        self.corpus, self.seed = corpus, seed
         self.members = SAMPLERS[sampler](corpus.lengths, size, seed)
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def __len__(self) -> int:
         return len(self.members)
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Yield every batch once, in the order of length: for evaluation."""
+    def __iter__(self) -> Iterator[Any]:
+        """Yield every batch once, in a fixed order: for evaluation."""
         return (self.corpus.batch(members) for members in self.members)
 
-    def at(self, step: int) -> Batch:
+    def at(self, step: int) -> Any:
         """Return the batch of an optimizer step, a pure function of (seed, step)."""
+        return self.corpus.batch(self.drawn(step))
+
+    def drawn(self, step: int) -> np.ndarray:
+        """Return the numbers of the sentences in the batch of a step."""
         epoch, place = divmod(step, len(self))
         if epoch != self._epoch:
             self._epoch, self._order = epoch, order(len(self), self.seed, epoch)
-        return self.corpus.batch(self.members[self._order[place]])
+        return self.members[self._order[place]]
 
 
-def extra_batches(batches: Batches, step: int) -> Iterator[Batch]:
+def extra_batches(batches: Batches, step: int) -> Iterator[Any]:
     """Yield more batches of the epoch of `step`, without end: a pure function of (seed, step)."""
     draws = np.random.default_rng([batches.seed, step, 1])  # the 1 sets it apart from every epoch's order
     first = step - step % len(batches)

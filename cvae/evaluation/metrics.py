@@ -68,9 +68,7 @@ def mutual_information(q: Gaussian, generator: torch.Generator) -> float:
     E[log q(z|x) - log q(z)], which equals E[KL(q(z|x) || p(z))] - KL(q(z) || p(z)) (Hoffman and Johnson
     2016) for any prior; at most log N, so N belongs to the result.
 
-    On Gaussians with a known I, drawn anew 40 times (`python -m tests.evaluation.test_latent 3370 32 4.6`),
-    the standard error at N = 3,370 and Z = 32 is 1.5 / √N nats for I = 1 and 2.5 / √N for I = 4.6. As an
-    estimate for all x, not only these N, it is too low, since z's own x is one of the N that stand for q(z):
-    by 0.00 nats for I = 1, 0.18 for 4.6 and 0.47 for 6; at N = 500 by 0.50 for 4.6.
+    On Gaussians with a known I (`python -m tests.evaluation.test_latent 3370 32 4.6`) the standard error is
+    1.5 / √N nats for I = 1 and 2.5 / √N for I = 4.6, and the bias that docs/measures.md tells.
     """
     return separation(q, 1, generator)["mi"]
