@@ -7,7 +7,7 @@ import dataclasses
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from cvae.cli.arguments import Arguments, Parser, add_run, count, entry_point, number, parser
 from cvae.config.schema import DialogData
@@ -141,14 +141,14 @@ def main(arguments: Arguments = None) -> None:
 
 def sentences(folder: RunFolder, options: argparse.Namespace) -> str:
     """Return the sentences of a language model, as text or JSON."""
-    from cvae.evaluation.samples import Sampler, text, without_unknown
+    from cvae.evaluation.samples import Sampler, SentenceTask, text, without_unknown
     from cvae.models.decode import SamplingOptions
     from cvae.training import run
 
     how = SamplingOptions(options.temperature, options.top_p)
     how = without_unknown(how) if options.no_unk else how
     config = folder.configuration(options.device, options.data)
-    task = run.reopen(config, folder, options.checkpoint, options.split)
+    task = cast(SentenceTask, run.reopen(config, folder, options.checkpoint, options.split))
     found = sampled(Sampler(task, how, options.longest or 60, options.seed), options)
     return json.dumps(found, indent=1, ensure_ascii=False) if options.json else text(found)
 

@@ -119,7 +119,7 @@ def accuracy_table(runs: Sequence[Run], order: Sequence[str] = ()) -> Table:
     ways = [(feature, way) for measure, feature in FEATURES.items() for way in scores(runs, order, measure)]
     counts = label_counts(runs)
     varies = len({way.group[1] for _, way in ways if way.group}) > 1
-    body = [
+    body: list[list[str | Cell]] = [
         [
             f"{way.mode}{feature}",
             ", ".join(way.group if varies else way.group[:1]) if way.group else "–",

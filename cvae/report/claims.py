@@ -73,8 +73,9 @@ class Check:
             settings.setdefault(change, []).append(run)
         within = replace(self, each=False)
         outcomes = [o for part in settings.values() if (o := within.judge(part)).score is not None]
-        holding, score = across_settings([outcome.score for outcome in outcomes], self.margin)
-        sides = f"{described(self.of)} {SYMBOLS[self.rule]} {described(self.than)}"
+        holding, score = across_settings([o.score for o in outcomes if o.score is not None], self.margin)
+        right = described(self.than) if isinstance(self.than, Mapping) else f"{self.than:g}"
+        sides = f"{described(self.of)} {SYMBOLS[self.rule]} {right}"
         seeds = min((outcome.seeds for outcome in outcomes), default=0)
         return Outcome(f"{sides} in {holding} of {len(outcomes)} settings", "", score, seeds)
 

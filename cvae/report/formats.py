@@ -95,7 +95,7 @@ class Table:
 
     def latex(self) -> str:
         """Return a tabular for the package booktabs, the notes as comments."""
-        rows = self._rows("\\textbf{{{}}}", lambda text: text.translate(str.maketrans(LATEX)))
+        rows = self._rows("\\textbf{{{}}}", lambda text: text.translate({ord(c): LATEX[c] for c in LATEX}))
         head, *body = (" & ".join(row) + r" \\" for row in rows)
         columns = "".join("r" if isinstance(part, Cell) else "l" for part in self.body[0])
         lines = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *body]

@@ -28,7 +28,7 @@ from cvae.runs.sweeps import counted, find_jobs
 CHECKPOINTS = {"best": "the checkpoint with the best validation", "last": "the last checkpoint"}
 MAX_FIGURES = 8  # settings, schedule and learning rate aside, that get curves of their own
 # markup that would load or run something: on the page it stays text
-REFUSED = ("html", "autolink", "automail", "link", "reference", "short_reference")
+REFUSED: tuple[str, ...] = ("html", "autolink", "automail", "link", "reference", "short_reference")
 REFUSED += ("image_link", "image_reference", "short_image_ref")
 
 

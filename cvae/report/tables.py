@@ -158,7 +158,7 @@ def baseline_lines(groups: Mapping[Names, Sequence[Run]], columns: Sequence[str]
         cells = tuple(result_cell(members, key.replace("/", f"/{whose}/", 1)) for key in columns)
         if any(cell.values for cell in cells):
             same.setdefault(cells, []).append(names)
-    lines = []
+    lines: list[Line] = []
     for cells, rows_of in same.items():
         shared = [part[0] if len(set(part)) == 1 else "–" for part in zip(*rows_of, strict=True)]
         lines.append((shared, BASELINES[whose], str(max(len(cell.values) for cell in cells)), cells))
@@ -186,7 +186,7 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     labelled = sum(map(len, parts)) > len(model)
     compared = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
     differing = differing_text(compared)
-    body = []
+    body: list[list[str | Cell]] = []
     for part in filter(None, parts):
         cells = [line[-1] for line in part]
         for line, row in zip(part, cells if differing else with_best(cells, columns), strict=True):
@@ -202,7 +202,7 @@ def steps_table(
     runs: Sequence[Run], order: Sequence[str], steps: Sequence[int], window: int, keys: Sequence[str]
 ) -> Table:
     """Return scalars at chosen steps: a row for each way of running and key, default train/{loss,rec,kl}."""
-    body = [
+    body: list[list[str | Cell]] = [
         [*names, _count(members), key, *(scalar_cell(members, key, step, window) for step in steps)]
         for names, members in rows(runs, order).items()
         for key in keys or ("train/loss", "train/rec", "train/kl")

@@ -43,7 +43,8 @@ def pooled_std(left: Cell, right: Cell) -> float | None:
 def compare(rule: str, difference: float, spread: float | None, margin: float | None) -> float:
     """Return the score of a difference of means, given their pooled standard deviation: see RULES."""
     if rule == "same":
-        return 1.0 if abs(difference) <= margin else 0.5 if abs(difference) <= 2 * margin else 0.0
+        limit = margin or 0.0
+        return 1.0 if abs(difference) <= limit else 0.5 if abs(difference) <= 2 * limit else 0.0
     gain = -difference if rule == "less" else difference
     if spread is None and margin is None:
         return 0.5 if (gain > 0) == (rule != "not more") else 0.0

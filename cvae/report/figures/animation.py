@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def _axes(drawn: Sequence[Run], samples: int) -> tuple[Figure, list[Axes], list[
         inner = (left + 0.25 / width, 0.85 / height, (SIDE - 0.35) / width, 0.3 / height)
         strips.append(figure.add_axes(inner))
         middle, top = left + SIDE / 2 / width, 1 - 0.17 / height
-        look = {"c": COLOURS.get(group[0], OTHER_COLOUR), "weight": "bold", "fontsize": 13}
+        look: dict[str, Any] = {"c": COLOURS.get(group[0], OTHER_COLOUR), "weight": "bold", "fontsize": 13}
         figure.text(middle, top, name, ha="center", va="center", **look)
     most = math.log(len(drawn[0].latents[max(drawn[0].latents)].label))
     text = (

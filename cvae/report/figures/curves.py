@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from cvae.report.figures.style import (
     GREY,
@@ -25,7 +26,7 @@ from cvae.report.figures.style import (
     thousands,
 )
 from cvae.runs.reader import Run
-from cvae.schedules import Constant, Cyclical, Monotonic, Schedule
+from cvae.schedules import Constant, Cyclical, Monotonic, Schedule, Shape
 
 Panels = Sequence[tuple[str, str]]  # scalar and title of each panel
 FIGURE4: Panels = (
@@ -41,13 +42,16 @@ OVERVIEW: Panels = (
 )
 # schedule, line width, opacity, marker size and shift of the markers: the three lines coincide for long
 THREE = ((Constant(), 5, 0.4, 0, 0.5), (Monotonic(), 3, 1, 8, 0.5), (Cyclical(), 1.5, 1, 8, 0))
-SHAPES = (("linear", "#0072B2", "-"), ("sigmoid", "#CC79A7", "--"), ("cosine", "#333333", ":"))
+SHAPES: tuple[tuple[Shape, str, str], ...] = (
+    ("linear", "#0072B2", "-"),
+    ("sigmoid", "#CC79A7", "--"),
+    ("cosine", "#333333", ":"),
+)
 
 
 def schedules_figure(total: int = 40000) -> Figure:
     """Draw Figure 2: β over `total` steps for three schedules, and the shapes of a cyclical ramp."""
-    figure = Figure(figsize=(11, 3.3), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.08)
+    figure = Figure(figsize=(11, 3.3), layout=ConstrainedLayoutEngine(w_pad=0.08))
     left, right = figure.subplots(1, 2, sharey=True)
     for schedule, width, alpha, size, offset in THREE:
         look = look_of((schedule.name, ""), [""])
@@ -96,7 +100,8 @@ def curves_figure(runs: Sequence[Run], panels: Panels = FIGURE4) -> Figure:
             if len(mean) == 0 and any(run.metrics for run in members):
                 _absent(ax, names[group])
             values[key].append(mean)
-        _draw_beta(strips, *seed_mean(members, "train/beta")[:2], look)
+        steps, beta, *_ = seed_mean(members, "train/beta")
+        _draw_beta(strips, steps, beta, look)
     _scale(axes, values, runs[0])
     first = next(iter(axes))
     _legend(axes[first], "lower right" if first.endswith("elbo") else "upper right")
@@ -136,8 +141,8 @@ def run_curves(run: Run) -> Figure:
 
 def _panels(total: float, panels: Panels) -> tuple[Figure, dict[str, Axes], list[Axes]]:
     """Return a figure with a panel for each scalar side by side, and a thin strip for β beneath each."""
-    figure = Figure(figsize=(0.4 + 4.2 * len(panels), 4.4), layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.04)
+    size = (0.4 + 4.2 * len(panels), 4.4)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.04))
     top, strips = figure.subplots(2, len(panels), sharex=True, height_ratios=(5, 1))
     for ax, letter, (_, title) in zip(top, "abcd", panels, strict=False):
         over_steps(ax, total)
@@ -168,14 +173,14 @@ def _absent(ax: Axes, name: str) -> None:
     ax.set_title(f"not recorded: {names}", loc="right", fontsize=9.5, c=GREY)
 
 
-def _legend(ax: Axes, loc: str = "upper right") -> None:
+def _legend(ax: Axes, loc: Literal["upper right", "lower right"] = "upper right") -> None:
     """Add a frameless legend that stays readable over lines."""
     size = 10 if len(ax.get_lines()) < 5 else 9
     legend = ax.legend(loc=loc, fontsize=size, handlelength=2.4, framealpha=0.85)
     legend.get_frame().set_linewidth(0)
 
 
-def _draw_beta(strips: Sequence[Axes], steps: np.ndarray, beta: np.ndarray, look: Mapping[str, Any]) -> None:
+def _draw_beta(strips: Sequence[Axes], steps: np.ndarray, beta: np.ndarray, look: dict[str, Any]) -> None:
     """Draw β beneath every panel; the range grows with weights above 1."""
     for strip in strips:
         strip.plot(steps, beta, **(look | {"marker": "", "linewidth": 1.3}))

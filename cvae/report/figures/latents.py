@@ -59,7 +59,8 @@ def draw_plane(ax: Axes, cloud: Cloud | None, limit: float, sigmas: Sequence[flo
         shuffled = shuffled[np.abs(z[shuffled]).max(axis=1) <= limit]
         colours = np.array(TEN)[label % len(TEN)]
         size, alpha = (6, 0.6) if len(z) > 100 else (60, 0.9)
-        ax.scatter(*z[shuffled].T, c=colours[shuffled], s=size, alpha=alpha, lw=0, rasterized=True)
+        x, y = z[shuffled].T
+        ax.scatter(x, y, c=colours[shuffled], s=size, alpha=alpha, lw=0, rasterized=True)
 
 
 def estimates(run: Run, step: int, names: Sequence[str] = tuple(ESTIMATES)) -> str:

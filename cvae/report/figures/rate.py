@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import color_sequences
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -37,7 +37,7 @@ def rate_figure(runs: Sequence[Run]) -> Figure:
         raise RunsError(f"none of these runs is finished and has {KL} and {REC}")
     apart = changes(shown)
     kinds = sorted(set(apart), key=lambda kind: (kind != "plain", kind))
-    colours = dict(zip(kinds, itertools.cycle(["#222222", *colormaps["tab10"].colors]), strict=False))
+    colours = dict(zip(kinds, itertools.cycle(["#222222", *color_sequences["tab10"]]), strict=False))
     groups = in_order({run.group for run in shown})
     first_rate = min((lr for _, lr in groups), key=lambda lr: (lr != "constant", lr))
 
