@@ -17,7 +17,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from cvae.cli.main import quoted
+from cvae.cli.overrides import quoted
 from cvae.config.load import load
 from cvae.data.dialogs import DialogCorpus
 from cvae.runs.folder import RunFolder
