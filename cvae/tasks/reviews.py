@@ -150,10 +150,11 @@ class Classification:
 
     def new_encoder(self, seed: int) -> Any:
         """Return a freshly initialised encoder; the global random-number generator stays as it is."""
-        with torch.random.fork_rng(devices=[]):
+        device = self.task.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
             model: Any = models.build(self.task.config.model, self.data)
-        encoder = model.encoder.to(self.task.device).eval()
+        encoder = model.encoder.to(device).eval()
         estimate_population(self.task, encoder)
         return encoder
 
