@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,3 +61,10 @@ def test_every_module_is_in_a_room_or_on_the_ground():
 def test_every_way_to_import_is_seen(line, tmp_path):
     (tmp_path / "module.py").write_text(line + "\n")
     assert list(imported(tmp_path / "module.py")) == ["cli"]
+
+
+def test_the_core_reading_path_stays_below_3500_lines():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    command = next(block for block in page.split("```") if "wc -l" in block)
+    counted = subprocess.run(["bash", "-c", f"set -e -o pipefail; {command}"], cwd=ROOT, capture_output=True)
+    assert counted.returncode == 0 and 2000 < int(counted.stdout) < 3500
