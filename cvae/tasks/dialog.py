@@ -54,18 +54,9 @@ class DialogTask(Task):
         self.longest = data.corpora["train"].config.max_tokens - 2  # words of an answer
         # these files are needed after training: read them now, so that an error in them comes now
         if self.settings.references is not None:
-            self._warn_of_unused_references()
+            warn_of_unused(*self._references, len(self.data.corpora["test"]))
         if self.settings.vectors is not None:
             _ = self.vectors
-
-    def _warn_of_unused_references(self) -> None:
-        """Warn where the file of references is not for all test responses, or not all of it is used."""
-        (matched, unused), count = self._references, len(self.data.corpora["test"])
-        if unused or len(matched) < count:
-            log.warning(
-                f"warning: task.references is for {len(matched):,} of {count:,} test responses, and only"
-                f" these are scored; {unused:,} of its entries match no response"
-            )
 
     def make_batches(self, corpus: DialogCorpus) -> DialogBatches:
         """Cut a split into batches whose contexts overlap."""
@@ -127,11 +118,7 @@ class DialogTask(Task):
         """Return the references of each response: the response itself unless there is a file for test."""
         if split == "test" and self.settings.references is not None:
             return self._references[0]
-        corpus = self.data.corpora[split]
-        every = np.arange(len(corpus))
-        acts = corpus.acts[corpus.places].tolist()
-        rows = zip(corpus.sentences(every), acts, corpus.words(every), strict=True)
-        return {n: References([sentence], [act], [words]) for n, (sentence, act, words) in enumerate(rows)}
+        return own_references(self.data.corpora[split])
 
     @cached_property
     def _references(self) -> tuple[dict[int, References], int]:
@@ -156,14 +143,8 @@ class DialogTask(Task):
         forbidden = (UNK,) if settings.forbid_unknown else ()
         options = decode.SamplingOptions(settings.temperature, settings.top_p, forbidden)
         prior = Gaussian(*(part.repeat_interleave(settings.samples, 0) for part in self.model.prior(batch)))
-        rows = decode.generate(
-            self.model,
-            replace(batch, condition=condition),
-            gaussian.sample(prior, noise),
-            self.longest,
-            options,
-            noise,
-        )
+        z, batch = gaussian.sample(prior, noise), replace(batch, condition=condition)
+        rows = decode.generate(self.model, batch, z, self.longest, options, noise)
         return [rows[i : i + settings.samples] for i in range(0, len(rows), settings.samples)]
 
     @cached_property
@@ -205,6 +186,23 @@ class DialogTask(Task):
             texts = [literal(" ".join(words[n] for n in one)) for one in (last, reference, *samples)]
             lines += ["", f"{texts[0]} → **{texts[1]}**", "", *(f"- {text}" for text in texts[2:])]
         return "\n".join(lines)
+
+
+def warn_of_unused(matched: dict[int, References], unused: int, responses: int) -> None:
+    """Warn where the file of references is not for all test responses, or not all of it is used."""
+    if unused or len(matched) < responses:
+        log.warning(
+            f"warning: task.references is for {len(matched):,} of {responses:,} test responses, and only"
+            f" these are scored; {unused:,} of its entries match no response"
+        )
+
+
+def own_references(corpus: DialogCorpus) -> dict[int, References]:
+    """Return each response of a split as its own reference."""
+    every = np.arange(len(corpus))
+    acts = corpus.acts[corpus.places].tolist()
+    rows = zip(corpus.sentences(every), acts, corpus.words(every), strict=True)
+    return {n: References([sentence], [act], [words]) for n, (sentence, act, words) in enumerate(rows)}
 
 
 def out_of_patience(scores: Sequence[float], patience: int) -> bool:
