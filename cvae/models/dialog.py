@@ -27,9 +27,8 @@ PEOPLE = 8  # numbers that describe the responder and the other speaker
 class DialogVAE(LatentModel):
     """p(response | z, c) with the learned prior p(z | c); c is the topic, the speakers and the context.
 
-    z and c reach the decoder through its initial state only. `topics` is the number of those in the train
-    split; the vector of any other topic is 0. Unlike TensorFlow's GRU, torch's applies the reset gate after
-    the recurrent product and has a second bias for it.
+    z and c reach the decoder through its initial state only. `topics` counts those of the train split; others
+    are a vector of 0. Unlike TensorFlow's GRU, torch's resets after the recurrent product, with its own bias.
     """
 
     def __init__(self, config: DialogModel, vocabulary: Vocabulary, topics: int) -> None:
