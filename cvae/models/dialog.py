@@ -153,7 +153,7 @@ class DialogVAE(LatentModel):
         return functional.dropout(features, self.config.dropout, self.training)
 
     def _dropped(self, inputs: Tensor, firsts: int) -> Tensor:
-        """Word dropout: in training, words become `<unk>`, except the first `firsts`, which are `<s>`."""
+        """Replace words by `<unk>` in training (word dropout), except the first `firsts`, which are `<s>`."""
         if not (self.training and self.config.word_dropout):
             return inputs
         dropped = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout

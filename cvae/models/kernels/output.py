@@ -117,8 +117,8 @@ def _loss_and_gradients(
     places = torch.arange(size, device=states.device)
     nll = states.new_empty(count)
     to_states, to_weight, to_bias = (
-        torch.empty_like(part, memory_format=torch.contiguous_format) if wanted else None
-        for part, wanted in zip((states, weight, bias), needed, strict=True)
+        torch.empty_like(part, memory_format=torch.contiguous_format) if form else None
+        for part, form in zip((states, weight, bias), needed, strict=True)
     )
     for start in range(0, max(count, 1), size):
         rows = slice(start, min(start + size, count))
