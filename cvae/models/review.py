@@ -128,7 +128,7 @@ class ReviewDecoder(Decoder):
 
     @staticmethod
     def _initialise(w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> None:
-        """Initialise by Glorot over inputs and state together; bias 1 for forget gates (2nd quarter), else 0."""
+        """Initialise by Glorot over inputs and state; bias 1 of forget gates (the second quarter), else 0."""
         hidden = w_h.size(1)
         limit = math.sqrt(6 / (w_x.size(1) + hidden + 4 * hidden))
         nn.init.uniform_(w_x, -limit, limit)
