@@ -89,10 +89,7 @@ def is_number(value: Any) -> bool:
 
 
 def not_numbers(record: dict[str, Any], *also: str) -> str:
-    """Return the sentence about a measure of a record, or a key of `also`, that is no number, else "".
-
-    null is allowed.
-    """
+    """Return what is wrong where a measure of a record, or a key of `also`, is neither number nor null."""
     for key, value in record.items():
         if ("/" in key or key in also) and not (value is None or is_number(value)):
             return f"{key} must be a number, found {str(value)[:40]!r}"

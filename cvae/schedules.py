@@ -1,8 +1,7 @@
 """The weight β of the KL term, and the learning rate, as pure functions of the optimizer step.
 
-Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing", equations 6
-and 7. No torch, no Hydra, no state: `Cyclical(cycles=4, ratio=0.5)(step, total)` is β at `step` of `total`
-steps; the first step is 0.
+Fu et al. (2019), "Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing". No torch, no
+Hydra, no state: `Cyclical(cycles=4, ratio=0.5)(step, total)` is β at `step` of `total`; the first is step 0.
 """
 
 from __future__ import annotations

@@ -111,8 +111,8 @@ def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
     tokens = sum(int(batch.counted.sum()) for batch in batches)
     if name == "step":
         model.train()
-        step = {"plain": plain_step, "ours": our_step}[kind](task)
-        return (lambda: [step(train.at(number)) for number in range(len(batches))]), tokens
+        step = plain_step(task) if kind == "plain" else steps.build(task.model, task.config)
+        return (lambda: [step(train.at(n), BETA, LEARNING_RATE) for n in range(len(batches))]), tokens
     model.eval()
     noise = task.generator()
     if name == "evaluation":
@@ -139,21 +139,15 @@ def plain_terms(model: LatentModel, batch: Any, noise: torch.Generator | None = 
         return objective.terms(model, batch, generator=noise)
 
 
-def our_step(task: LanguageTask) -> Callable[[Any], Any]:
-    """Return the training step of train.py."""
-    step = steps.build(task.model, task.config)
-    return lambda batch: step(batch, BETA, LEARNING_RATE)
-
-
-def plain_step(task: LanguageTask) -> Callable[[Any], Any]:
-    """Return the same step by plain torch."""
+def plain_step(task: LanguageTask) -> Callable[..., Any]:
+    """Return the training step of train.py by plain torch."""
     model, config = task.model, task.config
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE)
 
-    def step(batch: Any) -> None:
+    def step(batch: Any, beta: float, lr: float) -> None:
         optimizer.zero_grad()
         with autocast(config.precision, task.device.type):
-            loss = objective.loss(plain_terms(model, batch), BETA)
+            loss = objective.loss(plain_terms(model, batch), beta)
         loss.backward()
         if config.train.clip is not None:
             nn.utils.clip_grad_norm_(model.parameters(), config.train.clip)
@@ -211,18 +205,17 @@ def peak(device: str) -> float:
 
 
 def serve(kind: str, name: str, config: Config, line: Connection) -> None:
-    """Serve a work in a process of its own.
+    """Serve a work in a process of its own: send its tokens, or None where there is no such work.
 
-    Sends its tokens, or None where there is no such work; after each True the seconds of a round; after
-    False its FLOP and peak memory.
+    Each True is answered by the seconds of a round, False by FLOP and peak memory.
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     try:
-        product = kind == "sgemm"
-        measured, tokens = (
-            sgemm(config.device, config.precision) if product else work(kind, name, prepare(config))
-        )
+        if product := kind == "sgemm":
+            measured, tokens = sgemm(config.device, config.precision)
+        else:
+            measured, tokens = work(kind, name, prepare(config))
     except KeyError:
         line.send(None)
         return

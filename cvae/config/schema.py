@@ -115,8 +115,7 @@ VALIDATION_FILES = ("valid.txt", "val.txt", "validation.txt", "dev.txt")  # name
 class OwnText(Files):
     """Any corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
 
-    valid.txt may have another name of VALIDATION_FILES. `held_out` is the share of the sentences that val
-    and test each get where they have no file.
+    val and test each get the share `held_out` of the sentences where they have no file.
     """
 
     name: Literal["text"]

@@ -1,8 +1,7 @@
 """Dialogs as compact tensors, and batches that hold, and so encode, each different utterance once.
 
-Every utterance is a response exactly once, to the at most `window` - 1 utterances before it; each dialog
-begins with the pseudo-utterance `<d>`. The authors' windows (protocol B1) drop late windows and the longest
-dialogs and repeat the last utterance of short ones: see `authors_windows`.
+Every utterance is a response exactly once, to the at most `window` - 1 utterances before it, the first of
+which is the pseudo-utterance `<d>`. The authors' windows differ: see `authors_windows`.
 """
 
 from __future__ import annotations
@@ -33,14 +32,11 @@ class ResponseBatch:
     """B responses and their contexts; packed sequences hold no pads (see `Spans` for their order).
 
     texts: tokens of the U different utterances in the batch.
-    contexts: for each response the rows in `texts` of its context, oldest first.
-    floors: for each utterance of the contexts 1 where the responder speaks, else 0.
-    responses [B]: the row in `texts` of the response.
+    contexts: for each response the rows in `texts` of its context, oldest first; floors: 1 for each of these
+    that the responder speaks, else 0. responses [B]: the row in `texts` of the response.
     inputs: what the decoder reads, `<s>` first; targets: what it predicts there, `</s>` last; owners: the
-    response that each of these tokens belongs to.
-    lengths [B]: tokens of a response, `<s>` and `</s>` included.
-    topics [B]: numbers, UNKNOWN for a new topic. people [B, 8]: four numbers of the responder, four of the
-    other speaker.
+    response that each of these tokens belongs to. lengths [B]: `<s>` and `</s>` included.
+    topics [B]: UNKNOWN for a new one. people [B, 8]: four numbers of the responder, four of the other.
     condition [B, C] and heard [B, H]: context and response as the model encodes them, once it has.
     """
 
@@ -72,8 +68,8 @@ class ResponseBatch:
 class Spans(NamedTuple):
     """The places in B spans [start, start + length) by time: all first places, then all second ones, ...
 
-    places [N]; owners [N], the span of each place; sizes [T], the number of spans that reach a time;
-    order [B], the spans from the longest to the shortest.
+    places [N]; owners [N]: the span of each place; sizes [T]: the spans that reach a time; order [B]: the
+    spans from the longest to the shortest.
     """
 
     places: np.ndarray
@@ -221,9 +217,9 @@ def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarra
     """Yield the authors' batches of `size` responses: their numbers and the places of their contexts, [B].
 
     Protocol B1 and B4: dialogs sorted by length are grouped by `size`; the longest, too few for a group, are
-    left out. Each window [start, end) of a group is a batch: in every dialog the last utterance of the window
-    is the response to those before. A dialog that has ended repeats its last utterance, with less context
-    each time. Windows that begin after the shortest dialog has ended are left out.
+    left out. Each window [start, end) of a group is a batch: in every dialog its last utterance is the
+    response to those before. A dialog that has ended repeats its last utterance, with less context each time;
+    windows that begin after the shortest dialog has ended are left out.
     """
     firsts = np.flatnonzero(corpus.speakers == UNKNOWN)
     lengths = np.diff([*firsts, len(corpus.speakers)])
@@ -240,9 +236,9 @@ def authors_windows(corpus: DialogCorpus, size: int) -> Iterator[tuple[np.ndarra
 class DialogBatches(Batches):
     """A split cut into passages of `consecutive` responses of one dialog, whose contexts overlap.
 
-    An epoch is all passages in a new order, cut into training batches of exactly `size` responses except the
-    last: a passage may continue in the next batch. With `whole` no passage is cut, and a batch holds as many
-    as fit. A batch of passages of 8 holds a fifth of the utterances that single windows of ten would.
+    An epoch is all passages in a new order, cut into training batches of `size` responses: a passage may
+    continue in the next batch. With `whole` none is cut, and a batch holds as many as fit. A batch of
+    passages of 8 holds a fifth of the utterances that single windows of ten would.
     """
 
     def __init__(

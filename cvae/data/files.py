@@ -38,8 +38,8 @@ def build_labelled(config: LabelledData, device: torch.device) -> Splits:
 class Sentences:
     """The words of every line that has any: iterable again and again, never in memory as a whole.
 
-    chosen: rising numbers of the sentences to yield; None for all.
-    longest: sentences of more words are left out, and have no number.
+    `chosen` are the numbers of the sentences to yield, None for all; those of more than `longest` words have
+    no number and are left out.
     """
 
     path: Path
@@ -48,15 +48,8 @@ class Sentences:
     longest: float = math.inf
 
     def __iter__(self) -> Iterator[list[str]]:
-        if self.chosen is None:
-            yield from self._all()
-            return
-        numbers = iter(self.chosen.tolist())
-        wanted = next(numbers, None)
-        for number, words in enumerate(self._all()):
-            if number == wanted:
-                yield words
-                wanted = next(numbers, None)
+        every = self._all()
+        return every if self.chosen is None else itertools.compress(every, np.bincount(self.chosen))
 
     def _all(self) -> Iterator[list[str]]:
         """Yield every sentence; the fingerprint keeps the cache from serving an older file.
@@ -174,10 +167,10 @@ def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[s
 
 
 def check(path: Path, max_words: float, longest: float = math.inf) -> tuple[str, int]:
-    """Return a file's sha256 and its number of sentences, those of more than `longest` words not counted.
+    """Return a file's sha256 and its number of sentences of at most `longest` words.
 
-    Raises UserError, naming the line, for bytes that are not UTF-8, a NUL (every other byte of UTF-16 is
-    one), a sentence of more than `max_words` words, and a reserved word; and for a file without a sentence.
+    Raises UserError for a file without any and, naming the line, for bytes that are not UTF-8, a NUL (every
+    other byte of UTF-16 is one), a sentence of more than `max_words` words, and a reserved word.
     """
     digest, sentences = hashlib.sha256(), 0
     for number, raw in enumerate(_lines(path, digest), start=1):

@@ -27,8 +27,7 @@ def read(path: Path, corpus: DialogCorpus) -> tuple[dict[int, References], int]:
 
     The file is a list of {responses, resp_dialog_acts, context}, the last two optional. Entries are matched
     by `context`, the utterances before the response as texts or [speaker, text], oldest first; without it by
-    place in the split, which must then have as many responses. The authors match by place, which depends on
-    how a sort breaks ties (protocol B5.7).
+    place in the split, as by the authors, whose order depends on how a sort breaks ties (protocol B5.7).
     Raises UserError, naming the file and the entry, for what cannot be used, and where most match nothing.
     """
     try:

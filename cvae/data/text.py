@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -54,13 +55,8 @@ class Vocabulary:
 
     def decode(self, numbers: Iterable[int]) -> list[str]:
         """Return the words before the first `</s>`, without `<pad>` and `<s>`."""
-        words = []
-        for number in numbers:
-            if number == EOS:
-                break
-            if number not in (PAD, BOS):
-                words.append(self.words[number])
-        return words
+        sentence = itertools.takewhile(lambda number: number != EOS, numbers)
+        return [self.words[number] for number in sentence if number not in (PAD, BOS)]
 
 
 def words_of(line: str) -> list[str]:

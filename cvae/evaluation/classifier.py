@@ -1,7 +1,6 @@
-"""Classifiers of sentences: a logistic layer on a frozen encoder's z, or the encoder trained with it.
+"""Classifiers of sentences into two classes: a logistic layer on a frozen encoder's z, or both trained.
 
-Two classes, 0 and 1. Classifiers are selected by their accuracy on validation sentences and, of equal
-accuracies, by the lower cross-entropy.
+They are selected by their accuracy on validation and, of equal accuracies, by the lower cross-entropy.
 """
 
 from __future__ import annotations
@@ -38,10 +37,7 @@ def judge(logits: np.ndarray, labels: np.ndarray) -> Score:
 
 
 def in_order(function: Callable[[Batch], Tensor], corpus: Corpus, rows: np.ndarray) -> Tensor:
-    """Return function(batch) of the sentences with these numbers, in this order: [N, ...], on the CPU.
-
-    Batches are of similar lengths, which saves padding.
-    """
+    """Return function(batch) of the sentences with these numbers, in this order: [N, ...], on the CPU."""
     parts = bucketed(corpus.lengths[rows], SENTENCES_AT_ONCE, seed=0)
     with torch.no_grad():
         values = torch.cat([function(corpus.batch(rows[part])).cpu() for part in parts])

@@ -24,9 +24,8 @@ def ngrams(sentence: Sentence, n: int) -> list[tuple[Any, ...]]:
 def smoothed_bleu(answer: Sentence, reference: Sentence) -> list[float]:
     """Return BLEU-1 to BLEU-4 of a sentence as the authors score it (protocol B4); above 1 where perfect.
 
-    NLTK's sentence_bleu with SmoothingFunction().method7 as of NLTK 3.9.1 (the authors' 3.4 smooths less):
-    methods 4 and 5 of Chen and Cherry (2014) in turn, over all four orders, whichever is asked for. For the
-    comparison with the authors only; `sacrebleu` is the sound score.
+    NLTK's sentence_bleu with method7 as of NLTK 3.9.1 (the authors' 3.4 smooths less): methods 4 and 5 of
+    Chen and Cherry (2014) in turn, over all four orders. `sacrebleu` is the sound score.
     """
     matched, total = [], []
     for n in range(1, BLEU_ORDERS + 2):
@@ -94,11 +93,9 @@ def sacrebleu(
 ) -> dict[str, float]:
     """Return BLEU-4 by the library of that name, which others can compare with: all values in [0, 1].
 
-    `references` are in their own words, not mapped to `<unk>` and not cut: an answer's score does not depend
-    on the vocabulary, and an `<unk>` in it matches nothing.
-
     sacrebleu_*: sentence BLEU (exponential smoothing, effective order), as precision, recall and F1.
-    corpus_bleu: corpus BLEU of all answers together, each against its context's references.
+    corpus_bleu: corpus BLEU of all answers together, each against its context's references. These are in
+    their own words, so that scores do not depend on the vocabulary and an `<unk>` matches nothing.
     """
     from sacrebleu.metrics import BLEU
 
@@ -143,8 +140,8 @@ def bag_similarity(
 def greedy(answer: np.ndarray, reference: np.ndarray) -> float:
     """Return the greedy matching (Rus and Lintean 2012) of unit word vectors [S, D] and [T, D].
 
-    As Liu et al. (2016): the highest cosine of each word with a word of the other sentence, averaged over
-    the words of a sentence, then over the two sentences.
+    As Liu et al. (2016): each word's highest cosine with one of the other sentence, averaged over the words
+    of a sentence, then over the two sentences.
     """
     cosines = answer @ reference.T
     return float(cosines.max(1).mean() + cosines.max(0).mean()) / 2

@@ -20,11 +20,7 @@ Answers = Sequence[Sequence[Sequence[int]]]  # several per context, as word numb
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores answers to N contexts by `cvae.evaluation.dialog_metrics`.
-
-    references: those of each context. partners [N]: for each context one of another dialog, a permutation;
-    None where there is none.
-    """
+    """Scores answers to N contexts; `partners` [N] are contexts of other dialogs (`another_dialog`)."""
 
     words: Sequence[str]
     classifier: ActClassifier

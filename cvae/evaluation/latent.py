@@ -59,8 +59,7 @@ def log_weights(
 ) -> Tensor:
     """Return log p(x | z) + log p(z) - log q(z | x) of K `samples` from each posterior: [K, B], float64.
 
-    About `chunk` sequences are decoded at once, at least one sample of the whole batch. All noise is drawn
-    before the first of them, so `chunk` changes memory and time only.
+    About `chunk` sequences are decoded at once; all noise is drawn before, so this changes no result.
     """
     batch = model.shared(batch)
     q, p = model.posterior(batch), model.prior(batch)

@@ -41,10 +41,9 @@ def densities(q: Gaussian, z: Tensor) -> Tensor:
 def separation(q: Gaussian, draws: int, generator: torch.Generator, cells: int = 2**22) -> dict[str, float]:
     """Return how well z identifies one of N equally likely examples, by `draws` samples of each.
 
-    mi: I(n; z) in nats, at most log N. accuracy: how often the example with the highest q(z|n) is the one
-    that z came from. prior_gap: KL(q(z) || N(0, I)) in nats between aggregated posterior and prior, the
-    "holes". mi + prior_gap estimates the mean KL (Hoffman and Johnson 2016, equation 11). About `cells` of
-    the draws × N × N densities exist at a time; the result does not depend on it.
+    mi: I(n; z) in nats, at most log N. accuracy: how often the highest q(z|n) is that of z's own example.
+    prior_gap: KL(q(z) || N(0, I)) in nats between aggregated posterior and prior, the "holes". mi + prior_gap
+    estimates the mean KL (Hoffman and Johnson 2016, equation 11). About `cells` densities exist at a time.
     """
     noise = torch.empty((draws, *q.mean.shape), device=q.mean.device).normal_(generator=generator)
     samples = (q.mean + torch.exp(0.5 * q.logvar) * noise).flatten(0, 1)

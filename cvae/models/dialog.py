@@ -27,9 +27,8 @@ PEOPLE = 8  # numbers that describe the responder and the other speaker
 class DialogVAE(LatentModel):
     """p(response | z, c) with the learned prior p(z | c); c is the topic, the speakers and the context.
 
-    z and c reach the decoder through its initial state only. `topics` is the number of those in the train
-    split; the vector of any other topic is 0. Unlike TensorFlow's GRU, torch's applies the reset gate after
-    the recurrent product and has a second bias for it.
+    z and c reach the decoder through its initial state only. `topics` counts those of the train split; others
+    are a vector of 0. Unlike TensorFlow's GRU, torch's resets after the recurrent product, with its own bias.
     """
 
     def __init__(self, config: DialogModel, vocabulary: Vocabulary, topics: int) -> None:
@@ -154,7 +153,7 @@ class DialogVAE(LatentModel):
         return functional.dropout(features, self.config.dropout, self.training)
 
     def _dropped(self, inputs: Tensor, firsts: int) -> Tensor:
-        """Word dropout: in training, words become `<unk>`, except the first `firsts`, which are `<s>`."""
+        """Replace words by `<unk>` in training (word dropout), except the first `firsts`, which are `<s>`."""
         if not (self.training and self.config.word_dropout):
             return inputs
         dropped = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout

@@ -16,8 +16,7 @@ class NormalisedMean(nn.Module):
     γ (m - E m) / √(Var m) + shift. E and Var are over the batch in training, and in evaluation over training
     sentences under the current weights (`estimate`). A dimension's KL is at least mean² / 2, so the mean KL
     over the sentences of E and Var is at least Z γ² / 2 plus half the squared shifts: 5.8 nats for the
-    authors' γ = 0.6 and the paper's 32 dimensions. On other sentences it holds as far as their means vary as
-    much. No ε is added to Var: varying less than √ε would be a way around the bound.
+    authors' γ = 0.6 and 32 dimensions. An ε beside Var would be a way around this: to vary less than √ε.
     """
 
     centre: Tensor

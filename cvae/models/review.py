@@ -114,7 +114,7 @@ class TiedOutput(nn.Module):
 
 
 class ReviewDecoder(Decoder):
-    """The sentence VAE's decoder, with its states projected to the size of the word vectors."""
+    """The sentence VAE's decoder, with what the output layer reads projected to the size of words, E."""
 
     def __init__(self, config: ReviewModel, embedding: UnitEmbedding) -> None:
         super().__init__(config, embedding, TiedOutput(embedding))
@@ -128,7 +128,7 @@ class ReviewDecoder(Decoder):
 
     @staticmethod
     def _initialise(w_x: Tensor, w_h: Tensor, b_x: Tensor, b_h: Tensor) -> None:
-        """Glorot over inputs and state together; bias 1 for the forget gates, the second quarter, else 0."""
+        """Initialise by Glorot over inputs and state; bias 1 of forget gates (the second quarter), else 0."""
         hidden = w_h.size(1)
         limit = math.sqrt(6 / (w_x.size(1) + hidden + 4 * hidden))
         nn.init.uniform_(w_x, -limit, limit)
@@ -138,11 +138,9 @@ class ReviewDecoder(Decoder):
             b_x.zero_()[hidden : 2 * hidden] = 1.0
 
     def states(self, inputs: Tensor, z: Tensor) -> Tensor:
-        """Return what the output layer reads, [B, T, E], for inputs [B, T] and z [B, Z]."""
         return self.project(super().states(inputs, z))
 
     def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return what the output layer reads after `words` [B], [..., B, E], and the next state."""
         outputs, state = super().step(words, state)
         return self.project(outputs), state
 

@@ -41,7 +41,7 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def estimate(self, batches: Iterable[Batch]) -> None:
-        """With batch_norm: estimate from these training sentences what evaluation normalises by."""
+        """Estimate what batch_norm, if used, normalises by in evaluation, from these training sentences."""
         if isinstance(self.normalise, NormalisedMean):
             self.normalise.estimate(torch.cat([self.mean(self._last(batch)) for batch in batches]))
 
@@ -176,7 +176,7 @@ class TextVAE(LatentModel):
         return self.decoder.output(outputs), state
 
     def _dropped(self, inputs: Tensor) -> Tensor:
-        """Word dropout (Bowman et al. 2016, section 3.1): in training, words but `<s>` become `<unk>`."""
+        """Replace words but `<s>` by `<unk>` in training (word dropout: Bowman et al. 2016, section 3.1)."""
         if not (self.training and self.config.word_dropout):
             return inputs
         dropped = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout

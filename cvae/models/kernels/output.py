@@ -39,8 +39,7 @@ class OutputLayer(Protocol):
 def layer_nll(layer: OutputLayer, states: Tensor, targets: Tensor) -> Tensor:
     """Return -log p(target | state) in nats, 0 for pads, of the shape of `targets`.
 
-    For states [targets.numel(), H]. By `output_nll` where that is faster: not on a GPU, to which the logits
-    are no burden, and where a backward pass that must not wait would form all gradients twice.
+    For states [targets.numel(), H]. `output_nll` is faster on a CPU only: logits are no burden to a GPU.
     """
     flat = targets.flatten()
     if kernels.enabled(states) and layer.out_features >= FUSED_WORDS:
@@ -53,9 +52,8 @@ def layer_nll(layer: OutputLayer, states: Tensor, targets: Tensor) -> Tensor:
 def output_nll(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
     """Return -log softmax(weight @ state + bias)[target] in nats, 0 where the target is a pad: [N].
 
-    For states [N, H], weight [V, H], bias [V] and targets [N]. The forward pass forms the gradients, for an
-    upstream gradient that is the same in all rows; for another one the backward pass forms them again.
-    A double backward raises RuntimeError.
+    For states [N, H], weight [V, H], bias [V] and targets [N]. The forward pass forms the gradients for an
+    upstream gradient that is equal in all rows, the backward pass for any other. Differentiable once only.
     """
     if states.device.type == "cpu" and bool((pads := targets == PAD).any()):
         rows = (~pads).nonzero()[:, 0]  # elsewhere counting them would wait for the device
@@ -119,8 +117,8 @@ def _loss_and_gradients(
     places = torch.arange(size, device=states.device)
     nll = states.new_empty(count)
     to_states, to_weight, to_bias = (
-        torch.empty_like(part, memory_format=torch.contiguous_format) if wanted else None
-        for part, wanted in zip((states, weight, bias), needed, strict=True)
+        torch.empty_like(part, memory_format=torch.contiguous_format) if form else None
+        for part, form in zip((states, weight, bias), needed, strict=True)
     )
     for start in range(0, max(count, 1), size):
         rows = slice(start, min(start + size, count))
