@@ -38,6 +38,17 @@ SMALL = {
 }
 WORDS = 11
 SENTENCES = [[2, 7, 4, 9, 10, 3], [2, 5, 3], [2, 3], [2, 6, 6, 8, 3], [2, 1, 10, 4, 3]]
+DEBUG = (  # a small language model, for the command line
+    "experiment=ptb_debug",
+    "dataset.sentences=60",
+    "model.embed=6",
+    "model.hidden=8",
+    "model.latent=2",
+    "train.batch_size=8",
+    "train.epochs=3",
+    "train.log_every=4",
+    "train.save_every=5",
+)
 MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
 layers = pytest.mark.parametrize("layers", [1, 2])
 

@@ -81,3 +81,13 @@ def test_tables_of_numbers_are_generated(page):
     text = docs.BLOCK.sub("", page.read_text(encoding="utf-8"))
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert not [row for row in rows if re.search(r"\d\.\d", row)]
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "CONTRIBUTING.md"], ids=lambda page: str(page.relative_to(ROOT))
+)
+def test_files_that_a_page_names_exist(page):
+    named = re.findall(
+        r"\b(?:cvae|scripts|tests)/[\w./]+\.(?:py|yaml|jsonl?)\b", page.read_text(encoding="utf-8")
+    )
+    assert [name for name in named if not (ROOT / name).is_file()] == []

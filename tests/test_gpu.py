@@ -40,6 +40,7 @@ REVIEWS += (
 )
 REMEDIES = ("free_bits", "free_bits_total", "kl_target", "low_beta", "word_dropout", "batch_norm", "skip")
 REMEDIES += ("aggressive", "semi_amortized")
+CUDA = torch.device("cuda")
 COMMON = ("device=cuda", "train.epochs=null", "train.steps=4", "task.path_sentences=4")
 COMMON += ("task.iw_samples=2", "task.iw_sentences=4")
 CASES = {
@@ -153,3 +154,21 @@ def test_a_generator_elsewhere_is_seen(on_gpu, tmp_path, monkeypatch):
         monkeypatch.setattr(type(task), "generator", generator_on_the_cpu)
         with pytest.raises(BrokenRule, match="the generator is on another device"):
             task.evaluate("val")
+
+
+def differentiate_twice() -> None:
+    lstm, inputs = torch.nn.LSTM(3, 3).to(CUDA), torch.ones(2, 1, 3, device=CUDA, requires_grad=True)
+    torch.autograd.grad(lstm(inputs)[0].sum(), inputs, create_graph=True)
+
+
+MISTAKES = {
+    "numpy: a tensor on the GPU has no array": lambda: torch.ones(3, device=CUDA).numpy(),
+    "__getitem__: an index on the GPU": lambda: torch.ones(3)[torch.zeros(2, dtype=torch.long, device=CUDA)],
+    "cannot be differentiated twice": differentiate_twice,
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_a_mistake_is_seen(message, monkeypatch):
+    with pretended_gpu(monkeypatch), pytest.raises(BrokenRule, match=message):
+        MISTAKES[message]()

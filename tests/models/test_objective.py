@@ -324,7 +324,7 @@ def test_the_toy_task_measures_an_autoencoder_by_what_needs_no_prior():
 
 
 def gradients(model: SentenceVAE, batch: Batch, config: Config, beta: float) -> list[Tensor]:
-    """The gradient of rec + β KL, term by term, drawing what `Update` draws."""
+    """The gradient of rec + β KL, term by term, drawing what `TrainStep` draws."""
     q = model.posterior(batch)
     z = q.mean if config.autoencoder else gaussian.sample(q)
     rec = model.decode_nll(batch, z).mean()

@@ -42,20 +42,12 @@ from cvae.training.loop import Loop
 from cvae.training.run import load_weights, prepare, reopen, run
 from cvae.training.steps import TrainStep, build
 from cvae.training.steps.semi_amortized import SemiAmortizedStep
-from tests.helpers import CONF
+from tests.helpers import CONF, DEBUG
 
 REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
 EXCLUSIVE = ({"free_bits", "free_bits_total", "kl_target"}, {"aggressive", "semi_amortized"})
 SMALL = (
-    "experiment=ptb_debug",
-    "dataset.sentences=60",
-    "model.embed=6",
-    "model.hidden=8",
-    "model.latent=2",
-    "train.batch_size=8",
-    "train.epochs=3",
-    "train.log_every=4",
-    "train.save_every=5",
+    *DEBUG,
     "task.iw_samples=4",
 )
 

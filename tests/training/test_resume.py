@@ -39,18 +39,10 @@ from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
 from cvae.training.steps import TrainStep
 from scripts import kill
-from tests.helpers import ROOT, script
+from tests.helpers import DEBUG, ROOT, script
 
 TINY = (
-    "experiment=ptb_debug",
-    "dataset.sentences=60",
-    "model.embed=6",
-    "model.hidden=8",
-    "model.latent=2",
-    "train.batch_size=8",
-    "train.epochs=3",
-    "train.log_every=4",
-    "train.save_every=5",
+    *DEBUG,
     "remedy=[word_dropout]",
 )
 TOY = (
