@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import math
 import os
@@ -38,6 +40,18 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise FolderError(f"{path} must hold a JSON object, found {type(value).__name__}")
     return value
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file; an unchanged one is read once. Raises OSError."""
+    stat = path.stat()
+    return _sha256(path, stat.st_ino, stat.st_size, stat.st_ctime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, *stat: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: str | memoryview, previous: Path | None = None) -> None:

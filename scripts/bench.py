@@ -35,7 +35,7 @@ from cvae.cli.arguments import count
 from cvae.cli.composition import composed, composing
 from cvae.config.load import load
 from cvae.config.schema import Config
-from cvae.data.text import EOS
+from cvae.data.vocabulary import EOS
 from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.io import read_json

@@ -13,7 +13,8 @@ import torch
 
 from cvae import data, tasks
 from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceModel, TinyData, Train
-from cvae.data.text import PAD, Batch, Splits
+from cvae.data.text import Batch, Splits
+from cvae.data.vocabulary import PAD
 from cvae.models.sentence import SentenceVAE
 from cvae.schedules import Constant, ConstantRate
 from cvae.tasks.language_model import LanguageTask

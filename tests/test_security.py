@@ -93,6 +93,6 @@ def test_a_corpus_is_read_without_the_network(tmp_path, monkeypatch, configured)
     path = tmp_path / "text.txt"
     path.write_text("the cat sat\na dog ran off\n" * 20)
     config = configured("task=ptb", "dataset=text", f"dataset.path={path}").dataset
-    sentences, _ = files.read(config)
+    sentences, *_ = files.read(config)
     assert sum(len(list(part)) for part in sentences.values()) == 40
     assert asked == []

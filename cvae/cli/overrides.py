@@ -16,7 +16,7 @@ from cvae.config.schema import NOT_IDENTITY
 
 LONGEST_SLUG = 120
 # keys whose values are paths, in which brackets, quotes and equal signs are ordinary characters
-PATHS = {"dataset.path", "init_from", "model.vectors", "task.vectors", "task.references"}
+PATHS = {"dataset.path", "dataset.tokenizer", "init_from", "model.vectors", "task.vectors", "task.references"}
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 
 from cvae.cli.arguments import Arguments, Parser, add_run, count, entry_point, number, parser
 from cvae.config.schema import DialogData
-from cvae.data.text import words_of
+from cvae.data.vocabulary import words_of
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
 
@@ -158,8 +158,9 @@ def sampled(sampler: Sampler, options: argparse.Namespace) -> Samples:
     mode, has_prior = options.mode, not sampler.task.config.autoencoder
     if mode == "prior" and not has_prior:
         raise UserError(f"{options.folder}: schedule=none has no prior to draw from")
-    typed = [words_of(sentence) for sentence in options.sentences]
-    if unknown := {word for words in typed for word in words} - set(sampler.task.data.vocabulary.index):
+    typed, vocabulary = options.sentences, sampler.task.data.vocabulary
+    tokens = {token for sentence in typed for token in vocabulary.split(sentence)}
+    if unknown := tokens - set(vocabulary.index):
         print(f"read as <unk>: {' '.join(sorted(unknown))}", file=sys.stderr)
     match mode:
         case "prior":

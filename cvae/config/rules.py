@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+BYTES = 256
 _PATH_PART = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}"
 
 
@@ -38,6 +39,7 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
     yield from _training(known)
     yield from _remedies(known)
     yield from _tasks(known)
+    yield from _tokens(known)
     name = known.get("name")
     if isinstance(name, str) and not re.fullmatch(f"{_PATH_PART}(/{_PATH_PART})*", name):
         yield (
@@ -92,6 +94,21 @@ def _remedies(known: Known) -> Iterator[str]:
             )
         if known.get("train.batch_size") == 1:
             yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
+
+
+def _tokens(known: Known) -> Iterator[str]:
+    """Yield what is wrong with the tokens of a dataset."""
+    tokens, pieces = known.get("dataset.tokens"), known.number("dataset.vocabulary")
+    given = known.get("dataset.tokenizer") is not None
+    if given and tokens is not None and tokens != "bpe":
+        yield f"dataset.tokenizer is for dataset.tokens=bpe, found {tokens}"
+    if given and pieces >= 0:
+        yield "dataset.tokenizer has its pieces: leave out dataset.vocabulary"
+    if tokens == "bpe" and not given:
+        if known.is_null("dataset.vocabulary"):
+            yield "dataset.tokens=bpe needs dataset.vocabulary, how many pieces, or a dataset.tokenizer"
+        if pieces < BYTES:
+            yield f"dataset.tokens=bpe begins with {BYTES} bytes: dataset.vocabulary must be at least that"
 
 
 def _tasks(known: Known) -> Iterator[str]:

@@ -17,6 +17,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import ConfigDict, Discriminator
 
 from cvae import schedules
+from cvae.config import layout
 from cvae.errors import UserError
 from cvae.io import located
 from cvae.program import command_line
@@ -29,6 +30,7 @@ Dropout = Annotated[float, Ge(0), Lt(1)]
 Split = Literal["train", "val", "test"]
 SamplerName = Literal["equal_length", "bucketed"]
 Mode = Literal["probe", "finetune", "scratch"]
+Tokens = Literal["words", "chars", "bpe"]
 
 
 @dataclass(frozen=True)
@@ -90,15 +92,24 @@ class Files:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TextFiles(Files):
-    """A folder with train.txt, valid.txt and test.txt: one sentence a line, words split at spaces."""
-
-    layout: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
+class SentenceFiles(Files):
+    """Sentences in files: how long they may be, what their tokens are, and how they are cut into batches."""
 
     max_words: Count
     sampler: SamplerName
-    longest: Count | None = None
+    tokens: Tokens = "words"
+    tokenizer: str | None = None
+    min_count: Count = 1
     vocabulary: Count | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextFiles(SentenceFiles):
+    """A folder with train.txt, valid.txt and test.txt: one sentence a line."""
+
+    layout: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
+
+    longest: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,43 +119,50 @@ class TextData(TextFiles):
     name: Literal["ptb"]
 
 
-VALIDATION_FILES = ("valid.txt", "val.txt", "validation.txt", "dev.txt")  # names in use
-
-
 @dataclass(frozen=True, kw_only=True)
-class OwnText(Files):
-    """Any corpus, one sentence a line: a file, or a folder with train.txt, valid.txt and test.txt.
+class OwnText(SentenceFiles):
+    """Any corpus: a file of texts, a folder of splits, or a folder that `datasets` saved.
 
     val and test each get the share `held_out` of the sentences where they have no file.
     """
 
     name: Literal["text"]
-    max_words: Count
-    min_count: Count
-    vocabulary: Count | None
     held_out: Annotated[float, Gt(0), Lt(0.5)]
-    sampler: SamplerName
+    column: str | None = None
+    longest: Count | None = None
+
+    def parts(self) -> dict[str, list[Path]]:
+        """Return the files of each split that has any."""
+        return layout.parts(located(self.path))
 
     def files(self) -> dict[str, Path]:
-        path = located(self.path)
-        if not path.is_dir():
-            return dict.fromkeys(("train", "val", "test"), path)
-        train, test = path / "train.txt", path / "test.txt"
-        val = next((path / name for name in VALIDATION_FILES if (path / name).exists()), train)
-        return {"train": train, "val": val, "test": test if test.exists() else train}
+        parts = self.parts()
+        train = parts.get("train", [located(self.path) / "train.txt"])
+        return layout.named({split: parts.get(split, train) for split in layout.SPLIT_NAMES})
 
     def refuse_missing(self) -> None:
-        several = [name for name in VALIDATION_FILES if (located(self.path) / name).exists()]
-        if len(several) > 1:
-            raise UserError(
-                f"{self.path} has {' and '.join(several)}: one of them must be the validation text"
-            )
         for path in self.files().values():
             if not path.is_file():
                 raise UserError(
-                    f"no text at {path}: dataset.path must be a file with a sentence on each line,"
-                    " or a folder with train.txt and, if you have them, valid.txt and test.txt"
+                    f"no text at {path}: dataset.path must be a file with a sentence on each line or row,"
+                    " or a folder with train.txt and, if you have them, valid.txt and test.txt, or the same"
+                    " as .jsonl, .csv, .tsv or .parquet"
                 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubText(OwnText):
+    """A dataset of the Hugging Face hub, whose files are known once it is fetched."""
+
+    name: Literal["hub"]  # type: ignore[assignment]
+    subset: str | None = None
+    revision: str | None = None
+
+    def files(self) -> dict[str, Path]:
+        return {}
+
+    def refuse_missing(self) -> None:
+        pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +190,7 @@ class Shares:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledData(Files):
+class LabelledData(SentenceFiles):
     """A folder with sentiment.{train,dev,test}.{0,1}: one sentence a line, a file for each class."""
 
     layout: ClassVar[dict[str, str]] = {
@@ -183,9 +201,6 @@ class LabelledData(Files):
 
     name: Literal["yelp"]
     share: Shares
-    min_count: Count
-    max_words: Count
-    sampler: SamplerName
 
     def refuse_missing(self) -> None:
         super().refuse_missing()
@@ -364,7 +379,7 @@ class SemiAmortized:
     clip: Positive
 
 
-Dataset = ToyData | TinyData | TextData | OwnText | DialogData | LabelledData
+Dataset = ToyData | TinyData | TextData | OwnText | HubText | DialogData | LabelledData
 ModelConfig = SentenceModel | DialogModel | ReviewModel
 AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
 

@@ -11,19 +11,23 @@ from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextF
 from cvae.data import dialogs, files, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
+from cvae.data.vocabulary import Vocabulary
 
 AnyBatch = Batch | ResponseBatch
-REGISTRY: dict[type, Callable[[Any, torch.device], Splits]] = {
-    ToyData: lambda config, device: toy.build(toy.toy(config), device),
-    TinyData: lambda config, device: toy.build(toy.tiny(config), device),
+REGISTRY: dict[type, Callable[[Any, torch.device, Vocabulary | None], Splits]] = {
+    ToyData: lambda config, device, _: toy.build(toy.toy(config), device),
+    TinyData: lambda config, device, _: toy.build(toy.tiny(config), device),
     TextFiles: files.build_text,
     OwnText: files.build_text,
     LabelledData: files.build_labelled,
-    DialogData: dialogs.build,
+    DialogData: lambda config, device, _: dialogs.build(config, device),
 }
 
 
-def build(config: Dataset, device: torch.device) -> Splits:
-    """Return the vocabulary and the corpora train, val and test."""
+def build(config: Dataset, device: torch.device, vocabulary: Vocabulary | None = None) -> Splits:
+    """Return the vocabulary and the corpora train, val and test.
+
+    Sentences are numbered by `vocabulary` where it is given, else by that of their train split.
+    """
     reader = next(REGISTRY[cls] for cls in type(config).__mro__ if cls in REGISTRY)
-    return reader(config, device)
+    return reader(config, device, vocabulary)

@@ -20,7 +20,8 @@ from torch.nn.utils.rnn import PackedSequence
 from cvae.config.schema import DialogData
 from cvae.data import switchboard
 from cvae.data.switchboard import STRANGER, Dialog, Utterance
-from cvae.data.text import BOS, EOS, UNK, Batches, Splits, Vocabulary, fixed_subset, order, overlap
+from cvae.data.text import Batches, Splits, fixed_subset, order, overlap
+from cvae.data.vocabulary import BOS, EOS, UNK, Vocabulary
 
 START = "<d>"
 UNKNOWN = -1  # the number of a topic or act that the train split lacks, and of the speaker of `<d>`

@@ -1,156 +1,209 @@
-"""Plain text corpora, cached by Hugging Face `datasets`: one sentence a line, words split at spaces."""
+"""Corpora of sentences in files, cached by Hugging Face `datasets`."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sized
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from cvae.config.schema import LabelledData, OwnText, TextFiles
-from cvae.data.text import SPECIALS, Splits, order, splits, words_of
+from cvae.config import layout
+from cvae.config.schema import HubText, LabelledData, OwnText, TextFiles
+from cvae.data import sources
+from cvae.data import vocabulary as vocabularies
+from cvae.data.sources import place, text_column
+from cvae.data.text import Splits, order, splits
+from cvae.data.vocabulary import SPECIALS, Vocabulary, words_of
 from cvae.errors import UserError
+from cvae.io import sha256
 
-LINES_A_ROW = 1000  # of the cache; one line a row takes twice the time
-
-
-def build_text(config: TextFiles | OwnText, device: torch.device) -> Splits:
-    """Return the data set of sentence files."""
-    sentences, prints = read(config)
-    min_count = config.min_count if isinstance(config, OwnText) else 1
-    data = splits(sentences, device, prints, min_count, config.vocabulary)
-    return replace(data, notes=notes(config, data.corpora))
+TEXTS_A_ROW = 1000  # of the cache; one text a row takes twice the time
 
 
-def build_labelled(config: LabelledData, device: torch.device) -> Splits:
+def build_text(
+    config: TextFiles | OwnText, device: torch.device, vocabulary: Vocabulary | None = None
+) -> Splits:
+    """Return the data set of sentence files, numbered by `vocabulary` or by that of its train split."""
+    texts, prints, notes = read(config)
+    vocabulary = vocabulary or vocabularies.build(config, texts["train"])
+    return replace(splits(texts, vocabulary, device, prints), notes=notes)
+
+
+def build_labelled(
+    config: LabelledData, device: torch.device, vocabulary: Vocabulary | None = None
+) -> Splits:
     """Return the data set of sentence files that have a class each."""
-    sentences, labels, prints = labelled(config)
-    data = splits(sentences, device, prints, config.min_count, labels=labels)
-    return replace(data, notes=notes(config, data.corpora))
+    texts, labels, prints, notes = labelled(config)
+    vocabulary = vocabulary or vocabularies.build(config, texts["train"])
+    return replace(splits(texts, vocabulary, device, prints, labels), notes=notes)
+
+
+class Checked(NamedTuple):
+    """A file that may be used: its sha256, its sentences, and how many texts are left out and why."""
+
+    fingerprint: str
+    sentences: int
+    empty: int = 0
+    longer: int = 0
+    of_one_word: int = 0
 
 
 @dataclass(frozen=True)
-class Sentences:
-    """The words of every line that has any: iterable again and again, never in memory as a whole.
+class Texts:
+    """The texts of files that have any words: iterable again and again, never in memory as a whole.
 
-    `chosen` are the numbers of the sentences to yield, None for all; those of more than `longest` words have
-    no number and are left out.
+    `column` is None for plain text. `chosen` are the numbers of the texts to yield, None for all; those of
+    more than `longest` words have no number and are left out.
     """
 
-    path: Path
+    paths: tuple[Path, ...]
     fingerprint: str
+    column: str | None = None
     chosen: np.ndarray | None = None
     longest: float = math.inf
 
-    def __iter__(self) -> Iterator[list[str]]:
+    def __iter__(self) -> Iterator[str]:
         every = self._all()
         return every if self.chosen is None else itertools.compress(every, np.bincount(self.chosen))
 
-    def _all(self) -> Iterator[list[str]]:
-        """Yield every sentence; the fingerprint keeps the cache from serving an older file.
+    def _all(self) -> Iterator[str]:
+        """Yield every text; the fingerprint keeps the cache from serving an older file.
 
-        Not by the text builder of `datasets`, which takes a path with `::` for a URL and a text that begins
-        with BZh for an archive.
+        Not by the builders of `datasets`, of which that of text takes a path with `::` for a URL and a text
+        that begins with BZh for an archive, and none names the line of what it cannot read.
         """
         import datasets
 
         datasets.disable_progress_bars()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # no request to the network, not even for this
+        column = hashlib.sha256(self.column.encode()).hexdigest()[:16] if self.column else "all"
         try:
             rows = datasets.Dataset.from_generator(
                 _rows,
                 datasets.Features({"lines": datasets.List(datasets.Value("string"))}),
                 str(datasets.config.HF_DATASETS_CACHE),
-                gen_kwargs={"path": self.path},
-                fingerprint=f"lines-{self.fingerprint}",
+                gen_kwargs={"paths": self.paths, "column": self.column},
+                fingerprint=f"texts-{self.fingerprint}-{column}",
             )
         except (OSError, datasets.exceptions.DatasetGenerationError) as error:
             raise UserError(
-                f"{self.path} cannot be kept in the cache {datasets.config.HF_DATASETS_CACHE}:"
+                f"{self.paths[0]} cannot be kept in the cache {datasets.config.HF_DATASETS_CACHE}:"
                 f" {error.__cause__ or error}; HF_DATASETS_CACHE names another place"
             ) from None
         for row in rows:
-            sentences = map(words_of, row["lines"])
-            yield from (words for words in sentences if 0 < len(words) <= self.longest)
+            for text in row["lines"]:
+                if 0 < len(words_of(text)) <= self.longest:
+                    yield text
 
 
-def _rows(path: Path) -> Iterator[dict[str, list[str]]]:
-    """Yield the lines of a file in rows of the cache."""
-    remaining = lines(path)
-    while row := list(itertools.islice(remaining, LINES_A_ROW)):
+def _rows(paths: Sequence[Path], column: str | None) -> Iterator[dict[str, list[str]]]:
+    """Yield the texts of files in rows of the cache."""
+    remaining = (text for path in paths for _, text in sources.texts(path, column))
+    while row := list(itertools.islice(remaining, TEXTS_A_ROW)):
         yield {"lines": row}
 
 
-def lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file, which end in LF, CRLF or a lone CR."""
-    with path.open(encoding="utf-8") as file:
-        yield from (line.removesuffix("\n") for line in file)
-
-
-def read(config: TextFiles | OwnText) -> tuple[dict[str, Sentences], dict[str, str]]:
-    """Return the sentences of every split, and the sha256 of the file of each.
+def read(config: TextFiles | OwnText) -> tuple[dict[str, Texts], dict[str, str], tuple[str, ...]]:
+    """Return the texts of every split, the sha256 of each file, and notes on what was read.
 
     Raises UserError naming the file, and the line where there is one, for what cannot be used.
     """
     config.refuse_missing()
-    longest = (isinstance(config, TextFiles) and config.longest) or math.inf
-    paths = config.files()
-    checked = {path: check(path, config.max_words, longest) for path in paths.values()}
-    sentences = {split: Sentences(path, checked[path][0], None, longest) for split, path in paths.items()}
-    missing = [split for split in ("val", "test") if paths[split] == paths["train"]]
-    if missing and isinstance(config, OwnText):
-        path = paths["train"]
-        digest, count = checked[path]
-        parts = held_out(path, count, config.held_out, missing)
-        sentences |= {split: Sentences(path, digest, numbers) for split, numbers in parts.items()}
-    return sentences, {split: part.fingerprint for split, part in sentences.items()}
+    own = config if isinstance(config, OwnText) else None
+    parts = _parts(config)
+    longest = config.longest or math.inf
+    texts, checked = {}, {}
+    for split, paths in parts.items():
+        column = text_column(paths[0], own.column) if own else None
+        several = checked[split] = [check(path, config.max_words, longest, column) for path in paths]
+        texts[split] = Texts(tuple(paths), _joined(several), column, None, longest)
+    if own and (missing := [split for split in layout.SPLIT_NAMES if split not in parts]):
+        count = sum(part.sentences for part in checked["train"])
+        chosen = held_out(parts["train"][0], count, own.held_out, missing)
+        texts |= {split: replace(texts["train"], chosen=numbers) for split, numbers in chosen.items()}
+    whole = {split: parts.get(split, parts["train"]) for split in layout.SPLIT_NAMES}
+    prints = {name: sha256(path) for name, path in layout.named(whole).items()}
+    return texts, prints, _notes(own, checked, texts) if own else ()
 
 
-def labelled(config: LabelledData) -> tuple[dict[str, list[list[str]]], dict[str, list[int]], dict[str, str]]:
-    """Return the first share of each class's sentences, class by class, their labels and the files' sha256.
+def _parts(config: TextFiles | OwnText) -> layout.Parts:
+    """Return the files of each split that has any."""
+    if isinstance(config, HubText):
+        return sources.hub_parts(config)
+    if isinstance(config, OwnText):
+        return config.parts()
+    return {split: [path] for split, path in config.files().items()}
+
+
+def _joined(checked: Sequence[Checked]) -> str:
+    """Return one fingerprint of several files."""
+    prints = [part.fingerprint for part in checked]
+    return prints[0] if len(prints) == 1 else hashlib.sha256("".join(prints).encode()).hexdigest()
+
+
+def _notes(
+    config: OwnText, checked: Mapping[str, Sequence[Checked]], texts: Mapping[str, Texts]
+) -> tuple[str, ...]:
+    """Return a line on what was read, held out and left out, and another on a text without spaces."""
+    parts = []
+    for split, part in texts.items():
+        if split not in checked and part.chosen is not None:
+            parts.append(f"{split} {len(part.chosen):,} held out of train (dataset.held_out)")
+            continue
+        count, empty, longer = (sum(numbers) for numbers in list(zip(*checked[split], strict=True))[1:4])
+        reasons = {"empty": empty, f"of more than {config.longest} words (dataset.longest)": longer}
+        left_out = " and ".join(f"{number:,} {why}" for why, number in reasons.items() if number)
+        name = part.paths[0].name if len(part.paths) == 1 else f"{len(part.paths)} files"
+        parts.append(
+            f"{split} {count if part.chosen is None else len(part.chosen):,} sentences of {name}"
+            + (f", column {part.column}" if part.column else "")
+            + (f", without {left_out}" if left_out else "")
+        )
+    train = checked["train"]
+    single, count = sum(file.of_one_word for file in train), sum(file.sentences for file in train)
+    spaceless = config.tokens == "words" and 2 * single > count
+    advice = "most sentences are one word: text without spaces is for dataset.tokens=chars or bpe"
+    return ("; ".join(parts), *([advice] if spaceless else []))
+
+
+Labelled = tuple[dict[str, list[str]], dict[str, list[int]], dict[str, str], tuple[str, ...]]
+
+
+def labelled(config: LabelledData) -> Labelled:
+    """Return the first share of each class's texts, class by class, their labels, files' sha256 and notes.
 
     Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for
     what `read` refuses.
     """
     config.refuse_missing()
-    checked = {key: (path, *check(path, config.max_words)) for key, path in config.files().items()}
-    sentences: dict[str, list[list[str]]] = {"train": [], "val": [], "test": []}
-    labels: dict[str, list[int]] = {split: [] for split in sentences}
-    for key, (path, digest, count) in checked.items():
+    checked = {key: (path, check(path, config.max_words)) for key, path in config.files().items()}
+    texts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
+    labels: dict[str, list[int]] = {split: [] for split in texts}
+    for key, (path, (digest, count, *_)) in checked.items():
         split, _, label = key.partition("/")
         share = getattr(config.share, split)
         first = np.arange(int(share * count + 1e-9))  # 0.29 * 100 is 28.999…
         if not len(first):
             raise UserError(f"{path} has {count} sentences: dataset.share.{split}={share} takes none")
-        sentences[split] += Sentences(path, digest, first)
+        texts[split] += Texts((path,), digest, None, first)
         labels[split] += [int(label)] * len(first)
-    return sentences, labels, {key: digest for key, (_, digest, _) in checked.items()}
-
-
-def notes(config: TextFiles | OwnText | LabelledData, corpora: Mapping[str, Sized]) -> tuple[str, ...]:
-    """Return a sentence about each split that is not the whole of a file of its own."""
-    if isinstance(config, LabelledData):
-        shares = {split: getattr(config.share, split) for split in corpora}
-        return tuple(
-            f"{split}: {len(corpora[split]):,} sentences, the first {100 * share:g} % of each class's file"
-            f" (dataset.share.{split})"
-            for split, share in shares.items()
-            if share < 1
-        )
-    paths = config.files()
-    return tuple(
-        f"{split}: {len(corpora[split]):,} sentences held out of {paths['train'].name} (dataset.held_out)"
-        for split in ("val", "test")
-        if paths[split] == paths["train"]
+    shares = {split: getattr(config.share, split) for split in texts}
+    notes = tuple(
+        f"{split}: {len(texts[split]):,} sentences, the first {100 * share:g} % of each class's file"
+        f" (dataset.share.{split})"
+        for split, share in shares.items()
+        if share < 1
     )
+    return texts, labels, {key: part.fingerprint for key, (_, part) in checked.items()}, notes
 
 
-def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[str, np.ndarray]:
+def held_out(path: Path, count: int, share: float, missing: Sequence[str]) -> dict[str, np.ndarray]:
     """Return the numbers of the sentences of train and of each split without a file; they do not overlap.
 
     The same for every run on the same text, whatever its seed. Raises UserError for too few sentences.
@@ -166,41 +219,29 @@ def held_out(path: Path, count: int, share: float, missing: list[str]) -> dict[s
     return {split: np.sort(numbers) for split, numbers in parts.items()}
 
 
-def check(path: Path, max_words: float, longest: float = math.inf) -> tuple[str, int]:
-    """Return a file's sha256 and its number of sentences of at most `longest` words.
+def check(path: Path, max_words: float, longest: float = math.inf, column: str | None = None) -> Checked:
+    """Return what a file holds.
 
-    Raises UserError for a file without any and, naming the line, for bytes that are not UTF-8, a NUL (every
-    other byte of UTF-16 is one), a sentence of more than `max_words` words, and a reserved word.
+    Raises UserError for a file without a sentence of at most `longest` words and, naming the line, for what
+    is no text, a sentence of more than `max_words` words, and a reserved word.
     """
-    digest, sentences = hashlib.sha256(), 0
-    for number, raw in enumerate(_lines(path, digest), start=1):
-        try:
-            words = words_of(raw.decode())
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{path}, line {number}: not UTF-8 (byte {raw[error.start]:#04x} at place {error.start})"
-            ) from None
-        if b"\0" in raw:
-            raise UserError(f"{path}, line {number}: a NUL character; text is UTF-8, and this may be UTF-16")
+    sentences = empty = longer = single = 0
+    for number, text in sources.texts(path, column):
+        words = words_of(text)
         if len(words) > max_words:
             raise UserError(
-                f"{path}, line {number}: {len(words)} words, dataset.max_words allows {max_words}"
+                f"{place(path, number)}: {len(words)} words, dataset.max_words allows {max_words}"
             )
         if reserved := {"<pad>", "<s>", "</s>"} & set(words):
             raise UserError(
-                f"{path}, line {number}: {', '.join(sorted(reserved))} is reserved; "
+                f"{place(path, number)}: {', '.join(sorted(reserved))} is reserved; "
                 f"of {', '.join(SPECIALS)} only <unk> may stand in a corpus"
             )
         sentences += 0 < len(words) <= longest
+        empty += not words
+        longer += len(words) > longest
+        single += len(words) == 1
     if not sentences:
         limit = "" if longest == math.inf else f" of at most {longest} words"
         raise UserError(f"{path} has no sentence{limit} in it")
-    return digest.hexdigest(), sentences
-
-
-def _lines(path: Path, digest: hashlib._Hash) -> Iterator[bytes]:
-    """Yield the lines of a file, which end in LF, CRLF or a lone CR, and update the digest of its bytes."""
-    with path.open("rb") as file:
-        for raw in file:
-            digest.update(raw)
-            yield from raw.removesuffix(b"\n").removesuffix(b"\r").split(b"\r")
+    return Checked(sha256(path), sentences, empty, longer, single)

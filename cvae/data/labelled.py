@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cvae.data.text import BOS, EOS, Corpus, order
+from cvae.data.text import Corpus, order
+from cvae.data.vocabulary import BOS, EOS
 
 
 def stratified(labels: np.ndarray, share: float, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cvae.config.schema import DialogData
-from cvae.data.text import BYTE_ORDER_MARK
+from cvae.data.vocabulary import BYTE_ORDER_MARK
 from cvae.errors import UserError
 from cvae.io import parse_json
 

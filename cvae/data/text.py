@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
@@ -13,55 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-PAD, UNK, BOS, EOS = range(4)
-SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
-BYTE_ORDER_MARK = "\ufeff"
+from cvae.data.vocabulary import BOS, UNK, Vocabulary, words_of
+
 TENSOR_TYPES = {"h": torch.int16, "i": torch.int32}  # by type code of an array
-
-
-class Vocabulary:
-    """Words and their numbers. A literal `<unk>` in a corpus is the same word as an unknown one."""
-
-    def __init__(self, words: Sequence[str]) -> None:
-        self.words = list(words)
-        self.index = {word: number for number, word in enumerate(self.words)}
-
-    @classmethod
-    def of(
-        cls, sentences: Iterable[Sequence[str]], min_count: int = 1, max_types: int | None = None
-    ) -> Vocabulary:
-        """Return the special words, then the types by falling frequency, ties in alphabetical order.
-
-        Types must occur `min_count` times; at most `max_types` are kept, all of them where it is null.
-        """
-        counts = Counter(word for sentence in sentences for word in sentence)
-        for special in SPECIALS:
-            counts.pop(special, None)
-        frequent = (word for word, count in counts.items() if count >= min_count)
-        ranked = sorted(frequent, key=lambda word: (-counts[word], word))
-        return cls([*SPECIALS, *ranked[:max_types]])
-
-    def __len__(self) -> int:
-        return len(self.words)
-
-    @property
-    def text(self) -> str:
-        """The words, one a line: a run's vocabulary.txt."""
-        return "\n".join(self.words) + "\n"
-
-    def encode(self, sentence: Sequence[str]) -> list[int]:
-        """Return the numbers of `<s>` words `</s>`."""
-        return [BOS, *(self.index.get(word, UNK) for word in sentence), EOS]
-
-    def decode(self, numbers: Iterable[int]) -> list[str]:
-        """Return the words before the first `</s>`, without `<pad>` and `<s>`."""
-        sentence = itertools.takewhile(lambda number: number != EOS, numbers)
-        return [self.words[number] for number in sentence if number not in (PAD, BOS)]
-
-
-def words_of(line: str) -> list[str]:
-    """Return the words of a line: what stands between white space, without byte order marks."""
-    return line.replace(BYTE_ORDER_MARK, "").split()
 
 
 @dataclass(frozen=True)
@@ -100,22 +52,25 @@ class Batch:
 class Corpus:
     """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
-    `labels` [N] are their classes, in host memory; empty where they have none.
+    In host memory: `labels` [N] are their classes, empty where they have none; `words` [N] the words of their
+    raw text, by default their tokens.
     """
 
     def __init__(
         self,
         sentences: Iterable[Sequence[int]],
-        words: int,
+        types: int,
         device: torch.device,
         labels: Sequence[int] | np.ndarray = (),
+        words: Sequence[int] | None = None,
     ) -> None:
         self.labels = np.array(labels, dtype=np.int64)
-        flat, lengths = array("h" if words <= np.iinfo(np.int16).max else "i"), array("q")
+        flat, lengths = array("h" if types <= np.iinfo(np.int16).max else "i"), array("q")
         for sentence in sentences:
             flat.extend(sentence)
             lengths.append(len(sentence))
         self.lengths = np.array(lengths)
+        self.words = self.lengths - 2 if words is None else np.array(words)
         starts = np.cumsum(self.lengths) - self.lengths
         self.tokens = torch.frombuffer(flat, dtype=TENSOR_TYPES[flat.typecode]).to(device)
         self._starts = torch.from_numpy(starts).to(device)
@@ -131,7 +86,7 @@ class Corpus:
 
     @property
     def unknown_share(self) -> float:
-        """The share of words that are `<unk>`, the corpus's own included; `</s>` is not a word."""
+        """The share of tokens that are `<unk>`, the corpus's own included, of all but `<s>` and `</s>`."""
         return int((self.tokens == UNK).sum()) / max(1, self.counted - len(self))
 
     def batch(self, sentences: np.ndarray) -> Batch:
@@ -245,11 +200,13 @@ class Splits(Generic[CorpusT]):
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def hashed(sentences: Iterable[Sequence[str]], hashes: array) -> Iterator[Sequence[str]]:
-    """Yield the sentences unchanged and append the 64-bit hash of each to `hashes`."""
-    for words in sentences:
-        hashes.append(hash(tuple(words)))
-        yield words
+def counted(texts: Iterable[str], hashes: array, words: array) -> Iterator[str]:
+    """Yield the texts unchanged and append the 64-bit hash of each, and its number of words."""
+    for text in texts:
+        tokens = words_of(text)
+        hashes.append(hash(tuple(tokens)))
+        words.append(len(tokens))
+        yield text
 
 
 def overlap(hashes: dict[str, array]) -> dict[str, float]:
@@ -259,18 +216,17 @@ def overlap(hashes: dict[str, array]) -> dict[str, float]:
 
 
 def splits(
-    sentences: Mapping[str, Iterable[list[str]]],
+    texts: Mapping[str, Iterable[str]],
+    vocabulary: Vocabulary,
     device: torch.device,
     fingerprints: dict[str, str],
-    min_count: int = 1,
-    max_types: int | None = None,
     labels: Mapping[str, Sequence[int]] | None = None,
 ) -> Splits[Corpus]:
-    """Return the data set of these sentences, numbered by the train split's vocabulary (`Vocabulary.of`)."""
-    vocabulary = Vocabulary.of(sentences["train"], min_count, max_types)
-    hashes = {split: array("q") for split in sentences}
-    corpora = {}
-    for split, rows in sentences.items():
-        numbers = map(vocabulary.encode, hashed(rows, hashes[split]))
-        corpora[split] = Corpus(numbers, len(vocabulary), device, labels[split] if labels else ())
+    """Return the data set of these sentences, numbered by a vocabulary."""
+    hashes, corpora = {split: array("q") for split in texts}, {}
+    for split, sentences in texts.items():
+        words = array("q")
+        numbers = vocabulary.encode_texts(counted(sentences, hashes[split], words))
+        classes = labels[split] if labels else ()
+        corpora[split] = Corpus(numbers, len(vocabulary), device, classes, words)
     return Splits(vocabulary, corpora, fingerprints, overlap(hashes))

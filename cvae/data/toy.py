@@ -9,6 +9,7 @@ import torch
 
 from cvae.config.schema import TinyData, ToyData
 from cvae.data.text import Splits, splits
+from cvae.data.vocabulary import Vocabulary
 
 SentencesBySplit = dict[str, list[list[str]]]
 
@@ -16,7 +17,8 @@ SentencesBySplit = dict[str, list[list[str]]]
 def build(sentences: SentencesBySplit, device: torch.device) -> Splits:
     """Return the data set of generated sentences."""
     prints = {split: fingerprint(rows) for split, rows in sentences.items()}
-    return splits(sentences, device, prints)
+    texts = {split: [" ".join(row) for row in rows] for split, rows in sentences.items()}
+    return splits(texts, Vocabulary.of(sentences["train"]), device, prints)
 
 
 def toy(config: ToyData) -> SentencesBySplit:

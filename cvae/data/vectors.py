@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvae.data.text import BYTE_ORDER_MARK, Vocabulary
+from cvae.data.vocabulary import BYTE_ORDER_MARK, Vocabulary
 from cvae.errors import UserError
 
 Vectors = tuple[np.ndarray, np.ndarray]  # of words [V, D], and which words [V] have one

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from cvae.data.dialogs import UNKNOWN, DialogCorpus
-from cvae.data.text import BOS, EOS
+from cvae.data.vocabulary import BOS, EOS
 
 HASHED_PAIRS = 2**16  # features for word pairs; more are no better
 EPOCHS, BATCH_SIZE, ADAM_RATE = 2, 1024, 0.01

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from cvae.config.messages import listing
 from cvae.config.schema import Config
-from cvae.data import files
-from cvae.data.text import UNK, Batch, Corpus, Splits, fixed_subset, words_of
+from cvae.data import files, sources
+from cvae.data.text import Batch, Corpus, Splits, fixed_subset
+from cvae.data.vocabulary import UNK, words_of
 from cvae.errors import UserError
 from cvae.models import gaussian
 from cvae.models.decode import SamplingOptions, generate
@@ -57,13 +58,13 @@ class Sampler:
         like = torch.empty(count, self.task.config.model.latent, device=self.task.device)
         return {"prior": self._decode(gaussian.sample(gaussian.standard(like), noise), noise)}
 
-    def reconstructions(self, sentences: Sequence[Sequence[str]]) -> Samples:
+    def reconstructions(self, sentences: Sequence[str]) -> Samples:
         """Return each sentence with the decoding of its posterior mean."""
         decoded = self._decode(self._means(sentences), self._generator())
         pairs = zip(map(self._known, sentences), decoded, strict=True)
         return {"reconstructions": [{"sentence": read, "reconstruction": text} for read, text in pairs]}
 
-    def interpolation(self, first: Sequence[str], last: Sequence[str], points: int) -> Samples:
+    def interpolation(self, first: str, last: str, points: int) -> Samples:
         """Return the decodings of `points` places on the line between two posterior means, both included."""
         ends = self._means([first, last])
         shares = torch.linspace(0, 1, points, device=ends.device)
@@ -72,27 +73,27 @@ class Sampler:
         places = [{"share": round(share, 3), "sentence": sentence} for share, sentence in pairs]
         return {"interpolation": {"from": self._known(first), "to": self._known(last), "places": places}}
 
-    def neighbours(self, sentences: Sequence[Sequence[str]], split: str, count: int) -> Samples:
+    def neighbours(self, sentences: Sequence[str], split: str, count: int) -> Samples:
         """Return for each sentence the `count` sentences of a split with the nearest posterior means."""
         means, texts = self.task.codes(split, None)
         neighbours = []
-        for words, z in zip(sentences, self._means(sentences), strict=True):
+        for sentence, z in zip(sentences, self._means(sentences), strict=True):
             near = torch.linalg.vector_norm(means - z, dim=1).topk(min(count, len(texts)), largest=False)
             pairs = zip(near.values.tolist(), near.indices.tolist(), strict=True)
             nearest = [{"distance": round(far, 3), "sentence": texts[number]} for far, number in pairs]
-            neighbours.append({"sentence": self._known(words), "nearest": nearest})
+            neighbours.append({"sentence": self._known(sentence), "nearest": nearest})
         return {"neighbours": neighbours}
 
-    def arithmetic(self, sentences: Sequence[Sequence[str]], start: str, end: str, points: int) -> Samples:
+    def arithmetic(self, sentences: Sequence[str], start: str, end: str, points: int) -> Samples:
         """Return sentences moved by 0 to 2 times the difference between two sets' mean codes (`centre`)."""
         way = self.centre(end) - self.centre(start)
         times = torch.linspace(0, 2, points, device=way.device)
         moved = []
-        for words, z in zip(sentences, self._means(sentences), strict=True):
+        for sentence, z in zip(sentences, self._means(sentences), strict=True):
             decoded = self._decode(z + times[:, None] * way, self._generator())
             pairs = zip(times.tolist(), decoded, strict=True)
-            places = [{"times": round(factor, 3), "sentence": sentence} for factor, sentence in pairs]
-            moved.append({"sentence": self._known(words), "places": places})
+            places = [{"times": round(factor, 3), "sentence": text} for factor, text in pairs]
+            moved.append({"sentence": self._known(sentence), "places": places})
         return {"arithmetic": {"from": start, "to": end, "sentences": moved}}
 
     def centre(self, what: str) -> Tensor:
@@ -103,41 +104,40 @@ class Sampler:
         train, size = self.task.data.corpora["train"], self.task.config.train.batch_size
         if Path(what).is_file():
             files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))
-            corpus = self._corpus([words for line in files.lines(Path(what)) if (words := words_of(line))])
+            corpus = self._corpus([line for _, line in sources.lines(Path(what)) if words_of(line)])
             return self.task.means(corpus.batches(np.arange(len(corpus)), size)).mean(0)
         labels = sorted(map(str, np.unique(train.labels)))
         if what not in labels:
             raise UserError(f"{what} is no file" + (f" and no label: {listing(labels)}" if labels else ""))
         return self.task.means(train.batches(np.flatnonzero(train.labels == int(what)), size)).mean(0)
 
-    def sentences(self, split: str, count: int) -> list[list[str]]:
+    def sentences(self, split: str, count: int) -> list[str]:
         """Return `count` sentences of a split, the same in every run on it."""
-        corpus, words = self.task.data.corpora[split], self.task.data.vocabulary
+        corpus = self.task.data.corpora[split]
         tokens = corpus.batch(fixed_subset(count, len(corpus))).tokens
-        return [words.decode(row) for row in tokens.tolist()]
+        return [self.task.data.vocabulary.sentence(row) for row in tokens.tolist()]
 
     def _generator(self) -> torch.Generator:
         return torch.Generator(self.task.device).manual_seed(self.seed)
 
-    def _known(self, words: Sequence[str]) -> str:
+    def _known(self, sentence: str) -> str:
         """Return a sentence as the model reads it."""
-        index = self.task.data.vocabulary.index
-        return " ".join(word if word in index else "<unk>" for word in words)
+        vocabulary = self.task.data.vocabulary
+        return vocabulary.join(vocabulary.known(vocabulary.split(sentence)))
 
-    def _means(self, sentences: Sequence[Sequence[str]]) -> Tensor:
+    def _means(self, sentences: Sequence[str]) -> Tensor:
         """Return the posterior means [N, Z]."""
         corpus = self._corpus(sentences)
         return self.task.means([corpus.batch(np.arange(len(corpus)))])
 
-    def _corpus(self, sentences: Sequence[Sequence[str]]) -> Corpus:
-        words = self.task.data.vocabulary
-        return Corpus([words.encode(s) for s in sentences], len(words), self.task.device)
+    def _corpus(self, sentences: Sequence[str]) -> Corpus:
+        vocabulary = self.task.data.vocabulary
+        return Corpus(vocabulary.encode_texts(sentences), len(vocabulary), self.task.device)
 
     def _decode(self, z: Tensor, noise: torch.Generator) -> list[str]:
         """Return a sentence for each row of z [N, Z]."""
-        words = self.task.data.vocabulary.words
         rows = generate(self.task.model.eval(), None, z, self.longest, self.options, noise)
-        return [" ".join(words[number] for number in row) for row in rows]
+        return [self.task.data.vocabulary.sentence(row) for row in rows]
 
 
 def without_unknown(options: SamplingOptions) -> SamplingOptions:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from cvae.data.text import BOS, EOS, PAD
+from cvae.data.vocabulary import BOS, EOS, PAD
 
 State = tuple[Tensor, ...]
 LOWEST_TEMPERATURE = 1e-6  # float32 overflows when divided by less; its inverse is the highest

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from cvae.config.schema import DialogModel
 from cvae.data import vectors
 from cvae.data.dialogs import ResponseBatch
-from cvae.data.text import UNK, Vocabulary
+from cvae.data.vocabulary import UNK, Vocabulary
 from cvae.errors import UserError
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian

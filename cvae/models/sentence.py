@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae.config.schema import ReviewModel, SentenceModel
-from cvae.data.text import UNK, Batch
+from cvae.data.text import Batch
+from cvae.data.vocabulary import UNK
 from cvae.models import gaussian, kernels
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ from cvae.errors import RunsError
 from cvae.report.formats import Cell, Table
 from cvae.runs.reader import APART, Run, changes, differing_keys, measured, refuse_mixture
 
-BOUND = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
+BOUND = ("elbo", "rec", "kl", "ppl", "word_ppl", "iw_nll", "iw_ppl", "iw_word_ppl")
 LATENT = ("mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b")
 MEASURES = (*BOUND, *LATENT, *(f"refined_{name}" for name in BOUND))
 MAX_KEYS = 3  # differing keys that get a column each
@@ -17,6 +18,12 @@ CHANGED = "changed"  # the column that more of them share
 RELATIVE = "time/relative"
 # in what else than text and vocabulary the keys of a dataset, and the fingerprints, may differ
 SAME_TEXT = ("dataset.sampler", "dataset.consecutive", "dataset.max_words", "the file of init_from")
+# in what else runs on the same text may differ; of these, no perplexity of a token ranks
+VOCABULARY = (
+    *("dataset.tokens", "dataset.tokenizer", "dataset.vocabulary", "dataset.min_count"),
+    "the file of dataset.tokenizer",
+)
+PER_TOKEN = ("ppl", "iw_ppl", "refined_ppl", "refined_iw_ppl")
 ANSWERS = ("act_hit", "bleu4_f1", "sacrebleu_f1", "a_bow_f1", "e_bow_f1", "greedy_f1")
 # default columns of test/* by task; other tasks show every measure of val and test
 COLUMNS = {
@@ -34,6 +41,7 @@ COLUMNS = {
 # Which way a measure is better, by how its name begins. The others have no better side by themselves: bound
 # and likelihood decide whether more use of z (KL, I(x; z), active units, path A) or more diversity is good.
 BETTER = {"elbo": 1, "rec": -1, "ppl": -1, "iw_elbo": 1, "iw_nll": -1, "iw_ppl": -1, "accuracy/": 1}
+BETTER |= {"word_ppl": -1, "iw_word_ppl": -1}
 # Scores of answers are better by what they gain from their own context: some reward answers that ignore it.
 JUDGED = "_minus_permuted"
 # what is measured beside the model, as test/random/act_hit beside test/act_hit, and its name in a table
@@ -74,6 +82,29 @@ def differing_text(runs: Sequence[Run]) -> list[str]:
     ]
     keys = sorted({key for text in texts for key in text} - set(SAME_TEXT))
     return [key for key in keys if len({repr(text.get(key)) for text in texts}) > 1]
+
+
+def ranked(runs: Sequence[Run], columns: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return the columns with a best, columns to show beside them, and notes on why others have none.
+
+    Runs with other tokens on the same text rank by sentence and by word where no token is unknown; elsewhere
+    the shares of unknown tokens are shown. Runs on other corpora do not rank.
+    """
+    judged = [key for key in columns if direction(key)]
+    if not (differing := differing_text(runs)) or not judged:
+        return judged, [], []
+    because = f"the runs differ in {', '.join(differing)}"
+    splits = dict.fromkeys(key.partition("/")[0] for key in judged)
+    shares = [f"data/{split}/unknown_share" for split in splits]
+    if not set(differing) <= set(VOCABULARY):
+        return [], [], [f"nothing is in bold: {because}"]
+    if any(run.results.get(share) != 0 for run in runs for share in shares):
+        return [], [key for key in shares if key not in columns], [f"nothing is in bold: {because}"]
+    return (
+        [key for key in judged if key.rpartition("/")[2] not in PER_TOKEN],
+        [],
+        [f"ppl and iw_ppl are of tokens and not in bold: {because}"],
+    )
 
 
 def naming(runs: Sequence[Run], fold: bool = False) -> list[str]:
@@ -142,6 +173,8 @@ def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
     tasks = {run.task for run in runs}
     if len(tasks) == 1 and not every and (task := tasks.pop()) in COLUMNS:
         columns = [f"test/{name}" for name in COLUMNS[task]]
+        if len({run.setting.get("dataset.tokens") for run in runs}) > 1:
+            columns = [re.sub(r"\b(iw_)?ppl$", r"\1word_ppl", key) for key in columns]
     columns = [key for key in columns if any(key in run.results for run in runs)]
     if not columns:
         raise RunsError("none of these runs has results yet")
@@ -174,6 +207,9 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     """
     if not columns or columns == ["all"]:
         columns = default_columns(runs, bool(columns))
+    compared = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
+    best, beside, why = ranked(compared, columns)
+    columns = [*columns, *beside]
     fold = RELATIVE in columns
     groups = rows(runs, order, fold)
 
@@ -184,17 +220,14 @@ def results_table(runs: Sequence[Run], order: Sequence[str], columns: Sequence[s
     same_unit = [line for whose in ("random", "constant") for line in baseline_lines(groups, columns, whose)]
     parts = [[*model, *same_unit], baseline_lines(groups, columns, "authors")]
     labelled = sum(map(len, parts)) > len(model)
-    compared = [run for run in runs if run.results.get("finished") and run.results.keys() & set(columns)]
-    differing = differing_text(compared)
     body: list[list[str | Cell]] = []
     for part in filter(None, parts):
         cells = [line[-1] for line in part]
-        for line, row in zip(part, cells if differing else with_best(cells, columns), strict=True):
+        keys = [key if key in best else "" for key in columns]
+        for line, row in zip(part, with_best(cells, keys), strict=True):
             names, label, count, _ = line
             body.append([*names, *([label] if labelled else []), count, *row])
-    notes = list(dict.fromkeys(run.note for run in runs if run.note))
-    if differing and any(map(direction, columns)):
-        notes.append(f"nothing is in bold: the runs differ in {', '.join(differing)}")
+    notes = [*dict.fromkeys(run.note for run in runs if run.note), *why]
     return Table([*naming(runs, fold), *(["of"] if labelled else []), "n", *columns], body, notes)
 
 

@@ -6,12 +6,11 @@ them.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 from cvae.config.schema import Config, Files
+from cvae.io import located, sha256
 
 BESIDE = ("task.references", "task.vectors", "model.vectors")  # keys of files that may lie beside the data
 
@@ -30,27 +29,22 @@ def corpus(config: Config) -> Fingerprints:
 
 
 def others(config: Config) -> Fingerprints:
-    """Return those of references, word vectors and the checkpoint that the run starts from."""
+    """Return those of references, word vectors, the tokenizer and the checkpoint that the run starts from."""
     prints = {}
     for key in BESIDE:
         group, _, last = key.partition(".")
         if (name := getattr(getattr(config, group), last, None)) is not None:
             prints[key] = fingerprint(config.beside_data(name))
+    if (tokenizer := getattr(config.dataset, "tokenizer", None)) is not None:
+        prints["dataset.tokenizer"] = fingerprint(located(tokenizer))
     if config.init_from is not None:
         prints["init_from"] = fingerprint(config.source / f"checkpoint_{config.task.reported}.pt")
     return prints
 
 
 def fingerprint(path: Path) -> str | None:
-    """Return the sha256 of a file, None where it cannot be read; an unchanged file is read once."""
+    """Return the sha256 of a file, None where it cannot be read."""
     try:
-        stat = path.stat()
-        return _fingerprint(path, stat.st_ino, stat.st_size, stat.st_ctime_ns)
+        return sha256(path)
     except OSError:
         return None
-
-
-@functools.cache
-def _fingerprint(path: Path, *stat: int) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

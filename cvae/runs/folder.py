@@ -25,6 +25,7 @@ RECORD_FORMAT = 1
 ERROR = "error.txt"
 # all that a run leaves beside .hydra
 FILES = [ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md"]
+FILES += ["tokenizer.json"]
 FILES += ["train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png", "*.tmp"]
 
 

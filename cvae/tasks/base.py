@@ -85,7 +85,8 @@ class Task(abc.ABC):
             values = self.validation_metrics(split, terms, q)
             if thorough:
                 values |= self.test_metrics(split, terms)
-            return values | refined_metrics(self, split, thorough)
+            values |= refined_metrics(self, split, thorough)
+            return values | self.per_word(split, values)
 
     def validation_metrics(self, split: str, terms: Terms, q: Gaussian) -> dict[str, float]:
         """Return the ELBO, the measures of z and the two paths; an autoencoder has no ELBO."""
@@ -107,6 +108,10 @@ class Task(abc.ABC):
                 values |= {"mi_examples": self.mi_examples(split)} | kl_by_dimension(terms)
         corpus = self.data.corpora[split]
         return values | {"path_sentences": len(fixed_subset(self.settings.path_sentences, len(corpus)))}
+
+    def per_word(self, split: str, values: dict[str, float]) -> dict[str, float]:
+        """Return perplexities per word of the raw text; by default none."""
+        return {}
 
     def latent_metrics(self, split: str, q: Gaussian) -> dict[str, float]:
         """Return I(x; z) as `mi`, in nats, from the posteriors q [N, Z] in the order of the batches."""

@@ -23,8 +23,9 @@ from cvae.data.dialogs import (
     authors_windows,
 )
 from cvae.data.references import References
-from cvae.data.text import SPECIALS, UNK, fixed_subset
+from cvae.data.text import fixed_subset
 from cvae.data.vectors import Vectors
+from cvae.data.vocabulary import SPECIALS, UNK
 from cvae.evaluation import chat, latent, metrics
 from cvae.evaluation.acts import ActClassifier
 from cvae.evaluation.dialog_scores import Scorer, another_dialog, scores

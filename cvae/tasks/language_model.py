@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from cvae.config.schema import Config
-from cvae.data.text import Batch, Batches, Corpus, Splits
+from cvae.data.text import Batch, Batches, Corpus, Splits, fixed_subset
 from cvae.errors import UserError
 from cvae.evaluation import samples
+from cvae.evaluation.metrics import perplexity
 from cvae.models.normalisation import normalisation
 from cvae.models.sentence import TextVAE
 from cvae.tasks.base import Task
@@ -28,7 +29,22 @@ class LanguageTask(Task):
         return Batches(corpus, dataset.sampler, self.config.train.batch_size, self.config.seed)
 
     def words(self, batch: Batch) -> list[str]:
-        return [" ".join(self.data.vocabulary.decode(row)) for row in batch.tokens.tolist()]
+        return [self.data.vocabulary.sentence(row) for row in batch.tokens.tolist()]
+
+    def per_word(self, split: str, values: dict[str, float]) -> dict[str, float]:
+        """Return word_ppl and iw_word_ppl: exp(nats / words of the raw text), each sentence's end a word.
+
+        Equal to ppl and iw_ppl where tokens are words; comparable between runs whatever their tokens are,
+        as long as none of these is unknown.
+        """
+        words, perplexities = self.data.corpora[split].words, {}
+        for name, nats, count in (("word_ppl", "elbo", None), ("iw_word_ppl", "iw_nll", "iw_sentences")):
+            rows = fixed_subset(getattr(self.settings, count) if count else None, len(words))
+            for kind in ("", "refined_"):
+                if kind + nats in values:
+                    total = abs(values[kind + nats]) * len(rows)
+                    perplexities[kind + name] = perplexity(total, int(words[rows].sum()) + len(rows))
+        return perplexities
 
     def preview(self) -> str:
         with self.eval_mode():

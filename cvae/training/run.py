@@ -11,7 +11,9 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
-from cvae.config.schema import Config, DialogModel, ModelConfig
+from cvae.config.schema import Config, DialogModel, ModelConfig, SentenceFiles
+from cvae.data import vocabulary
+from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
@@ -43,7 +45,7 @@ def run(
     with suppress(OSError):
         (folder / ERROR).unlink()
     try:
-        task = prepare(config)
+        task = prepare(config, None if config.overwrite else stored_vocabulary(folder, config))
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
@@ -62,15 +64,30 @@ def run(
             return _train(config, folder, task)
 
 
-def prepare(config: Config) -> Task:
-    """Read the data, initialise a model on the device, and return the task."""
+def stored_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
+    """Return the vocabulary that a run of sentences began with, None for none: a tokenizer is trained once.
+
+    Raises UserError where a tokenizer is not there any more.
+    """
+    if folder.record is None or not isinstance(config.dataset, SentenceFiles):
+        return None
+    with suppress(FileNotFoundError):
+        return vocabulary.load(folder.path, config.dataset.tokens)
+    return None
+
+
+def prepare(config: Config, known: Vocabulary | None = None) -> Task:
+    """Read the data, initialise a model on the device, and return the task.
+
+    Sentences are numbered by the `known` vocabulary, if there is one.
+    """
     memory.keep_freed()
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    splits = data.build(config.dataset, device)
+    splits = data.build(config.dataset, device, known)
     torch.manual_seed(config.seed)
     model = models.build(_located(config), splits).to(device)
     task = tasks.build(config, model, splits)
@@ -97,7 +114,7 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     Raises FolderError where the data are not those of the run or have no such split, CheckpointError for an
     unusable file.
     """
-    task = prepare(config)
+    task = prepare(config, stored_vocabulary(folder, config))
     if split not in task.data.corpora:
         raise FolderError(f"{folder} has no split {split}: {', '.join(task.data.corpora)}")
     prints = _fingerprints(task, dataclasses.replace(config, init_from=None))
@@ -118,7 +135,7 @@ def _write_texts(folder: RunFolder, task: Task, composition: dict[str, str]) -> 
     for name, text in composition.items():
         (folder / ".hydra").mkdir(exist_ok=True)
         write_atomically(folder / ".hydra" / name, text)
-    write_atomically(folder / "vocabulary.txt", task.data.vocabulary.text)
+    task.data.vocabulary.save(folder.path)
 
 
 def _train(config: Config, folder: RunFolder, task: Task) -> float:

@@ -32,7 +32,7 @@ from cvae.config.load import load
 from cvae.config.schema import Config, DialogData
 from cvae.data import files, references, switchboard, vectors
 from cvae.data.dialogs import DialogCorpus, build
-from cvae.data.text import Vocabulary
+from cvae.data.vocabulary import Vocabulary
 from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder

@@ -173,6 +173,7 @@ class TestCommitted:
                 "dataset=tiny": "task=ptb",
                 "dataset=ptb": "task=ptb",
                 "dataset=text": "task=ptb dataset.path=mine.txt",
+                "dataset=hub": "task=ptb dataset.path=me/mine",
                 "model=lm": "task=ptb",
                 "dataset=yelp": "task=yelp",
                 "dataset=switchboard": "task=switchboard",

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import os
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +20,17 @@ from cvae import data
 from cvae.config.schema import OwnText, TextData, TinyData, ToyData
 from cvae.data import files, toy
 from cvae.data.text import (
-    BOS,
-    EOS,
-    PAD,
     SAMPLERS,
-    SPECIALS,
-    UNK,
     Batches,
     Corpus,
-    Vocabulary,
+    Splits,
     bucketed,
     equal_length,
     extra_batches,
     order,
     splits,
 )
+from cvae.data.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Vocabulary, words_of
 from cvae.errors import UserError
 from tests.helpers import CPU
 
@@ -47,6 +44,17 @@ def corpus_of(lengths: list[int], words: int = 500) -> Corpus:
     """Sentence n is `<s>`, then the number n + 4 repeated, then `</s>`."""
     sentences = [[BOS, *[n + 4] * (length - 2), EOS] for n, length in enumerate(lengths)]
     return Corpus(sentences, words, CPU)
+
+
+def numbered(texts: dict[str, list[str]], max_types: int | None = None) -> Splits:
+    """The data set of these texts, numbered by the words of train."""
+    words = Vocabulary.of((text.split() for text in texts["train"]), max_types=max_types)
+    return splits(texts, words, CPU, {})
+
+
+def words_in(texts: Iterable[str]) -> list[list[str]]:
+    """The words of each text."""
+    return [words_of(text) for text in texts]
 
 
 # ---- vocabulary ----
@@ -77,33 +85,24 @@ def test_decoding_stops_at_the_end_and_undoes_encoding():
 
 
 def test_the_vocabulary_comes_from_the_train_split_only():
-    rows = {"train": [["a", "b"]], "val": [["c", "a"]], "test": [["d"]]}
-    found = splits(rows, CPU, {})
+    found = numbered({"train": ["a b"], "val": ["c a"], "test": ["d"]})
     assert found.vocabulary.words == [*SPECIALS, "a", "b"]
     assert found.corpora["val"].batch(np.array([0])).tokens.tolist() == [[BOS, UNK, 4, EOS]]
 
 
 def test_the_corpus_s_own_unk_is_an_unknown_word_and_the_end_is_none():
-    rows = {
-        "train": [["a", "a", "b"], ["<unk>", "a"]],
-        "val": [["a", "c"], [], ["<unk>", "b", "b"]],
-        "test": [["a"]],
-    }
-    found = splits(rows, CPU, {})
+    texts = {"train": ["a a b", "<unk> a"], "val": ["a c", "", "<unk> b b"], "test": ["a"]}
+    found = numbered(texts)
     shares = {split: corpus.unknown_share for split, corpus in found.corpora.items()}
     assert shares == {"train": 1 / 5, "val": 2 / 5, "test": 0.0}
-    fewer = splits(rows, CPU, {}, max_types=1)  # only "a"
+    fewer = numbered(texts, max_types=1)  # only "a"
     assert fewer.corpora["train"].unknown_share == 2 / 5
 
 
 def test_only_sentences_of_the_same_words_in_the_same_order_count_as_in_train():
-    rows = {
-        "train": [["a", "b"], ["c"], ["c"]],
-        "val": [["b", "a"], ["a", "b"], ["ab"], ["a", "b", "c"]],
-        "test": [["d", "e"], ["c"], ["c"]],
-    }
+    texts = {"train": ["a b", "c", "c"], "val": ["b a", "a  b", "ab", "a b c"], "test": ["d e", "c", "c"]}
     for kept in (None, 0):  # of a vocabulary of no words at all, every sentence of two looks alike
-        assert splits(rows, CPU, {}, max_types=kept).in_train == {"val": 1 / 4, "test": 2 / 3}
+        assert numbered(texts, max_types=kept).in_train == {"val": 1 / 4, "test": 2 / 3}
 
 
 @pytest.mark.realdata
@@ -308,8 +307,8 @@ def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_pat
         valid=plain.replace(b"\n", b"\r\n"),
         test=b"\xef\xbb\xbf\n  \r" + plain.replace(b"\n", b"\r\r").rstrip() + b" ",
     )
-    found, prints = files.read(config)
-    sentences = {split: list(rows) for split, rows in found.items()}
+    found, prints, _ = files.read(config)
+    sentences = {split: words_in(rows) for split, rows in found.items()}
     assert sentences["train"] == [["the", "naïve", "dog"], ["<unk>", "sat"], ["the", "end"]]
     assert sentences["train"] == sentences["val"] == sentences["test"]
     assert prints["train"] == hashlib.sha256(plain).hexdigest()
@@ -323,10 +322,10 @@ def test_line_ends_blank_lines_and_a_missing_last_newline_change_nothing(tmp_pat
 def test_byte_order_marks_are_no_part_of_a_word_wherever_they_stand(tmp_path):
     marked = "\ufeffthe dog\n\ufeff\n\ufeffthe end\ufeff\nthe \ufeff d\ufeffog \ufeff\n".encode()
     config = write(tmp_path, train=marked)
-    digest, count = files.check(tmp_path / "train.txt", max_words=2)
-    assert (digest, count) == (hashlib.sha256(marked).hexdigest(), 3)
-    found, _ = files.read(config)
-    assert list(found["train"]) == [["the", "dog"], ["the", "end"], ["the", "dog"]]
+    checked = files.check(tmp_path / "train.txt", max_words=2)
+    assert checked == (hashlib.sha256(marked).hexdigest(), 3, 1, 0, 0)
+    found, *_ = files.read(config)
+    assert words_in(found["train"]) == [["the", "dog"], ["the", "end"], ["the", "dog"]]
     assert data.build(config, CPU).vocabulary.words == [*SPECIALS, "the", "dog", "end"]
 
 
@@ -334,8 +333,8 @@ def test_byte_order_marks_are_no_part_of_a_word_wherever_they_stand(tmp_path):
 @pytest.mark.parametrize("name", ["a::b.txt", "zip::http:b.txt", "a[1]*?.txt", "a b.txt", "ä~#.txt"])
 def test_a_file_is_read_whatever_its_name(tmp_path, name):
     (tmp_path / name).write_text("\n".join(f"word{n} said" for n in range(30)))
-    found, _ = files.read(own(tmp_path / name))
-    assert sorted(words for rows in found.values() for words in rows) == sorted(
+    found, *_ = files.read(own(tmp_path / name))
+    assert sorted(words for rows in found.values() for words in words_in(rows)) == sorted(
         [f"word{n}", "said"] for n in range(30)
     )
 
@@ -343,15 +342,15 @@ def test_a_file_is_read_whatever_its_name(tmp_path, name):
 @pytest.mark.usefixtures("cache")
 def test_a_text_that_begins_like_an_archive_is_a_text(tmp_path):
     config = write(tmp_path, train=b"BZh91AY is a word\nBZh\n")
-    assert list(files.read(config)[0]["train"]) == [["BZh91AY", "is", "a", "word"], ["BZh"]]
+    assert words_in(files.read(config)[0]["train"]) == [["BZh91AY", "is", "a", "word"], ["BZh"]]
 
 
 @pytest.mark.usefixtures("cache")
 def test_a_sentence_is_a_line_and_nothing_else_ends_it(tmp_path):
     unusual = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029g\xa0h\u3000i\ng\u200bh\n"
     config = write(tmp_path, train=unusual.encode())
-    assert list(files.read(config)[0]["train"]) == [list("abcdefghi"), ["g\u200bh"]]
-    assert files.check(tmp_path / "train.txt", max_words=9)[1] == 2
+    assert words_in(files.read(config)[0]["train"]) == [list("abcdefghi"), ["g\u200bh"]]
+    assert files.check(tmp_path / "train.txt", max_words=9).sentences == 2
 
 
 @pytest.mark.usefixtures("cache")
@@ -369,8 +368,8 @@ def test_a_file_replaced_by_another_of_the_same_time_is_read_anew(tmp_path):
         config = write(tmp_path, train=content)
         for path in config.files().values():
             os.utime(path, (1_000_000_000, 1_000_000_000))  # as unpacking an archive does
-        sentences, _ = files.read(config)
-        assert list(sentences["train"]) == [content.decode().split()]
+        sentences, *_ = files.read(config)
+        assert words_in(sentences["train"]) == [content.decode().split()]
 
 
 @pytest.mark.parametrize(
@@ -404,13 +403,13 @@ def test_a_cache_that_is_full_is_told_in_a_sentence(tmp_path, monkeypatch):
     full = OSError(28, "No space left on device")
     monkeypatch.setattr(datasets.Dataset, "from_generator", lambda *_, **__: (_ for _ in ()).throw(full))
     with pytest.raises(UserError, match=r"a\.txt cannot be kept in the cache .*No space left on device; HF_"):
-        list(files.Sentences(path, "0" * 64))
+        list(files.Texts((path,), "0" * 64))
 
 
 def test_the_longest_allowed_sentence_and_a_literal_unk_pass(tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes(b"w w <unk> w w\n")
-    assert files.check(path, max_words=5) == (hashlib.sha256(b"w w <unk> w w\n").hexdigest(), 1)
+    assert files.check(path, max_words=5)[:2] == (hashlib.sha256(b"w w <unk> w w\n").hexdigest(), 1)
 
 
 def test_a_bad_file_is_found_in_any_split_before_anything_is_read(tmp_path):
@@ -431,8 +430,8 @@ def own(path: Path, **values) -> OwnText:
 def test_splits_without_a_file_are_held_out_of_the_training_sentences(tmp_path):
     lines = [f"word{n} common" for n in range(40)]
     (tmp_path / "my text.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    alone, _ = files.read(own(tmp_path / "my text.txt"))
-    parts = {split: [" ".join(words) for words in rows] for split, rows in alone.items()}
+    alone, *_ = files.read(own(tmp_path / "my text.txt"))
+    parts = {split: list(rows) for split, rows in alone.items()}
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 32, "val": 4, "test": 4}
     assert sorted(line for part in parts.values() for line in part) == sorted(lines)
     assert parts["train"] == [line for line in lines if line in parts["train"]]
@@ -440,9 +439,9 @@ def test_splits_without_a_file_are_held_out_of_the_training_sentences(tmp_path):
 
     (tmp_path / "train.txt").write_text("\n".join(lines), encoding="utf-8")
     (tmp_path / "test.txt").write_text("a test\n", encoding="utf-8")
-    folder, prints = files.read(own(tmp_path))
-    assert list(folder["test"]) == [["a", "test"]]
-    assert [" ".join(words) for words in folder["val"]] == parts["val"]
+    folder, prints, _ = files.read(own(tmp_path))
+    assert list(folder["test"]) == ["a test"]
+    assert list(folder["val"]) == parts["val"]
     assert len(list(folder["train"])) == 36
     assert prints["train"] == prints["val"] != prints["test"]
 
@@ -464,14 +463,19 @@ def test_the_validation_text_is_read_by_any_of_its_names_and_what_is_held_out_is
     (tmp_path / "train.txt").write_text("the cat sat\n" * 39 + "the end\n")
     (tmp_path / "test.txt").write_text("a dog\n")
     said = data.build(own(tmp_path), CPU).notes
-    assert said == ("val: 4 sentences held out of train.txt (dataset.held_out)",)
+    held = "val 4 held out of train (dataset.held_out)"
+    assert said == (f"train 36 sentences of train.txt; test 1 sentences of test.txt; {held}",)
     (tmp_path / name).write_text("a cat\nthe dog\n")
     built = data.build(own(tmp_path), CPU)
-    assert built.notes == () and len(built.corpora["val"]) == 2 and len(built.corpora["train"]) == 40
+    assert (
+        "held out" not in built.notes[0]
+        and len(built.corpora["val"]) == 2
+        and len(built.corpora["train"]) == 40
+    )
     assert built.fingerprints["val"] == hashlib.sha256(b"a cat\nthe dog\n").hexdigest()
     (tmp_path / "test.txt").unlink()
     said = data.build(own(tmp_path), CPU).notes
-    assert said == ("test: 4 sentences held out of train.txt (dataset.held_out)",)
+    assert said[0].endswith("; test 4 held out of train (dataset.held_out)")
 
 
 def test_two_validation_texts_are_refused(tmp_path):

@@ -22,7 +22,8 @@ from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialogs import UNKNOWN, DialogSplits
 from cvae.data.switchboard import tokenise
-from cvae.data.text import SPECIALS, UNK, Vocabulary, fixed_subset
+from cvae.data.text import fixed_subset
+from cvae.data.vocabulary import SPECIALS, UNK, Vocabulary
 from cvae.errors import UserError
 from cvae.evaluation import chat, dialog_metrics
 from cvae.evaluation.acts import ActClassifier

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.data.text import BOS, PAD, UNK, Batch, Corpus, bucketed, fixed_subset
+from cvae.data.text import Batch, Corpus, bucketed, fixed_subset
+from cvae.data.vocabulary import BOS, PAD, UNK
 from cvae.evaluation import latent, metrics
 from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian

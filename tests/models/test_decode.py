@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cvae.data.text import BOS, EOS, PAD, UNK
+from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
 from cvae.evaluation.samples import Sampler
 from cvae.models.decode import SamplingOptions, generate

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cvae.config.schema import SentenceModel
-from cvae.data.text import PAD, Batch
+from cvae.data.text import Batch
+from cvae.data.vocabulary import PAD
 from cvae.models import kernels, objective
 from cvae.models.kernels import output
 from cvae.models.kernels.output import output_nll

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from cvae.config.schema import ReviewModel
-from cvae.data.text import PAD, Batch
+from cvae.data.text import Batch
+from cvae.data.vocabulary import PAD
 from cvae.models import objective
 from cvae.models.review import Convolution, ReviewVAE
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cvae.data.text import BOS, EOS, PAD, UNK, Batch, Batches, Corpus
+from cvae.data.text import Batch, Batches, Corpus
+from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.models import objective
 from tests.helpers import SENTENCES, WORDS, batch_of, layers, make
 

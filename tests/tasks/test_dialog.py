@@ -19,7 +19,7 @@ from cvae.config.schema import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import switchboard
 from cvae.data.dialogs import START, UNKNOWN, DialogBatches, DialogCorpus, DialogSplits, authors_windows
 from cvae.data.switchboard import STRANGER, tokenise
-from cvae.data.text import BOS, EOS, UNK, Vocabulary
+from cvae.data.vocabulary import BOS, EOS, UNK, Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.evaluation import chat, latent
 from cvae.models import gaussian, kernels, objective

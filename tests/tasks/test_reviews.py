@@ -26,7 +26,8 @@ from cvae import data
 from cvae.config.schema import LabelledData, Shares
 from cvae.data import files
 from cvae.data.labelled import held_out, stratified, without_words
-from cvae.data.text import BOS, EOS, SPECIALS, Batch, Corpus, Splits
+from cvae.data.text import Batch, Corpus, Splits
+from cvae.data.vocabulary import BOS, EOS, SPECIALS
 from cvae.errors import Diverged, FolderError, UserError
 from cvae.evaluation.classifier import (
     Classifier,

@@ -23,7 +23,8 @@ from torch import Tensor
 from cvae.cli.overrides import slug
 from cvae.config.load import completed, flatten, identity, load
 from cvae.config.schema import Config, SemiAmortized, SentenceModel
-from cvae.data.text import BOS, EOS, Batch, Batches, extra_batches
+from cvae.data.text import Batch, Batches, extra_batches
+from cvae.data.vocabulary import BOS, EOS
 from cvae.errors import ConfigError, Diverged, FolderError, UserError
 from cvae.models import gaussian, kernels, objective
 from cvae.models.objective import Terms

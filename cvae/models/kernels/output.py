@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cvae.data.text import PAD
+from cvae.data.vocabulary import PAD
 from cvae.models import kernels
 
 # Bytes of a block of logits, 352 rows of 10,002 float32. With fewer rows the products lose more to packing

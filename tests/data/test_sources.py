@@ -1,0 +1,199 @@
+"""Texts from files of every format, and from folders of splits."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from cvae import data
+from cvae.config import layout
+from cvae.config.schema import HubText, OwnText
+from cvae.data import sources
+from cvae.errors import UserError
+from tests.helpers import CPU
+
+TEXTS = ["the cat, it sat", "a “dog” ran", 'said "no" and\nleft', "the end"]
+ROWS = [{"id": number, "review": text, "stars": "3"} for number, text in enumerate(TEXTS)]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Keeps what `datasets` caches out of the home folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def own(path: Path, **values) -> OwnText:
+    base = {"max_words": 200, "held_out": 0.25, "sampler": "bucketed"}
+    return OwnText(name="text", path=str(path), **(base | values))
+
+
+def quoted(text: str | None) -> str:
+    return '"' + (text or "").replace('"', '""') + '"'
+
+
+def written(folder: Path, kind: str, rows: list[dict] = ROWS, stem: str = "reviews") -> Path:
+    """Write rows in a format."""
+    path = folder / f"{stem}{kind}"
+    if kind == ".parquet":
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    elif kind == "":
+        datasets.Dataset.from_list(rows).save_to_disk(path)
+    else:
+        lines = {
+            ".jsonl": [json.dumps(row) for row in rows],
+            ".csv": ["id,review,stars", *(f"{r['id']},{quoted(r['review'])},{r['stars']}" for r in rows)],
+            ".tsv": ["id\treview\tstars"]
+            + [f"{r['id']}\t{(r['review'] or '').replace(chr(10), ' ')}\t{r['stars']}" for r in rows],
+        }[kind.removesuffix(".gz")]
+        content = "\n".join(lines).encode() + b"\n"
+        path.write_bytes(gzip.compress(content) if kind.endswith(".gz") else content)
+    return path
+
+
+KINDS = [".jsonl", ".csv", ".tsv", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".parquet", ""]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_texts_come_out_of_every_format_and_the_column_is_found(tmp_path, kind):
+    built = data.build(own(written(tmp_path, kind), column=None), CPU)
+    texts = []
+    for part in built.corpora.values():
+        rows = part.batch(np.arange(len(part))).tokens.tolist()
+        texts += [built.vocabulary.sentence(row) for row in rows]
+    known = {word for text in texts for word in text.split()} - {"<unk>"}
+    assert len(texts) == 4 and known <= {word for text in TEXTS for word in text.split()}
+    assert sorted(len(text.split()) for text in texts) == sorted(len(text.split()) for text in TEXTS)
+    assert ", column review" in built.notes[0] and "held out of train" in built.notes[0]
+    assert built.fingerprints.keys() == {"train", "val", "test"}
+    assert list(data.build(own(written(tmp_path, kind), column="review"), CPU).notes) == list(built.notes)
+
+
+def test_texts_keep_their_commas_quotes_and_line_ends(tmp_path):
+    for kind in (".jsonl", ".csv", ".parquet"):
+        found = [text for _, text in sources.texts(written(tmp_path, kind), "review")]
+        assert found == TEXTS
+
+
+def test_a_folder_of_splits_may_hold_any_format_and_shards(tmp_path):
+    for stem, count in (("train-00000-of-00002", 3), ("train-00001-of-00002", 1), ("dev", 2)):
+        written(tmp_path, ".parquet", ROWS[:count], stem)
+    (tmp_path / "README.md").write_text("no split")
+    built = data.build(own(tmp_path), CPU)
+    assert {split: len(part) for split, part in built.corpora.items()} == {"train": 3, "val": 2, "test": 1}
+    assert built.notes[0].startswith(
+        "train 3 sentences of 2 files, column review; val 2 sentences of dev.parquet"
+    )
+    assert {
+        "train/train-00000-of-00002.parquet",
+        "train/train-00001-of-00002.parquet",
+    } <= built.fingerprints.keys()
+    written(tmp_path, ".csv", ROWS, "train")
+    with pytest.raises(UserError, match=r"has train\.\w+ and train\.\w+: one of them must be the tr"):
+        layout.parts(tmp_path)
+
+
+def test_a_saved_folder_of_splits_is_read_by_its_splits(tmp_path):
+    splits = {"train": ROWS, "validation": ROWS[:2], "test": ROWS[:1]}
+    datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in splits.items()}).save_to_disk(
+        tmp_path / "d"
+    )
+    built = data.build(own(tmp_path / "d"), CPU)
+    assert {split: len(part) for split, part in built.corpora.items()} == {"train": 4, "val": 2, "test": 1}
+
+
+def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
+    rows = [*ROWS, {"id": 4, "review": "", "stars": "1"}, {"id": 5, "review": None, "stars": "1"}]
+    rows.append({"id": 6, "review": "one two three four five", "stars": "1"})
+    built = data.build(own(written(tmp_path, ".jsonl", rows), longest=4), CPU)
+    assert "without 2 empty and 1 of more than 4 words (dataset.longest)" in built.notes[0]
+    assert sum(map(len, built.corpora.values())) == 4
+
+
+def test_text_without_spaces_is_told_about_other_tokens(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("今日は天気がいい\n猫が好きです\n" * 8)
+    assert (
+        data.build(own(path), CPU).notes[1].startswith("most sentences are one word: text without spaces is")
+    )
+    assert len(data.build(own(path, tokens="chars"), CPU).notes) == 1
+
+
+BAD = [
+    (".jsonl", b'{"review": "a b"}\n[1]\n', None, "line 2: a row is an object, found [1]"),
+    (".jsonl", b'{"review": "a b"}\n{"review": }\n', None, "line 2: not JSON: Expecting value at place 11"),
+    (".jsonl", b'{"review": "a b"}\n{"review": 3}\n', "review", "line 2: review must be text, found 3"),
+    (
+        ".jsonl",
+        b'{"a": "x y", "b": "y z"}\n',
+        None,
+        "has the text columns a, b: dataset.column must name one of a, b",
+    ),
+    (
+        ".jsonl",
+        b'{"a": 1, "b": "2.5"}\n',
+        None,
+        "has no column of text: dataset.column must name one of a, b",
+    ),
+    (".csv", b"a,b\nx y,1\n", "c", "has no column c (dataset.column): it has a, b"),
+    (".csv", b"a,b\nx y,1\nx y\n", "a", "line 3: 1 fields, and the first line names 2"),
+    (".csv", b"a,a\nx y,1\n", "a", "line 1: the first line names each column once, found a, a"),
+    (".csv", b'a,b\n"x y,1\n', "a", "line 2: unexpected end of data"),
+    (".csv", b"a,b\nx \xff,1\n", "a", "line 2: not UTF-8 (byte 0xff at place 2)"),
+    (".csv", b"", None, "has no column of text"),
+    (".csv.gz", b"a,b\nx y,1\n", "a", "is no complete gzip file: Not a gzipped file"),
+    (".tsv", b"a\tb\nx y\t1\t2\n", "a", "line 2: 3 fields, and the first line names 2"),
+    (".parquet", b"PAR1 not", "a", "is no usable Parquet file: "),
+    (".txt", b"a b\n", "a", "dataset.column=a names a column, and "),
+]
+
+
+@pytest.mark.parametrize(("kind", "content", "column", "sentence"), BAD, ids=range(len(BAD)))
+def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, kind, content, column, sentence):
+    path = tmp_path / f"reviews{kind}"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refusal:
+        data.build(own(path, column=column), CPU)
+    assert sentence in str(refusal.value) and str(path) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_half_a_gzip_file_is_refused(tmp_path):
+    path = written(tmp_path, ".csv.gz", ROWS * 200)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(UserError, match="is no complete gzip file"):
+        data.build(own(path), CPU)
+
+
+def hub(**values) -> HubText:
+    return HubText(name="hub", path="me/mine", max_words=200, held_out=0.25, sampler="bucketed", **values)
+
+
+def test_a_dataset_of_the_hub_is_read_as_a_saved_one(tmp_path, monkeypatch):
+    folder = tmp_path / "d"
+    datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)).save_to_disk(folder)
+    asked = []
+
+    def load(*arguments, **options):
+        asked.append((arguments, options))
+        return datasets.load_from_disk(folder)
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    built = data.build(hub(subset="plain", revision="v1"), CPU)
+    assert asked == [(("me/mine", "plain"), {"revision": "v1"})]
+    assert sum(map(len, built.corpora.values())) == 4 and built.fingerprints["train"]
+
+
+def test_a_dataset_that_the_hub_does_not_give_ends_in_a_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError("Couldn't reach 'me/mine' on the Hub\n(offline)")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(UserError, match="cannot be had from the hub: Couldn't reach 'me/mine' on the Hub"):
+        data.build(hub(), CPU)

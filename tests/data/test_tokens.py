@@ -1,0 +1,95 @@
+"""Words, characters and pieces: the same corpus with other tokens."""
+
+from __future__ import annotations
+
+import datasets
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cvae.config.schema import OwnText
+from cvae.data import vocabulary
+from cvae.data.vocabulary import BOS, EOS, SPECIALS, UNK, Characters, Pieces, Vocabulary
+from cvae.errors import UserError
+
+LINES = [
+    f"the {a} {b} saw a {c}" for a in ("old", "red") for b in ("cat", "dog", "fox") for c in ("sea", "hill")
+] * 4
+pytest.importorskip("tokenizers")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Keeps what `datasets` caches out of the home folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.getbasetemp() / "cache")
+
+
+@pytest.fixture(scope="module")
+def pieces() -> Pieces:
+    return Pieces.trained(LINES, 300)
+
+
+text = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30).map(lambda t: " ".join(t.split()))
+
+
+@settings(deadline=None, max_examples=60)
+@given(text)
+def test_pieces_of_bytes_say_every_text_and_nothing_is_unknown(pieces, sentence):
+    numbers = next(pieces.encode_texts([sentence]))
+    assert numbers == pieces.encode(pieces.split(sentence))
+    assert UNK not in numbers and numbers[0] == BOS and numbers[-1] == EOS
+    assert pieces.sentence(numbers) == sentence.strip()
+
+
+@settings(deadline=None, max_examples=60)
+@given(text)
+def test_characters_are_joined_to_the_text_they_come_from(sentence):
+    letters = Characters.of([Characters.split(sentence)])
+    assert letters.sentence(letters.encode(letters.split(sentence))) == sentence
+
+
+def test_the_special_words_come_first_whatever_the_tokens(pieces):
+    for known in (pieces, Characters.of([["a", "b"]]), Vocabulary.of([["a"]])):
+        assert tuple(known.words[:4]) == SPECIALS and len(set(known.words)) == len(known)
+    assert 256 + 4 < len(pieces) <= 300 + 4
+
+
+def test_a_vocabulary_is_loaded_as_it_was_saved(tmp_path, pieces):
+    letters, words = Characters([*SPECIALS, " ", "é"]), Vocabulary.of([["a"]])
+    for name, known in (("bpe", pieces), ("chars", letters), ("words", words)):
+        known.save(tmp_path)
+        again = vocabulary.load(tmp_path, name)
+        assert type(again) is type(known) and again.words == known.words
+        assert list(again.encode_texts(LINES[:3])) == list(known.encode_texts(LINES[:3]))
+
+
+def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "<unk>": 1, "cat": 2}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.enable_padding(length=9)
+    tokenizer.enable_truncation(1)
+    tokenizer.save(str(tmp_path / "own.json"))
+    found = Pieces.read(tmp_path / "own.json")
+    assert found.words == [*SPECIALS, "[UNK]", "cat"]
+    assert found.encode(found.split("cat dog cat")) == [BOS, 5, UNK, 5, EOS]
+    assert found.join(["cat", "<unk>", "cat"]) == "cat <unk> cat"
+    (tmp_path / "own.json").write_text('{"model": 3}')
+    with pytest.raises(UserError, match=r"own\.json is no tokenizer\.json of the tokenizers library"):
+        Pieces.read(tmp_path / "own.json")
+    with pytest.raises(UserError, match=r"absent\.json cannot be read: No such file"):
+        Pieces.read(tmp_path / "absent.json")
+
+
+def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    config = OwnText(
+        name="text", path="x", max_words=9, held_out=0.1, sampler="bucketed", tokens="bpe", vocabulary=300
+    )
+    with pytest.raises(
+        UserError, match=r"tokens=bpe needs the tokenizers library: pip install 'cvae-lab\[tokens\]'"
+    ):
+        vocabulary.build(config, LINES)
