@@ -82,6 +82,10 @@ def _refuse_unknown(job: list[str], message: str) -> None:
     except HydraException:
         return
     load(forced)
+    if refused := re.match(r"Could not override '((?!hydra\.)[^']+)'", message):
+        group = refused[1].partition(".")[0]
+        file = f"the file of the chosen {group} in conf/{group}" if group in GROUPS else "conf/config.yaml"
+        raise ConfigError(f"{refused[1]} cannot be set: {file} has no line for it, with its default")
     if refused := re.match(r"Could not override '(hydra\.[^']+)'", message):
         group, _, last = refused[1].rpartition(".")
         allowed = [key for key in OmegaConf.select(forced, group) if key != last]

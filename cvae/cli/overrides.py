@@ -17,6 +17,7 @@ from cvae.config.schema import NOT_IDENTITY
 LONGEST_SLUG = 120
 # keys whose values are paths, in which brackets, quotes and equal signs are ordinary characters
 PATHS = {"dataset.path", "dataset.tokenizer", "init_from", "model.vectors", "task.vectors", "task.references"}
+FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 
 
@@ -30,7 +31,8 @@ def slug(overrides: Sequence[str]) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         is_list = value.startswith("[") and value.endswith("]")
-        values[key.lstrip("+~")] = (value[1:-1] or "none") if is_list else value
+        value = (value[1:-1] or "none") if is_list else value
+        values[key.lstrip("+~")] = ",".join(map(_as_swept, value.split(",")))
     left_out = set(NOT_IDENTITY) | (set() if "name" in values else {"experiment"})
     ranked = sorted(values.items(), key=lambda item: ("." in item[0], item))
     parts = [f"{key}-{value}" for key, value in ranked if key not in left_out]
@@ -40,6 +42,11 @@ def slug(overrides: Sequence[str]) -> str:
     import hashlib
 
     return f"{text[:LONGEST_SLUG]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def _as_swept(value: str) -> str:
+    """Return 2e-3 as 0.002, which it is in a sweep: a run has one folder, however its number is typed."""
+    return repr(float(value)) if FLOAT.fullmatch(value) else value
 
 
 def quoted(argument: str) -> str:

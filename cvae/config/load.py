@@ -126,7 +126,8 @@ def _sentence(details: Any, container: dict[str, Any], keys: list[str]) -> tuple
     path, label, siblings = "", "", {}
     for part in details["loc"]:
         if part in (choices := options(hint)):  # the name by which pydantic chose a group's class
-            cls, label, siblings = choices[part], f"{path}={part}", choices
+            hint = cls = choices[part]
+            label, siblings = f"{path}={part}", choices
         elif isinstance(part, str) and part in fields(cls):
             path, hint = f"{path}.{part}".lstrip("."), fields(cls)[part]
             value = value.get(part) if isinstance(value, dict) else None

@@ -73,6 +73,7 @@ class Files:
     """A data set in files below `path`; `layout` names the file of each split, or split and class."""
 
     layout: ClassVar[dict[str, str]]
+    fetched: ClassVar[bool] = False  # by the command `data`
 
     name: str
     path: str
@@ -85,10 +86,8 @@ class Files:
         """Raise UserError for a missing file: where it was looked for, and what fetches it."""
         for path in self.files().values():
             if not path.is_file():
-                raise UserError(
-                    f"no data at {path}: {command_line('data', self.name)} fetches them;"
-                    " CVAE_DATA or dataset.path says where they are"
-                )
+                fetch = f"{command_line('data', self.name)} fetches them; " if self.fetched else ""
+                raise UserError(f"no data at {path}: {fetch}CVAE_DATA or dataset.path says where they are")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +107,7 @@ class TextFiles(SentenceFiles):
     """A folder with train.txt, valid.txt and test.txt: one sentence a line."""
 
     layout: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
+    fetched = True
 
     longest: Count | None = None
 
@@ -170,6 +170,7 @@ class DialogData(Files):
     """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
 
     layout: ClassVar[dict[str, str]] = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
+    fetched = True
 
     name: Literal["switchboard"]
     vocabulary: Annotated[int, Ge(3)]
@@ -198,6 +199,7 @@ class LabelledData(SentenceFiles):
         for split, part in (("train", "train"), ("val", "dev"), ("test", "test"))
         for label in (0, 1)
     }
+    fetched = True
 
     name: Literal["yelp"]
     share: Shares

@@ -29,5 +29,7 @@ def build(config: Dataset, device: torch.device, vocabulary: Vocabulary | None =
 
     Sentences are numbered by `vocabulary` where it is given, else by that of their train split.
     """
-    reader = next(REGISTRY[cls] for cls in type(config).__mro__ if cls in REGISTRY)
-    return reader(config, device, vocabulary)
+    for cls in type(config).__mro__:
+        if cls in REGISTRY:
+            return REGISTRY[cls](config, device, vocabulary)
+    raise KeyError(f"{type(config).__name__} has no reader in REGISTRY of cvae.data")

@@ -19,7 +19,7 @@ from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
 from cvae.data.sources import place, text_column
 from cvae.data.text import Splits, order, splits
-from cvae.data.vocabulary import SPECIALS, Vocabulary, words_of
+from cvae.data.vocabulary import RESERVED, WHY_RESERVED, Vocabulary, words_of
 from cvae.errors import UserError
 from cvae.io import sha256
 
@@ -232,11 +232,8 @@ def check(path: Path, max_words: float, longest: float = math.inf, column: str |
             raise UserError(
                 f"{place(path, number)}: {len(words)} words, dataset.max_words allows {max_words}"
             )
-        if reserved := {"<pad>", "<s>", "</s>"} & set(words):
-            raise UserError(
-                f"{place(path, number)}: {', '.join(sorted(reserved))} is reserved; "
-                f"of {', '.join(SPECIALS)} only <unk> may stand in a corpus"
-            )
+        if reserved := RESERVED.intersection(words):
+            raise UserError(f"{place(path, number)}: {', '.join(sorted(reserved))}: {WHY_RESERVED}")
         sentences += 0 < len(words) <= longest
         empty += not words
         longer += len(words) > longest

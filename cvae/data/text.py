@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data.vocabulary import BOS, UNK, Vocabulary, words_of
+from cvae.data.vocabulary import BOS, RESERVED, UNK, WHY_RESERVED, Vocabulary, words_of
+from cvae.errors import UserError
 
 TENSOR_TYPES = {"h": torch.int16, "i": torch.int32}  # by type code of an array
 
@@ -201,9 +202,14 @@ class Splits(Generic[CorpusT]):
 
 
 def counted(texts: Iterable[str], hashes: array, words: array) -> Iterator[str]:
-    """Yield the texts unchanged and append the 64-bit hash of each, and its number of words."""
+    """Yield the texts unchanged and append the 64-bit hash of each, and its number of words.
+
+    Raises UserError for a reserved word.
+    """
     for text in texts:
         tokens = words_of(text)
+        if reserved := RESERVED.intersection(tokens):
+            raise UserError(f"{', '.join(sorted(reserved))} in a sentence: {WHY_RESERVED}")
         hashes.append(hash(tuple(tokens)))
         words.append(len(tokens))
         yield text
@@ -222,11 +228,16 @@ def splits(
     fingerprints: dict[str, str],
     labels: Mapping[str, Sequence[int]] | None = None,
 ) -> Splits[Corpus]:
-    """Return the data set of these sentences, numbered by a vocabulary."""
+    """Return the data set of these sentences, numbered by a vocabulary.
+
+    Raises UserError for a split without a sentence, and for a reserved word.
+    """
     hashes, corpora = {split: array("q") for split in texts}, {}
     for split, sentences in texts.items():
         words = array("q")
         numbers = vocabulary.encode_texts(counted(sentences, hashes[split], words))
         classes = labels[split] if labels else ()
         corpora[split] = Corpus(numbers, len(vocabulary), device, classes, words)
+        if not len(words):
+            raise UserError(f"the split {split} has no sentence in it")
     return Splits(vocabulary, corpora, fingerprints, overlap(hashes))

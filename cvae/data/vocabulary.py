@@ -14,6 +14,8 @@ from cvae.io import located, write_atomically
 
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
+RESERVED = frozenset(SPECIALS) - {"<unk>"}
+WHY_RESERVED = f"of the special words {', '.join(SPECIALS)} only <unk> may stand in a corpus"
 BYTE_ORDER_MARK = "\ufeff"
 TOKENIZER = "tokenizer.json"  # of a run whose tokens are pieces
 ENCODED_TOGETHER = 1000  # texts; the tokenizers library takes several at once

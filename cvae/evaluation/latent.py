@@ -30,10 +30,14 @@ def collect_posteriors(
         batch = model.shared(batch)
         posteriors.append(model.posterior(batch))
         terms.append(objective.terms(model, batch, deterministic, generator, posteriors[-1]))
-    nll, kl, tokens, extras = zip(*terms, strict=True)
-    extra_losses = {name: torch.cat([losses[name] for losses in extras]) for name in extras[0]}
+    names = terms[0].extra_losses
     q = Gaussian(*map(torch.cat, zip(*posteriors, strict=True)))
-    return Terms(torch.cat(nll), torch.cat(kl), torch.cat(tokens), extra_losses), q
+    return Terms(
+        nll=torch.cat([part.nll for part in terms]),
+        kl=torch.cat([part.kl for part in terms]),
+        tokens=torch.cat([part.tokens for part in terms]),
+        extra_losses={name: torch.cat([part.extra_losses[name] for part in terms]) for name in names},
+    ), q
 
 
 def elbo_metrics(terms: Terms) -> dict[str, float]:

@@ -56,6 +56,13 @@ def test_what_hydra_takes_in_quotes_only_is_quoted(typed, taken):
     assert quoted(typed) == taken
 
 
+@pytest.mark.parametrize("typed", ["2e-3", "0.002", "2.0E-3", ".002", "+0.0020"])
+def test_a_number_names_the_same_folder_however_it_is_typed_and_as_in_a_sweep(typed):
+    assert slug([f"lr.value={typed}"]) == "lr.value-0.002"
+    assert slug([f"task.shares=[1,{typed}]"]) == "task.shares-1-0.002"
+    assert slug(["dataset.path=v2.10/1e5x"]) == "default" and slug(["a=1_0.5"]) == "a-1_0.5"
+
+
 OVERRIDE = st.builds(
     "{}={}".format, st.text("abc.", min_size=1, max_size=6), st.text("xyz,[]= /λ-0123", max_size=40)
 )

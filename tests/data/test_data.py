@@ -380,8 +380,11 @@ def test_a_file_replaced_by_another_of_the_same_time_is_read_anew(tmp_path):
         (b"\n \r\n\n", "{path} has no sentence in it"),
         (b"a\n\n" + b"w " * 6 + b"\n", "{path}, line 3: 6 words, dataset.max_words allows 5"),
         (b"a\r\nb\r" + b"w " * 6, "{path}, line 3: 6 words, dataset.max_words allows 5"),
-        (b"a <s> b\n", "{path}, line 1: <s> is reserved; of <pad>, <unk>, <s>, </s> only <unk> may stand"),
-        (b"a\nb </s> <pad>\n", "{path}, line 2: </s>, <pad> is reserved; "),
+        (
+            b"a <s> b\n",
+            "{path}, line 1: <s>: of the special words <pad>, <unk>, <s>, </s> only",
+        ),
+        (b"a\nb </s> <pad>\n", "{path}, line 2: </s>, <pad>: of the special words "),
         ("the cat\nsat\n".encode("utf-16-le"), "{path}, line 1: a NUL character; text is UTF-8, and this"),
         (b"\xef\xbb\xbf\n\n\xef\xbb\xbf", "{path} has no sentence in it"),
     ],

@@ -351,7 +351,7 @@ def test_everything_at_once_is_recorded_with_how_much_it_saw_and_leaves_no_trace
     found = task.evaluate("train", thorough=True)
     assert torch.equal(torch.get_rng_state(), state) and model.training
     assert task.evaluate("train", thorough=True) == found
-    names = {"elbo", "rec", "kl", "ppl", "mi", "au", "path_a", "path_a_prior", "path_b"}
+    names = {"elbo", "rec", "kl", "ppl", "word_ppl", "mi", "au", "path_a", "path_a_prior", "path_b"}
     assert set(task.evaluate("train")) == names
     sizes = {"mi_examples": 60, "path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
     assert {key: found[key] for key in sizes} == sizes
