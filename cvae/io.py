@@ -43,7 +43,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file; an unchanged one is read once. Raises OSError."""
+    """Return the sha256 of a file, or of the names and sha256 of a folder's files. Raises OSError.
+
+    An unchanged file is read once.
+    """
+    if path.is_dir():
+        lines = [f"{sha256(file)} {file.name}" for file in sorted(path.iterdir()) if file.is_file()]
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
     stat = path.stat()
     return _sha256(path, stat.st_ino, stat.st_size, stat.st_ctime_ns)
 

@@ -50,6 +50,33 @@ DEBUG = (  # a small language model, for the command line
     "train.log_every=4",
     "train.save_every=5",
 )
+REVIEWS = (  # a small task=yelp
+    "task=yelp",
+    "model.embed=6",
+    "model.filters=4",
+    "model.latent=3",
+    "model.hidden=8",
+    "train.epochs=2",
+    "train.batch_size=8",
+    "train.log_every=4",
+    "train.save_every=5",
+    "dataset.share={train:1.0,val:1.0,test:1.0}",
+    "dataset.min_count=1",
+    "task.mi_examples=10",
+    "task.path_sentences=4",
+    "task.iw_samples=2",
+    "task.iw_sentences=4",
+    "task.finetune.modes=[]",
+    "task.finetune.shares=[0.1,0.5,1.0]",
+    "task.finetune.seeds=2",
+    "task.finetune.val_least=6",
+    "task.finetune.penalties=[0.1,10.0]",
+    "task.finetune.batch_size=8",
+    "task.finetune.epochs=1",
+    "task.finetune.least_updates=4",
+    "task.finetune.checks=2",
+    "task.finetune.map_sentences=12",
+)
 MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
 layers = pytest.mark.parametrize("layers", [1, 2])
 

@@ -47,6 +47,18 @@ def parts(path: Path, extensions: Collection[str] = TEXTS) -> Parts:
     return by_split(path, found)
 
 
+def labelled_parts(path: Path) -> Parts:
+    """Return the tables of each split, or the folders of its classes: `<class>/` or `<split>/<class>/`."""
+    if not path.is_dir():
+        return parts(path)
+    folders = sorted(sub for sub in path.iterdir() if sub.is_dir())
+    inside = {sub.name: [part for part in sorted(sub.iterdir()) if part.is_dir()] for sub in folders}
+    if splits := by_split(path, {name: subs for name, subs in inside.items() if subs}):
+        return splits
+    classes = [sub for sub in folders if any(extension(file) == ".txt" for file in sub.iterdir())]
+    return {"train": classes} if classes else parts(path, TABLES)
+
+
 def by_split(source: object, found: Mapping[str, list[Path]]) -> Parts:
     """Return the files of each split by the names in use. Raises UserError for several."""
     splits: Parts = {}

@@ -121,8 +121,8 @@ def _tasks(known: Known) -> Iterator[str]:
         if no_latent:
             yield "task=toy draws the latent space: model.latent must be > 0"
     if task == "yelp":
-        if dataset not in (None, "yelp"):
-            yield f"task=yelp classifies labelled sentences and needs dataset=yelp, found {dataset}"
+        if dataset not in (None, "yelp", "labelled"):
+            yield f"task=yelp classifies labelled sentences: dataset=labelled or yelp, found {dataset}"
         if no_latent:
             yield "task=yelp classifies z: model.latent must be > 0"
         yield from _finetuning(known)

@@ -192,6 +192,13 @@ class Shares:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledData(SentenceFiles):
+    """Sentences that have a class each."""
+
+    share: Shares
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShenFiles(LabelledData):
     """A folder with sentiment.{train,dev,test}.{0,1}: one sentence a line, a file for each class."""
 
     layout: ClassVar[dict[str, str]] = {
@@ -200,16 +207,46 @@ class LabelledData(SentenceFiles):
         for label in (0, 1)
     }
     fetched = True
+    classes: ClassVar[tuple[str, ...]] = ("negative", "positive")
 
     name: Literal["yelp"]
-    share: Shares
 
     def refuse_missing(self) -> None:
         super().refuse_missing()
         read = set(self.files().values())
         for path in sorted(located(self.path).glob("sentiment.*.*")):
             if path not in read and re.fullmatch(r"sentiment\.(train|dev|test)\.\w+", path.name):
-                raise UserError(f"{path} is a class of its own: task=yelp tells two apart, .0 and .1")
+                raise UserError(f"{path} is a class of its own: dataset=yelp tells two apart, .0 and .1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnLabels(LabelledData):
+    """Any labelled sentences: a table, a folder of these for splits, or folders with one for each class.
+
+    val and test each get the share `held_out` of each class where they have no file.
+    """
+
+    name: Literal["labelled"]
+    held_out: Annotated[float, Gt(0), Lt(0.5)]
+    column: str | None = None
+    label: str | None = None
+    longest: Count | None = None
+
+    def parts(self) -> dict[str, list[Path]]:
+        """Return the tables, or the folders of classes, of each split that has any."""
+        return layout.labelled_parts(located(self.path))
+
+    def files(self) -> dict[str, Path]:
+        return layout.named(self.parts())
+
+    def refuse_missing(self) -> None:
+        parts = self.parts()
+        if not parts.get("train") or not all(path.exists() for path in parts["train"]):
+            raise UserError(
+                f"no labelled sentences at {located(self.path)}: dataset.path must be a .csv, .tsv, .jsonl or"
+                " .parquet file, a folder with train and, if you have them, valid and test of these, or a"
+                " folder with a folder of .txt files for each class"
+            )
 
 
 @dataclass(frozen=True)
@@ -381,7 +418,7 @@ class SemiAmortized:
     clip: Positive
 
 
-Dataset = ToyData | TinyData | TextData | OwnText | HubText | DialogData | LabelledData
+Dataset = ToyData | TinyData | TextData | OwnText | HubText | DialogData | ShenFiles | OwnLabels
 ModelConfig = SentenceModel | DialogModel | ReviewModel
 AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextFiles, TinyData, ToyData
-from cvae.data import dialogs, files, toy
+from cvae.data import dialogs, files, labels, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import Vocabulary
@@ -19,7 +19,7 @@ REGISTRY: dict[type, Callable[[Any, torch.device, Vocabulary | None], Splits]] =
     TinyData: lambda config, device, _: toy.build(toy.tiny(config), device),
     TextFiles: files.build_text,
     OwnText: files.build_text,
-    LabelledData: files.build_labelled,
+    LabelledData: labels.build,
     DialogData: lambda config, device, _: dialogs.build(config, device),
 }
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cvae.config import layout
-from cvae.config.schema import HubText, LabelledData, OwnText, TextFiles
+from cvae.config.schema import HubText, OwnText, TextFiles
 from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
 from cvae.data.sources import place, text_column
@@ -33,15 +33,6 @@ def build_text(
     texts, prints, notes = read(config)
     vocabulary = vocabulary or vocabularies.build(config, texts["train"])
     return replace(splits(texts, vocabulary, device, prints), notes=notes)
-
-
-def build_labelled(
-    config: LabelledData, device: torch.device, vocabulary: Vocabulary | None = None
-) -> Splits:
-    """Return the data set of sentence files that have a class each."""
-    texts, labels, prints, notes = labelled(config)
-    vocabulary = vocabulary or vocabularies.build(config, texts["train"])
-    return replace(splits(texts, vocabulary, device, prints, labels), notes=notes)
 
 
 class Checked(NamedTuple):
@@ -170,37 +161,6 @@ def _notes(
     spaceless = config.tokens == "words" and 2 * single > count
     advice = "most sentences are one word: text without spaces is for dataset.tokens=chars or bpe"
     return ("; ".join(parts), *([advice] if spaceless else []))
-
-
-Labelled = tuple[dict[str, list[str]], dict[str, list[int]], dict[str, str], tuple[str, ...]]
-
-
-def labelled(config: LabelledData) -> Labelled:
-    """Return the first share of each class's texts, class by class, their labels, files' sha256 and notes.
-
-    Rounds down, as the authors do (protocol C1). Raises UserError for a share without a sentence, and for
-    what `read` refuses.
-    """
-    config.refuse_missing()
-    checked = {key: (path, check(path, config.max_words)) for key, path in config.files().items()}
-    texts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-    labels: dict[str, list[int]] = {split: [] for split in texts}
-    for key, (path, (digest, count, *_)) in checked.items():
-        split, _, label = key.partition("/")
-        share = getattr(config.share, split)
-        first = np.arange(int(share * count + 1e-9))  # 0.29 * 100 is 28.999…
-        if not len(first):
-            raise UserError(f"{path} has {count} sentences: dataset.share.{split}={share} takes none")
-        texts[split] += Texts((path,), digest, None, first)
-        labels[split] += [int(label)] * len(first)
-    shares = {split: getattr(config.share, split) for split in texts}
-    notes = tuple(
-        f"{split}: {len(texts[split]):,} sentences, the first {100 * share:g} % of each class's file"
-        f" (dataset.share.{split})"
-        for split, share in shares.items()
-        if share < 1
-    )
-    return texts, labels, {key: part.fingerprint for key, (_, part) in checked.items()}, notes
 
 
 def held_out(path: Path, count: int, share: float, missing: Sequence[str]) -> dict[str, np.ndarray]:

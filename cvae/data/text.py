@@ -191,7 +191,8 @@ class Splits(Generic[CorpusT]):
     """A data set: the vocabulary, `corpora` by split (train, val, test), and where they come from.
 
     `in_train` is the share of each other split's sentences that occur in train word for word.
-    `notes` tell what was done with the files that the user may not have asked for.
+    `notes` tell what was done with the files that the user may not have asked for. `classes` are the names of
+    the labels, in the order of their numbers.
     """
 
     vocabulary: Vocabulary
@@ -199,6 +200,7 @@ class Splits(Generic[CorpusT]):
     fingerprints: dict[str, str]
     in_train: dict[str, float]
     notes: tuple[str, ...] = field(default=(), kw_only=True)
+    classes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def counted(texts: Iterable[str], hashes: array, words: array) -> Iterator[str]:

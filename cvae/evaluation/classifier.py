@@ -1,4 +1,6 @@
-"""Classifiers of sentences into two classes: a logistic layer on a frozen encoder's z, or both trained.
+"""Classifiers of sentences: a logistic layer on a frozen encoder's z, or both trained.
+
+Two classes have one logit, that of class 1; more have one each.
 
 They are selected by their accuracy on validation and, of equal accuracies, by the lower cross-entropy.
 """
@@ -31,7 +33,11 @@ class Score(NamedTuple):
 
 
 def judge(logits: np.ndarray, labels: np.ndarray) -> Score:
-    """Return the score of logits [N] of class 1, threshold 0, for labels [N]."""
+    """Return the score of logits for labels [N]: [N] of class 1, threshold 0, or [N, K] of all classes."""
+    if logits.ndim == 2:
+        chosen = np.take_along_axis(logits, labels[:, None], 1)[:, 0]
+        fit = chosen - np.logaddexp.reduce(logits, 1)
+        return Score(float((logits.argmax(1) == labels).mean()), float(fit.mean()))
     right = (logits > 0) == (labels == 1)
     return Score(float(right.mean()), -float(np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()))
 
@@ -72,16 +78,16 @@ class Scaling(NamedTuple):
 
 @dataclass(frozen=True)
 class Probe:
-    """A logistic layer on scaled features: weights [Z], bias, and the penalty it was selected with."""
+    """A logistic layer on scaled features: weights [Z] or [K, Z], bias, and the penalty that was selected."""
 
     weights: np.ndarray
-    bias: float
+    bias: float | np.ndarray
     penalty: float
     score: Score
 
     def logits(self, features: np.ndarray) -> np.ndarray:
-        """Return the logits [N] of class 1 for features [N, Z]."""
-        return features @ self.weights + self.bias
+        """Return the logits for features [N, Z]: [N] of class 1, or [N, K]."""
+        return features @ self.weights.T + self.bias
 
 
 def probe(
@@ -98,32 +104,41 @@ def probe(
     for penalty in penalties:
         fitted = LogisticRegression(C=penalty, solver="newton-cholesky").fit(features, labels)
         score = judge(fitted.decision_function(val_features), val_labels)
-        fits.append(Probe(fitted.coef_[0], float(fitted.intercept_[0]), penalty, score))
+        two = len(fitted.classes_) == 2
+        bias = float(fitted.intercept_[0]) if two else fitted.intercept_
+        fits.append(Probe(fitted.coef_[0] if two else fitted.coef_, bias, penalty, score))
     return max(fits, key=lambda fit: fit.score)
 
 
 class Classifier(nn.Module):
     """An encoder with a logistic layer on its scaled posterior mean; the layer starts at 0."""
 
-    def __init__(self, encoder: nn.Module, scaling: Scaling) -> None:
+    def __init__(self, encoder: nn.Module, scaling: Scaling, classes: int = 2) -> None:
         super().__init__()
         self.encoder = encoder
         _make_rnns_trainable(encoder)
         device = next(encoder.parameters()).device
         self.shift, self.scale = scaling.shift.float().to(device), scaling.scale
-        self.layer = nn.Linear(len(scaling.shift), 1, device=device)
+        self.layer = nn.Linear(len(scaling.shift), 1 if classes == 2 else classes, device=device)
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
 
     def start_from(self, fitted: Probe) -> None:
         """Copy the layer of a probe on the same scaled features."""
         with torch.no_grad():
-            self.layer.weight.copy_(torch.from_numpy(fitted.weights)[None])
-            self.layer.bias.fill_(fitted.bias)
+            self.layer.weight.copy_(torch.from_numpy(fitted.weights))
+            self.layer.bias.copy_(torch.as_tensor(fitted.bias))
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the logits of class 1: [B]."""
-        return self.layer((self.encoder(batch).mean - self.shift) / self.scale)[:, 0]
+        """Return the logits: [B] of class 1, or [B, K]."""
+        return self.layer((self.encoder(batch).mean - self.shift) / self.scale).squeeze(-1)
+
+    def loss(self, batch: Batch, labels: np.ndarray) -> Tensor:
+        """Return the mean cross-entropy for labels [B]."""
+        logits, targets = self(batch), torch.from_numpy(labels).to(self.shift.device)
+        if logits.dim() == 1:
+            return functional.binary_cross_entropy_with_logits(logits, targets.float())
+        return functional.cross_entropy(logits, targets)
 
     def judge(self, corpus: Corpus, rows: np.ndarray) -> Score:
         """Return the score on the sentences with these numbers."""
@@ -169,8 +184,7 @@ def train(
         if not place:
             shuffled = rows[order(len(rows), seed, epoch)]
         chosen = shuffled[place * size :][:size]
-        labels = torch.from_numpy(corpus.labels[chosen]).float().to(classifier.shift.device)
-        loss = functional.binary_cross_entropy_with_logits(classifier(corpus.batch(chosen)), labels)
+        loss = classifier.loss(corpus.batch(chosen), corpus.labels[chosen])
         if not math.isfinite(loss.item()):
             raise Diverged(f"loss is {loss.item()} at update {step}", chosen)
         optimizer.zero_grad()

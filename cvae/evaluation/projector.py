@@ -22,11 +22,12 @@ PROJECTOR_CONFIG = """embeddings {
 
 
 class Projection(NamedTuple):
-    """Points of the latent space: means [N, Z], and the sentence and any class (0 or 1) of each."""
+    """Points of the latent space: means [N, Z], and the sentence and any class of each."""
 
     means: Tensor
     texts: Sequence[str]
     labels: np.ndarray | None = None
+    classes: Sequence[str] = ()
 
 
 def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequence[str] = ()) -> None:
@@ -44,8 +45,8 @@ def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequenc
     write_atomically(folder / "projector_config.pbtxt", PROJECTOR_CONFIG)
 
 
-def write_map(folder: Path, means: np.ndarray, labels: np.ndarray) -> None:
-    """Write map.jsonl unless it exists: the place of each mean [N, Z] in a t-SNE of all, and its label.
+def write_map(folder: Path, means: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> None:
+    """Write map.jsonl unless it exists: the place of each mean [N, Z] in a t-SNE of all, and its class.
 
     t-SNE as the authors' (protocol C4): 2-d, from the principal components, else scikit-learn's defaults.
     """
@@ -56,7 +57,7 @@ def write_map(folder: Path, means: np.ndarray, labels: np.ndarray) -> None:
     perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default; scikit-learn refuses more than a third
     places = TSNE(init="pca", random_state=0, perplexity=perplexity).fit_transform(means)
     lines = [
-        json.dumps({"x": round(x, 4), "y": round(y, 4), "label": label})
+        json.dumps({"x": round(x, 4), "y": round(y, 4), "label": label, "class": classes[label]})
         for (x, y), label in zip(places.tolist(), labels.tolist(), strict=True)
     ]
     write_atomically(folder / MAP, "\n".join(lines) + "\n")

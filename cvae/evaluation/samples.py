@@ -106,10 +106,12 @@ class Sampler:
             files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))
             corpus = self._corpus([line for _, line in sources.lines(Path(what)) if words_of(line)])
             return self.task.means(corpus.batches(np.arange(len(corpus)), size)).mean(0)
-        labels = sorted(map(str, np.unique(train.labels)))
-        if what not in labels:
-            raise UserError(f"{what} is no file" + (f" and no label: {listing(labels)}" if labels else ""))
-        return self.task.means(train.batches(np.flatnonzero(train.labels == int(what)), size)).mean(0)
+        classes = self.task.data.classes
+        numbers = {name: n for n, name in enumerate(classes)} | {str(n): n for n in range(len(classes))}
+        if what not in numbers:
+            raise UserError(f"{what} is no file" + (f" and no class: {listing(classes)}" if classes else ""))
+        rows = np.flatnonzero(train.labels == numbers[what])
+        return self.task.means(train.batches(rows, size)).mean(0)
 
     def sentences(self, split: str, count: int) -> list[str]:
         """Return `count` sentences of a split, the same in every run on it."""

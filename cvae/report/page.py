@@ -69,7 +69,7 @@ def drawers(runs: Sequence[Run]) -> Iterator[tuple[str, Callable[[], Figure]]]:
     """Yield the caption of each figure that these runs have records for, and the function that draws it."""
     if any(run.classifiers for run in runs):
         yield "Accuracy against labels", partial(figures.accuracy_figure, runs)
-        yield "The test sentences' means by sentiment", partial(figures.map_figure, runs)
+        yield "The test sentences' means by class", partial(figures.map_figure, runs)
     parts = comparable(runs)
     if len(parts) > 1:
         yield "KL against rec", partial(figures.rate_figure, runs)

@@ -39,12 +39,16 @@ class Snapshot:
         return cls(mean, logvar, np.array(record["label"], dtype=int))
 
 
+SENTIMENTS = ("negative", "positive")
+
+
 @dataclass(frozen=True)
 class Map:
-    """Test sentences in a plane: `places` [N, 2] and `labels` [N], 0 negative and 1 positive."""
+    """Test sentences in a plane: `places` [N, 2], `labels` [N], and the classes' names by label."""
 
     places: np.ndarray
     labels: np.ndarray
+    classes: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,9 @@ def read_map(folder: Path) -> Map:
         places = np.array([(point["x"], point["y"]) for point in points], dtype=float)
     except (KeyError, TypeError, ValueError):
         raise RunsError(f"{path}: a line has no numbers x and y") from None
-    return Map(places, np.array([point["label"] for point in points], dtype=int))
+    labels = np.array([point["label"] for point in points], dtype=int)
+    names = dict(enumerate(SENTIMENTS))  # of runs from before the names were kept
+    return Map(places, labels, names | {int(p["label"]): str(p["class"]) for p in points if "class" in p})
 
 
 def read_run(folder: str | Path) -> Run:

@@ -23,7 +23,7 @@ from cvae.tasks.language_model import LanguageTask
 
 
 class ReviewTask(LanguageTask):
-    """A language model of reviews whose z is then asked for their sentiment.
+    """A language model of reviews whose z is then asked for their class.
 
     With `init_from` and without `reset_decoder` the encoder is that of another run and nothing is
     pre-trained.
@@ -44,7 +44,7 @@ class ReviewTask(LanguageTask):
         corpus = self.data.corpora["test"]
         rows = fixed_subset(settings.map_sentences, len(corpus))
         means = self.classification.posteriors["test"].mean[torch.from_numpy(rows)]
-        return Projection(means, self.words(corpus.batch(rows)), corpus.labels[rows])
+        return Projection(means, self.words(corpus.batch(rows)), corpus.labels[rows], self.data.classes)
 
 
 class Trial(NamedTuple):
@@ -115,12 +115,12 @@ class Classification:
         """Train the pre-trained encoder with the layer of its probe, or a new encoder with a new layer."""
         corpora = self.data.corpora
         if trial.mode == "finetune":
-            classifier = Classifier(copy.deepcopy(self.encoder), self._scaling)
+            classifier = Classifier(copy.deepcopy(self.encoder), self._scaling, len(self.data.classes))
             classifier.start_from(self._probe_on_means(rows, val))
             lr = self.settings.encoder_lr
         else:
             unscaled = Scaling(torch.zeros(self.task.config.model.latent), 1.0)
-            classifier = Classifier(self.new_encoder(trial.seed), unscaled)
+            classifier = Classifier(self.new_encoder(trial.seed), unscaled, len(self.data.classes))
             lr = self.settings.lr
         updates, score = train(
             classifier,

@@ -86,5 +86,6 @@ def _write_projection(task: Task, folder: RunFolder) -> None:
     if labels is None:
         projector.write(folder.path, means, texts)
     else:
-        projector.write(folder.path, means, texts, ["positive" if label else "negative" for label in labels])
-        projector.write_map(folder.path, means, labels)
+        classes = projection.classes
+        projector.write(folder.path, means, texts, [classes[label] for label in labels])
+        projector.write_map(folder.path, means, labels, classes)

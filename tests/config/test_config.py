@@ -176,6 +176,7 @@ class TestCommitted:
                 "dataset=hub": "task=ptb dataset.path=me/mine",
                 "model=lm": "task=ptb",
                 "dataset=yelp": "task=yelp",
+                "dataset=labelled": "task=yelp dataset.path=mine.csv dataset.label=stars",
                 "dataset=switchboard": "task=switchboard",
                 "model=dialog": "task=switchboard",
                 "remedy=[pretrained]": "init_from=outputs/earlier",

@@ -23,8 +23,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from cvae import data
-from cvae.config.schema import LabelledData, Shares
-from cvae.data import files
+from cvae.config.schema import Shares, ShenFiles
+from cvae.data import labels
 from cvae.data.labelled import held_out, stratified, without_words
 from cvae.data.text import Batch, Corpus, Splits
 from cvae.data.vocabulary import BOS, EOS, SPECIALS
@@ -52,38 +52,11 @@ from cvae.training import checkpoint
 from cvae.training.classification import summary as means_of
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
-from tests.helpers import CPU, ROOT, script
+from tests.helpers import CPU, REVIEWS, ROOT, script
 
 quick = settings(max_examples=50, deadline=None)
 SUBJECTS = ["the food", "the service", "this place", "my waiter", "a room", "our table"]
 WORDS = (["awful", "rude", "cold", "dirty"], ["great", "friendly", "warm", "clean"])
-SMALL = (
-    "task=yelp",
-    "model.embed=6",
-    "model.filters=4",
-    "model.latent=3",
-    "model.hidden=8",
-    "train.epochs=2",
-    "train.batch_size=8",
-    "train.log_every=4",
-    "train.save_every=5",
-    "dataset.share={train:1.0,val:1.0,test:1.0}",
-    "dataset.min_count=1",
-    "task.mi_examples=10",
-    "task.path_sentences=4",
-    "task.iw_samples=2",
-    "task.iw_sentences=4",
-    "task.finetune.modes=[]",
-    "task.finetune.shares=[0.1,0.5,1.0]",
-    "task.finetune.seeds=2",
-    "task.finetune.val_least=6",
-    "task.finetune.penalties=[0.1,10.0]",
-    "task.finetune.batch_size=8",
-    "task.finetune.epochs=1",
-    "task.finetune.least_updates=4",
-    "task.finetune.checks=2",
-    "task.finetune.map_sentences=12",
-)
 
 
 def sentence(label: int, n: int) -> str:
@@ -106,10 +79,10 @@ def folder(tmp_path_factory) -> Path:
     return path
 
 
-def described(folder: Path, least: int = 1, **shares: float) -> LabelledData:
+def described(folder: Path, least: int = 1, **shares: float) -> ShenFiles:
     """The configuration that reads a folder."""
     share = Shares(**({"train": 1.0, "val": 1.0, "test": 1.0} | shares))
-    return LabelledData(
+    return ShenFiles(
         name="yelp", path=str(folder), share=share, min_count=least, max_words=9, sampler="equal_length"
     )
 
@@ -144,20 +117,20 @@ def test_a_share_is_not_less_for_how_it_is_stored(tmp_path):
         for label in (0, 1):
             (tmp_path / f"sentiment.{split}.{label}").write_text("so it is\n" * 100)
     assert int(0.29 * 100) == 28
-    labels = files.labelled(described(tmp_path, train=0.29))[1]
-    assert [labels["train"].count(label) for label in (0, 1)] == [29, 29]
+    train = data.build(described(tmp_path, train=0.29), CPU).corpora["train"]
+    assert np.bincount(train.labels).tolist() == [29, 29]
 
 
 def test_a_share_is_said_and_recorded(folder, tmp_path, monkeypatch, configured):
     assert data.build(described(folder), CPU).notes == ()
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     shares = ("dataset.share.train=0.5", "dataset.share.test=0.125")
-    config = configured(*SMALL, *shares, f"dataset.path={folder}", "train.epochs=null", "train.steps=4")
+    config = configured(*REVIEWS, *shares, f"dataset.path={folder}", "train.epochs=null", "train.steps=4")
     run(config, RunFolder(tmp_path))
     notes = json.loads((tmp_path / "results.json").read_text())["notes"]
     assert notes == [
-        "train: 40 sentences, the first 50 % of each class's file (dataset.share.train)",
-        "test: 5 sentences, the first 12.5 % of each class's file (dataset.share.test)",
+        "train: 40 sentences, the first 50 % of each class (dataset.share.train)",
+        "test: 5 sentences, the first 12.5 % of each class (dataset.share.test)",
     ]
     assert all(note in (tmp_path / "train.log").read_text() for note in notes)
 
@@ -167,23 +140,21 @@ def test_a_third_class_is_refused(folder, tmp_path, name):
     shutil.copytree(folder, tmp_path / "reviews")
     for other in ("sentiment.train.0.gz", "sentiment.train.1~", "sentiment.all.2", name):
         (tmp_path / "reviews" / other).write_text("so so\n")
-    with pytest.raises(UserError, match=rf"{name} is a class of its own: task=yelp tells two apart"):
-        files.labelled(described(tmp_path / "reviews"))
+    with pytest.raises(UserError, match=rf"{name} is a class of its own: dataset=yelp tells two apart"):
+        labels.read_shen(described(tmp_path / "reviews"))
     (tmp_path / "reviews" / name).unlink()
-    files.labelled(described(tmp_path / "reviews"))
+    labels.read_shen(described(tmp_path / "reviews"))
 
 
 def test_a_share_of_nothing_is_refused_by_file_and_key(folder):
-    with pytest.raises(
-        UserError, match=r"sentiment\.dev\.0 has 10 sentences: dataset\.share\.val=0\.05 takes"
-    ):
-        files.labelled(described(folder, val=0.05))
+    with pytest.raises(UserError, match=r"val, negative: 10 sentences, and dataset\.share\.val=0\.05 takes"):
+        data.build(described(folder, val=0.05), CPU)
 
 
 def test_words_rarer_than_min_count_in_the_used_share_are_unknown(folder):
     words = data.build(described(folder, least=16), CPU).vocabulary.words
-    sentences = files.labelled(described(folder))[0]["train"]
-    flat = [word for row in sentences for word in row]
+    classes = labels.read_shen(described(folder))[0]["train"]
+    flat = [word for texts in classes.values() for line in texts for word in line.split()]
     assert set(words) == {*SPECIALS, *(word for word in flat if flat.count(word) >= 16)}
     assert 6 < len(words) < len(SPECIALS) + len(set(flat))
 
@@ -239,7 +210,7 @@ def test_pretraining_that_is_stopped_anywhere_is_that_which_was_not(
     more, folder, tmp_path, monkeypatch, configured
 ):
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
-    small = [key for key in SMALL if "model=sentence" not in more or "filters" not in key]
+    small = [key for key in REVIEWS if "model=sentence" not in more or "filters" not in key]
     config = configured(*small, *more, f"dataset.path={folder}")
     run(config, RunFolder(tmp_path / "whole"))
     train = dataclasses.replace(config.train, stop_after=7)
@@ -275,7 +246,7 @@ def cells(path: Path) -> list[dict]:
 def finished(folder, tmp_path_factory, configured) -> Path:
     """A run of both stages."""
     path = tmp_path_factory.mktemp("fertig é ")
-    run(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(path))
+    run(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(path))
     return path
 
 
@@ -337,11 +308,11 @@ def test_each_mode_share_and_seed_is_made_once_with_the_same_label_sets(
     # 0.2 for each label, 6 at least, by class of 10 and 20
     assert [c["val_labels"] for c in found if c["seed"] == 0] == [6, 8, 16] * 3
     for schedule in ("none", "monotonic"):
-        config = configured(*SMALL, MODES, f"schedule={schedule}", f"dataset.path={folder}")
+        config = configured(*REVIEWS, MODES, f"schedule={schedule}", f"dataset.path={folder}")
         task = prepare(config)
         assert list(task.classification.trials()) == [(c["mode"], c["share"], c["seed"]) for c in found]
         rows = {cell: task.classification.label_sets(cell) for cell in task.classification.trials()}
-        first = prepare(configured(*SMALL, MODES, f"dataset.path={folder}"))
+        first = prepare(configured(*REVIEWS, MODES, f"dataset.path={folder}"))
         for cell in first.classification.trials():
             for one, other in zip(rows[cell], first.classification.label_sets(cell), strict=True):
                 assert (one == other).all()
@@ -350,7 +321,7 @@ def test_each_mode_share_and_seed_is_made_once_with_the_same_label_sets(
 def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrained_one(
     finished, folder, configured, monkeypatch
 ):
-    task = reopen(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
+    task = reopen(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
     before = {name: tensor.clone() for name, tensor in task.model.state_dict().items()}
     trained = []
     original = reviews.train
@@ -382,7 +353,7 @@ def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrai
 def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on_test(
     finished, folder, configured, monkeypatch
 ):
-    task = reopen(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
+    task = reopen(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
     seen, taught, judge, teach = [], [], Classifier.judge, reviews.train
 
     def watching(self, corpus, rows):
@@ -414,7 +385,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
 
 
 def test_a_new_encoder_is_of_its_seed_and_leaves_the_global_noise(folder, configured):
-    task = prepare(configured(*SMALL, f"dataset.path={folder}"))
+    task = prepare(configured(*REVIEWS, f"dataset.path={folder}"))
     state = torch.get_rng_state()
     one, again, other = (task.classification.new_encoder(seed).second.weight for seed in (1, 1, 2))
     assert torch.equal(one, again) and not torch.equal(one, other)
@@ -422,7 +393,7 @@ def test_a_new_encoder_is_of_its_seed_and_leaves_the_global_noise(folder, config
 
 
 def test_the_majority_is_that_of_the_training_sentences(folder, configured):
-    task = prepare(configured(*SMALL, f"dataset.path={folder}"))
+    task = prepare(configured(*REVIEWS, f"dataset.path={folder}"))
     assert task.classification.majority() == 0.6
     task.data.corpora["train"].labels[:50] = 0  # now most are of class 0, and of test 30 of 50 are not
     assert task.classification.majority() == 0.4
@@ -490,7 +461,7 @@ def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeyp
             lines = [sentence(label, n) for n in range(400)]
             (tmp_path / f"sentiment.{split}.{label}").write_text("\n".join(lines) + "\n")
     own = ("task.finetune.penalties=[1.0e+4]", f"dataset.path={tmp_path}")
-    task, rng = prepare(configured(*SMALL, *own)), np.random.default_rng(0)
+    task, rng = prepare(configured(*REVIEWS, *own)), np.random.default_rng(0)
 
     def posteriors(encoder: torch.nn.Module, corpus: Corpus) -> Gaussian:
         side = 2.0 * corpus.labels - 1
@@ -578,7 +549,7 @@ def test_the_second_stage_goes_on_after_any_classifier(
             shutil.copy(path, tmp_path / path.name)
     lines = (finished / "classifier.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "classifier.jsonl").write_bytes(b"".join(lines[:killed]) + lines[killed][:30])
-    run(configured(*SMALL, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(tmp_path))
+    run(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(tmp_path))
     assert cells(tmp_path) == cells(finished)
     assert outcome(tmp_path)["results"] == outcome(finished)["results"]
     for name in ("map.jsonl", "projector_means.tsv"):
@@ -590,7 +561,7 @@ def test_a_classifier_whose_loss_is_not_finite_stops_and_keeps_its_batch(folder,
     with pytest.raises(
         Diverged, match=r"^loss is (nan|inf) at update \d of the classifier scratch, share 0\.1, "
     ):
-        run(configured(*SMALL, *own), RunFolder(tmp_path))
+        run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     kept = json.loads((tmp_path / "diverged.json").read_text())
     assert (kept["mode"], kept["seed"]) == ("scratch", 0) and len(kept["sentences"]) == 8
     assert not RunFolder(tmp_path).results["finished"]
@@ -601,7 +572,7 @@ def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
 ):
     """Whatever is judged with it, and however small a batch of labelled sentences is."""
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
-    small = [key for key in SMALL if "filters" not in key and "modes" not in key]
+    small = [key for key in REVIEWS if "filters" not in key and "modes" not in key]
     own = ("model=sentence", "remedy=[batch_norm]", "task.finetune.batch_size=7", f"dataset.path={folder}")
     config = configured(*small, *own)
     seen, real = [], reviews.train
@@ -622,11 +593,11 @@ def test_init_from_restores_exactly_and_gives_the_same_classifiers(
 ):
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     own = ("task.finetune.modes=[probe]", f"init_from={finished}", f"dataset.path={folder}")
-    task = prepare(configured(*SMALL, *own))
+    task = prepare(configured(*REVIEWS, *own))
     best = checkpoint.load(finished / "checkpoint_best.pt")["model"]
     for name, tensor in task.model.encoder.state_dict().items():
         assert torch.equal(tensor, best[f"encoder.{name}"])
-    run(configured(*SMALL, *own), RunFolder(tmp_path))
+    run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     assert cells(tmp_path) == [cell for cell in cells(finished) if cell["mode"] == "probe"]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["finished"] and results["updates"] == 0
@@ -647,7 +618,7 @@ def test_init_from_restores_exactly_and_gives_the_same_classifiers(
     ],
 )
 def test_an_encoder_that_does_not_fit_is_refused(other, said, finished, folder, tmp_path, configured):
-    small = [key for key in SMALL if other != "model=sentence" or "filters" not in key]
+    small = [key for key in REVIEWS if other != "model=sentence" or "filters" not in key]
     own = ("task.finetune.modes=[probe]", f"init_from={finished}", f"dataset.path={folder}")
     with pytest.raises(FolderError, match=re.escape(said)):
         run(configured(*small, *own, other), RunFolder(tmp_path / "new"))
@@ -659,7 +630,7 @@ def test_scratch_alone_needs_no_pretraining_and_is_the_same_for_every_schedule(
 ):
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     own = ("task.finetune.modes=[scratch]", "schedule=none", f"dataset.path={folder}")
-    run(configured(*SMALL, *own), RunFolder(tmp_path))
+    run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     assert cells(tmp_path) == [cell for cell in cells(finished) if cell["mode"] == "scratch"]
     assert json.loads((tmp_path / "results.json").read_text())["updates"] == 0
 

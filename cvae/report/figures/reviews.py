@@ -18,7 +18,16 @@ from cvae.runs.reader import Run, read_map
 
 TITLES = {"probe": "frozen encoder: logistic layer on z's mean", "finetune": "encoder fine-tuned"}
 WITHOUT = look_of(("", ""), [""]) | {"linestyle": (0, (3, 1.5))}
-SENTIMENTS = {"negative": "#D55E00", "positive": "#0072B2"}
+COLOURS = (
+    "#D55E00",
+    "#0072B2",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)  # Okabe, Ito
 
 
 def accuracy_figure(runs: Sequence[Run]) -> Figure:
@@ -73,7 +82,7 @@ def _axes(ax: Axes, title: str, counts: Mapping[float, int], most_frequent: floa
 
 
 def map_figure(runs: Sequence[Run]) -> Figure:
-    """Draw the t-SNE map of the test sentences' posterior means by sentiment: a panel for each schedule."""
+    """Draw the t-SNE map of the test sentences' posterior means by class: a panel for each schedule."""
     groups = group_runs(pretrained(runs))
     maps = {group: read_map(members[0].folder) for group, members in groups.items()}
     if not any(len(points.labels) for points in maps.values()):
@@ -87,10 +96,13 @@ def map_figure(runs: Sequence[Run]) -> Figure:
         if not len(points.labels):
             note(ax, "no map yet")
             continue
-        colours = np.array(list(SENTIMENTS.values()))[points.labels]
+        colours = np.array([COLOURS[label % len(COLOURS)] for label in points.labels])
         mixed = np.random.default_rng(0).permutation(len(colours))  # neither class lies on top
         ax.scatter(*points.places[mixed].T, c=colours[mixed], s=4, alpha=0.6, lw=0, rasterized=True)
-    dots = [Line2D([], [], marker="o", ls="", mew=0, color=colour) for colour in SENTIMENTS.values()]
-    figure.legend(dots, list(SENTIMENTS), loc="outside lower right", ncols=2, frameon=False)
+    drawn = sorted({label for points in maps.values() for label in points.labels.tolist()})
+    classes = {label: points.classes[label] for points in maps.values() for label in points.classes}
+    dots = [Line2D([], [], marker="o", ls="", mew=0, color=COLOURS[label % len(COLOURS)]) for label in drawn]
+    names_drawn = [classes[label] for label in drawn]
+    figure.legend(dots, names_drawn, loc="outside lower right", ncols=min(4, len(drawn)), frameon=False)
     figure.supxlabel("t-SNE of posterior means", fontsize=9.5, c=GREY, x=0.01, ha="left")
     return figure

@@ -1,0 +1,208 @@
+"""dataset=labelled: sentences of any number of classes, from tables and folders, through task=yelp."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from cvae import data
+from cvae.config.schema import OwnLabels, Shares
+from cvae.data.text import Corpus
+from cvae.data.vocabulary import BOS, EOS
+from cvae.errors import UserError
+from cvae.evaluation.classifier import Classifier, Scaling, judge, probe
+from cvae.models.gaussian import Gaussian
+from cvae.report import figures
+from cvae.runs.folder import RunFolder
+from cvae.runs.reader import find_runs, read_map
+from cvae.training.run import run
+from tests.helpers import CPU, REVIEWS
+
+CLASSES = ("bad", "fair", "good")
+WORDS = {"bad": "awful", "fair": "usual", "good": "great"}
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Keeps what `datasets` caches out of the home folder."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def sentences(name: str, count: int) -> list[str]:
+    subjects = ("the food", "my room", "this place", "our table")
+    return [f"{subjects[n % 4]} was {WORDS[name]} {n % 5}" for n in range(count)]
+
+
+def table(folder: Path, name: str = "reviews.csv", counts: int = 20) -> Path:
+    """A CSV of three classes, mixed."""
+    rows = [f"{text},{name}" for name in CLASSES for text in sentences(name, counts)]
+    (folder / name).write_text("\n".join(["review,stars", *rows[::2], *rows[1::2]]) + "\n")
+    return folder / name
+
+
+def own(path: Path, **values) -> OwnLabels:
+    base = {"max_words": 20, "held_out": 0.1, "sampler": "bucketed", "share": Shares(1.0, 1.0, 1.0)}
+    return OwnLabels(name="labelled", path=str(path), **(base | values))
+
+
+def test_a_table_is_split_class_by_class_and_its_column_of_text_is_found(tmp_path):
+    built = data.build(own(table(tmp_path), label="stars"), CPU)
+    assert built.classes == CLASSES
+    for split, count in (("train", 16), ("val", 2), ("test", 2)):
+        labels = built.corpora[split].labels
+        assert labels.tolist() == sorted(labels) and np.bincount(labels).tolist() == [count] * 3
+    train = built.corpora["train"]
+    for row in (0, 20, 47):
+        text = built.vocabulary.sentence(train.batch(np.array([row])).tokens[0].tolist())
+        assert WORDS[CLASSES[train.labels[row]]] in text
+    assert built.notes[0].startswith("train 60 sentences of 3 classes; val 6 of train (dataset.held_out)")
+
+
+def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
+    for split in ("train", "test"):
+        for name in CLASSES:
+            folder = tmp_path / "split" / split / name
+            folder.mkdir(parents=True)
+            for place, text in enumerate(sentences(name, 10)):
+                (folder / f"{place}.txt").write_text(text)
+    built = data.build(own(tmp_path / "split"), CPU)
+    sizes = {split: len(corpus) for split, corpus in built.corpora.items()}
+    assert sizes == {"train": 27, "test": 30, "val": 3} and built.classes == CLASSES
+    assert {"train/bad", "test/good"} <= built.fingerprints.keys()
+    alone = data.build(own(tmp_path / "split" / "train"), CPU)
+    assert {split: len(corpus) for split, corpus in alone.corpora.items()} == {
+        "train": 24,
+        "val": 3,
+        "test": 3,
+    }
+    (tmp_path / "split" / "train" / "bad" / "0.txt").write_text("another text")
+    assert (
+        data.build(own(tmp_path / "split"), CPU).fingerprints["train/bad"] != built.fingerprints["train/bad"]
+    )
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
+    rows = [{"text": f"a b {n}", "stars": stars} for stars in (10, 9, 1) for n in range(12)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    built = data.build(own(tmp_path / "a.jsonl", label="stars", share=Shares(0.5, 1.0, 1.0)), CPU)
+    assert built.classes == ("1", "9", "10")
+    assert np.bincount(built.corpora["train"].labels).tolist() == [5, 5, 5]
+    assert built.notes[-1] == "train: 15 sentences, the first 50 % of each class (dataset.share.train)"
+
+
+BAD = [
+    ("a.csv", "text,stars\na b,1\n", {}, "dataset.label must name the column of the classes: "),
+    ("a.csv", "text,stars\na b,1\n", {"label": "star"}, "dataset.label=star is no column: "),
+    (
+        "a.csv",
+        "text,stars\na b,1\nb c,\n",
+        {"label": "stars"},
+        "a.csv, line 3: stars must name a class, found ",
+    ),
+    (
+        "a.csv",
+        "text,stars\na b,1\nb c,1\n",
+        {"label": "stars"},
+        "all training sentences are of one class, 1: ",
+    ),
+    ("a.csv", "text,more,stars\na b,c d,x\n", {"label": "stars"}, "has the text columns more, text: "),
+    (
+        "a.jsonl",
+        '{"text": 3, "stars": 1}\n',
+        {"label": "stars", "column": "text"},
+        "line 1: text must be text, found 3",
+    ),
+    (
+        "a.jsonl",
+        '{"text": "a", "stars": [1]}\n',
+        {"label": "stars"},
+        "line 1: stars must name a class, found [1]",
+    ),
+    ("a.csv", "text,stars\na b,1\nb c,2\n", {"label": "stars"}, "the class 1 of "),
+    (
+        "a.csv",
+        "text,stars\na b c d,1\nb c,2\n",
+        {"label": "stars", "max_words": 3},
+        "line 2: 4 words, dataset.max_",
+    ),
+    ("a.txt", "a b\n", {"label": "stars"}, "a.txt is plain text: dataset=labelled reads tables"),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "values", "sentence"), BAD, ids=range(len(BAD)))
+def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, name, content, values, sentence):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as refusal:
+        data.build(own(tmp_path / name, **values), CPU)
+    assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_a_class_that_train_lacks_and_a_folder_without_any_are_refused(tmp_path):
+    for split, names in (("train", CLASSES[:2]), ("test", CLASSES)):
+        for name in names:
+            (tmp_path / split / name).mkdir(parents=True)
+            (tmp_path / split / name / "a.txt").write_text("\n".join(sentences(name, 8)))
+    with pytest.raises(UserError, match="test has the class good, and train has only bad, fair"):
+        data.build(own(tmp_path), CPU)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"no labelled sentences at .*empty: dataset\.path must be"):
+        data.build(own(tmp_path / "empty"), CPU)
+
+
+def test_softmax_of_more_classes_is_scored_as_defined():
+    logits, labels = np.array([[2.0, 0.0, -1.0], [0.0, 0.0, 1.0]]), np.array([0, 1])
+    score = judge(logits, labels)
+    likelihoods = np.exp(logits[[0, 1], labels]) / np.exp(logits).sum(1)
+    assert score.accuracy == 0.5 and score.fit == pytest.approx(np.log(likelihoods).mean())
+
+
+class Reader(nn.Module):
+    """An encoder whose mean is the vector of the first word."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding.from_pretrained(torch.eye(8)[:, :3] * 2, freeze=False)
+
+    def forward(self, batch):
+        mean = self.table(batch.tokens[:, 1] - 4)
+        return Gaussian(mean, torch.zeros_like(mean))
+
+
+def test_a_classifier_of_three_classes_starts_as_its_probe():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 60)
+    corpus = Corpus([[BOS, 4 + label, EOS] for label in labels], 20, CPU, labels)
+    reader = Reader()
+    means = reader(corpus.batch(np.arange(60))).mean.detach()
+    scaling = Scaling.of(means)
+    fitted = probe(scaling(means)[:40], labels[:40], scaling(means)[40:], labels[40:], [1.0])
+    assert fitted.weights.shape == (3, 3) and fitted.score.accuracy == 1.0
+    classifier = Classifier(reader, scaling, 3)
+    classifier.start_from(fitted)
+    logits = classifier(corpus.batch(np.arange(60))).detach().double().numpy()
+    assert logits == pytest.approx(fitted.logits(scaling(means)), abs=1e-5)
+    loss = classifier.loss(corpus.batch(np.arange(60)), labels).item()
+    assert loss == pytest.approx(-judge(logits, labels).fit, abs=1e-5)
+
+
+def test_the_whole_second_stage_runs_on_three_classes_with_their_names(tmp_path, configured, monkeypatch):
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    labels = ("dataset=labelled", f"dataset.path={table(tmp_path)}", "dataset.label=stars")
+    config = configured(*REVIEWS, *labels, "train.epochs=3", "task.finetune.modes=[probe,finetune,scratch]")
+    run(config, RunFolder(tmp_path / "run"))
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert results["test/majority"] == pytest.approx(1 / 3)
+    for mode in ("probe", "finetune", "scratch"):
+        assert 0 <= results[f"test/accuracy/{mode}/1"] <= 1
+    points = read_map(tmp_path / "run")
+    assert set(points.classes.values()) >= set(CLASSES) and set(points.labels) == {0, 1, 2}
+    figure = figures.map_figure(find_runs([tmp_path / "run"]))
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(CLASSES)
+    metadata = (tmp_path / "run" / "projector_sentences.tsv").read_text().splitlines()
+    assert {line.split("\t")[1] for line in metadata[1:]} == set(CLASSES)
