@@ -28,11 +28,12 @@ ADVICE = "try again later or name a mirror with --base-url URL"
 
 
 class DataFile(NamedTuple):
-    """One file: where it goes, where it is in the source repository, and its git blob id."""
+    """One file: where it goes, where it is in a repository, its git blob id, and the repository's address."""
 
     target: str
     source: str
     blob: str
+    base_url: str = ""
 
     @property
     def corpus(self) -> str:

@@ -1,7 +1,8 @@
-"""Download the three public corpora and check every file by its git blob id.
+"""Download public corpora and check every file by its git blob id.
 
-The files are those of the repository of "Cyclical Annealing Schedule" (Fu et al., 2019). A file
-gets its final name only once it is complete and its content is the expected one.
+ptb, switchboard and yelp, which `all` means, are those of the repository of "Cyclical Annealing Schedule" (Fu et
+al., 2019); snli, short_yelp, yahoo and yelp15 are the literature's, from two others. A file gets its final name
+only once it is complete and its content is the expected one.
 """
 
 from __future__ import annotations
@@ -40,13 +41,40 @@ yelp/sentiment.dev.1 semi/data/yelp/sentiment.dev.1 f36e27ed83f3581ed17470ed4add
 yelp/sentiment.test.0 semi/data/yelp/sentiment.test.0 897fb6c896404c65f6dc062a9827f2d6b586ad59
 yelp/sentiment.test.1 semi/data/yelp/sentiment.test.1 219a8fb4b7c10520f21422e273dc38c72c0100c9
 """
+DG_VAE = "zhangjf-nlp/DG-VAEs/6ad9e59f4af66fb8de64b7b0d03ba0c9ad3175f0"
+DELLA = "OpenVLG/DELLA/55fdf6c018358294bbfb771ce574a1b6c23e2507"
+FURTHER = f"""\
+snli/snli.train.txt datasets/snli_data/snli.train.txt db0a08915e128d58cf5f9ed1bf36c72f978b16e1 {DG_VAE}
+snli/snli.valid.txt datasets/snli_data/snli.valid.txt 8da6ad737af08e0fee3f35ed1d5f1d4d18b7f427 {DG_VAE}
+snli/snli.test.txt datasets/snli_data/snli.test.txt 1bdd3568978d21e71ec0a765fe319ad46cc10548 {DG_VAE}
+short_yelp/short_yelp.train.txt datasets/short_yelp_data/short_yelp.train.txt \
+6c93efa5f9d0e3a1e71d12d0f393cbf321bfc3db {DG_VAE}
+short_yelp/short_yelp.valid.txt datasets/short_yelp_data/short_yelp.valid.txt \
+53662f3bb9ff7ef97850091b2532fb52f58f5d4a {DG_VAE}
+short_yelp/short_yelp.test.txt datasets/short_yelp_data/short_yelp.test.txt \
+db207af633e93220b0538b667021bdd40987a132 {DG_VAE}
+yahoo/yahoo.train.txt data/yahoo/yahoo.train.txt ae7d4fc4d07e520dffdbd835868a1d7c7a6eb471 {DELLA}
+yahoo/yahoo.valid.txt data/yahoo/yahoo.valid.txt 4f7681b64f55d6f33461b1c604c2328124b4a092 {DELLA}
+yahoo/yahoo.test.txt data/yahoo/yahoo.test.txt fc5b20a939d06b657a857b423aa8772904ab434a {DELLA}
+yelp15/yelp15.train.txt data/yelp/yelp.train.txt 2c4c802349fd14b932d2dead17846ca6b4e1b870 {DELLA}
+yelp15/yelp15.valid.txt data/yelp/yelp.valid.txt 5280a264fbc11a7795cef76bb79541d67e65c568 {DELLA}
+yelp15/yelp15.test.txt data/yelp/yelp.test.txt 8c61afcb9c034eb53cc390c315c276fbdbed5a19 {DELLA}
+"""
+HOST = "https://raw.githubusercontent.com"
+
+
+def _further(target: str, source: str, blob: str, repository: str) -> DataFile:
+    return DataFile(target, source, blob, f"{HOST}/{repository}")
+
+
 FILES = tuple(DataFile(*line.split()) for line in TABLE.splitlines())
+FILES += tuple(_further(*line.split()) for line in FURTHER.splitlines())
 
 
-def choose_base_url(argument: str | None) -> str:
+def choose_base_url(argument: str | None, default: str = DEFAULT_BASE_URL) -> str:
     """Return the address to download from: the argument, else CVAE_DATA_URL, else the default."""
     given = argument if argument is not None else os.environ.get("CVAE_DATA_URL") or None
-    base_url = DEFAULT_BASE_URL if given is None else given
+    base_url = default if given is None else given
     check_url(base_url, given_by_user=given is not None)
     return base_url.rstrip("/")
 
@@ -55,7 +83,7 @@ def parse(arguments: Arguments = None) -> argparse.Namespace:
     """Return the parsed command line."""
     corpora = list(dict.fromkeys(item.corpus for item in FILES))
     head = parser("data", __doc__, EXAMPLES)
-    head.add_argument("corpus", choices=[*corpora, "all"], help="what to download")
+    head.add_argument("corpus", choices=[*corpora, "all"], help="all: those of the paper")
     place = Path(os.environ.get("CVAE_DATA") or "data")
     head.add_argument("--to", metavar="DIR", type=Path, default=place, help="default: $CVAE_DATA, else data")
     mirror = f"mirror of the source repository (default: $CVAE_DATA_URL, else {DEFAULT_BASE_URL})"
@@ -68,9 +96,10 @@ def parse(arguments: Arguments = None) -> argparse.Namespace:
 def main(arguments: Arguments = None) -> int:
     """Download what is missing, then print the line that tells other commands where it is."""
     options = parse(arguments)
-    items = [item for item in FILES if options.corpus in (item.corpus, "all")]
+    paper = [item for item in FILES if not item.base_url]
+    items = paper if options.corpus == "all" else [item for item in FILES if item.corpus == options.corpus]
     try:
-        base_url = choose_base_url(options.base_url)
+        base_url = choose_base_url(options.base_url, items[0].base_url or DEFAULT_BASE_URL)
         if any(item.corpus == "ptb" for item in items):
             print(PTB_NOTE, flush=True)
         if not fetch_all(items, options.to, base_url, options.force):

@@ -121,7 +121,7 @@ def _tasks(known: Known) -> Iterator[str]:
         if no_latent:
             yield "task=toy draws the latent space: model.latent must be > 0"
     if task == "yelp":
-        if dataset not in (None, "yelp", "labelled"):
+        if dataset not in (None, "yelp", "short_yelp", "labelled"):
             yield f"task=yelp classifies labelled sentences: dataset=labelled or yelp, found {dataset}"
         if no_latent:
             yield "task=yelp classifies z: model.latent must be > 0"

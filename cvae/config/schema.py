@@ -23,6 +23,7 @@ from cvae.io import located
 from cvae.program import command_line
 from cvae.ranges import Count, Share, fields
 
+SENTIMENTS = ("negative", "positive")  # classes 0 and 1 of reviews
 BY_NAME = Discriminator("name")
 Natural = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
@@ -120,6 +121,16 @@ class TextData(TextFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NamedFiles(TextFiles):
+    """A corpus of the literature: <name>.train.txt, <name>.valid.txt and <name>.test.txt."""
+
+    name: Literal["snli", "yahoo", "yelp15"]
+
+    def files(self) -> dict[str, Path]:
+        return {split: located(self.path) / f"{self.name}.{file}" for split, file in self.layout.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
 class OwnText(SentenceFiles):
     """Any corpus: a file of texts, a folder of splits, or a folder that `datasets` saved.
 
@@ -207,7 +218,7 @@ class ShenFiles(LabelledData):
         for label in (0, 1)
     }
     fetched = True
-    classes: ClassVar[tuple[str, ...]] = ("negative", "positive")
+    classes: ClassVar[tuple[str, ...]] = SENTIMENTS
 
     name: Literal["yelp"]
 
@@ -217,6 +228,21 @@ class ShenFiles(LabelledData):
         for path in sorted(located(self.path).glob("sentiment.*.*")):
             if path not in read and re.fullmatch(r"sentiment\.(train|dev|test)\.\w+", path.name):
                 raise UserError(f"{path} is a class of its own: dataset=yelp tells two apart, .0 and .1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShortYelp(LabelledData):
+    """Short reviews (Shen et al. 2020): a line is 0 or 1, a tab and a sentence."""
+
+    layout: ClassVar[dict[str, str]] = {
+        "train": "short_yelp.train.txt",
+        "val": "short_yelp.valid.txt",
+        "test": "short_yelp.test.txt",
+    }
+    fetched = True
+    classes: ClassVar[tuple[str, ...]] = SENTIMENTS
+
+    name: Literal["short_yelp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -418,7 +444,8 @@ class SemiAmortized:
     clip: Positive
 
 
-Dataset = ToyData | TinyData | TextData | OwnText | HubText | DialogData | ShenFiles | OwnLabels
+Sentences = ToyData | TinyData | TextData | NamedFiles | OwnText | HubText
+Dataset = Sentences | ShenFiles | ShortYelp | OwnLabels | DialogData
 ModelConfig = SentenceModel | DialogModel | ReviewModel
 AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
 

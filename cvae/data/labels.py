@@ -11,7 +11,7 @@ import torch
 from cvae.config import layout
 from cvae.config.layout import table_format
 from cvae.config.messages import listing
-from cvae.config.schema import OwnLabels, ShenFiles
+from cvae.config.schema import OwnLabels, ShenFiles, ShortYelp
 from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
 from cvae.data.files import Texts, check, held_out
@@ -21,15 +21,14 @@ from cvae.data.vocabulary import Vocabulary, words_of
 from cvae.errors import UserError
 from cvae.io import sha256
 
+Reviews = ShenFiles | ShortYelp
 Classes = dict[str, list[str]]  # the texts of each class, in the order of the files
 
 
-def build(
-    config: ShenFiles | OwnLabels, device: torch.device, vocabulary: Vocabulary | None = None
-) -> Splits:
+def build(config: Reviews | OwnLabels, device: torch.device, vocabulary: Vocabulary | None = None) -> Splits:
     """Return the data set of sentences that have a class each, class by class in the order of `classes`."""
-    found, notes = read_shen(config) if isinstance(config, ShenFiles) else read_own(config)
-    classes = config.classes if isinstance(config, ShenFiles) else ranked(found)
+    found, notes = read_own(config) if isinstance(config, OwnLabels) else (read_reviews(config), ())
+    classes = ranked(found) if isinstance(config, OwnLabels) else config.classes
     texts: dict[str, list[str]] = {}
     labels: dict[str, list[int]] = {}
     for split, by_class in found.items():
@@ -75,15 +74,20 @@ def ranked(found: dict[str, Classes]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def read_shen(config: ShenFiles) -> tuple[dict[str, Classes], tuple[str, ...]]:
-    """Return the texts of each split and class. Raises UserError for what `files.check` refuses."""
+def read_reviews(config: Reviews) -> dict[str, Classes]:
+    """Return the texts of each split and sentiment. Raises UserError for what `files.check` refuses."""
     config.refuse_missing()
-    found: dict[str, Classes] = {split: {} for split in layout.SPLIT_NAMES}
+    found: dict[str, Classes] = {split: {name: [] for name in config.classes} for split in layout.SPLIT_NAMES}
     for key, path in config.files().items():
         split, _, number = key.partition("/")
         digest = check(path, config.max_words).fingerprint
-        found[split][config.classes[int(number)]] = list(Texts((path,), digest))
-    return found, ()
+        for row, text in enumerate(Texts((path,), digest), start=1):
+            label, tab, sentence = (number, "\t", text) if number else text.partition("\t")
+            if not tab or label not in ("0", "1"):
+                what = "a line is 0 or 1, a tab and a sentence"
+                raise UserError(f"{path}, sentence {row}: {what}, found {shown(text)}")
+            found[split][config.classes[int(label)]].append(sentence)
+    return found
 
 
 def read_own(config: OwnLabels) -> tuple[dict[str, Classes], tuple[str, ...]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cvae.config.load import identity
 from cvae.config.messages import listing
-from cvae.config.schema import Mode, reported
+from cvae.config.schema import SENTIMENTS, Mode, reported
 from cvae.errors import RunsError
 from cvae.io import not_numbers, parse_json, read_json
 from cvae.runs.folder import RunFolder
@@ -37,9 +37,6 @@ class Snapshot:
         """Return the snapshot in a line of latents.jsonl."""
         mean, logvar = (np.array(record[key], dtype=float) for key in ("mean", "logvar"))
         return cls(mean, logvar, np.array(record["label"], dtype=int))
-
-
-SENTIMENTS = ("negative", "positive")
 
 
 @dataclass(frozen=True)

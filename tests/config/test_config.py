@@ -176,6 +176,8 @@ class TestCommitted:
                 "dataset=hub": "task=ptb dataset.path=me/mine",
                 "model=lm": "task=ptb",
                 "dataset=yelp": "task=yelp",
+                "dataset=short_yelp": "task=yelp",
+                **{f"dataset={name}": "task=ptb" for name in ("snli", "yahoo", "yelp15")},
                 "dataset=labelled": "task=yelp dataset.path=mine.csv dataset.label=stars",
                 "dataset=switchboard": "task=switchboard",
                 "model=dialog": "task=switchboard",

@@ -405,11 +405,12 @@ def test_works_without_the_packages_that_training_needs():
 
 
 def test_real_table():
-    assert len(data.FILES) == 13
-    assert len({item.target for item in data.FILES}) == 13
-    assert len({item.blob for item in data.FILES}) == 13
+    assert len(data.FILES) == 25
+    assert len({item.target for item in data.FILES}) == 25
+    assert len({item.blob for item in data.FILES}) == 25
     assert all(re.fullmatch("[0-9a-f]{40}", item.blob) for item in data.FILES)
-    assert {item.corpus for item in data.FILES} == {"ptb", "switchboard", "yelp"}
+    papers = {item.corpus for item in data.FILES if not item.base_url}
+    assert papers == {"ptb", "switchboard", "yelp"}
 
 
 @pytest.mark.realdata
@@ -422,3 +423,22 @@ def test_data_in_use_is_the_public_one():
     assert {name: download.git_blob_id(folder / name) for name in names} == {
         name: blobs[name] for name in names
     }
+
+
+def test_further_corpora_come_from_their_own_repositories_and_all_means_the_papers(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(items, to, base_url, force):
+        asked.append(({item.corpus for item in items}, base_url))
+        return True
+
+    monkeypatch.setattr(data, "fetch_all", fetch)
+    monkeypatch.delenv("CVAE_DATA_URL", raising=False)
+    for corpus in ("all", "snli", "short_yelp", "yahoo", "yelp15"):
+        assert data.main([corpus, "--to", str(tmp_path)]) == 0
+    assert asked[0] == ({"ptb", "switchboard", "yelp"}, data.DEFAULT_BASE_URL)
+    assert [corpora for corpora, _ in asked[1:]] == [{"snli"}, {"short_yelp"}, {"yahoo"}, {"yelp15"}]
+    assert all(f"/{data.DG_VAE}" in url for _, url in asked[1:3]) and asked[1][1] == asked[2][1]
+    assert all(f"/{data.DELLA}" in url for _, url in asked[3:])
+    data.main(["snli", "--to", str(tmp_path), "--base-url", "https://mirror.example/x"])
+    assert asked[-1] == ({"snli"}, "https://mirror.example/x")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import datasets
@@ -197,3 +198,16 @@ def test_a_dataset_that_the_hub_does_not_give_ends_in_a_sentence(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(UserError, match="cannot be had from the hub: Couldn't reach 'me/mine' on the Hub"):
         data.build(hub(), CPU)
+
+
+@pytest.mark.realdata
+@pytest.mark.skipif(not os.environ.get("CVAE_DATA"), reason="CVAE_DATA is not set")
+@pytest.mark.parametrize(("name", "words"), [("snli", 9.68), ("yahoo", 79.07)])
+def test_the_fields_corpora_are_read_whole(tmp_path, configured, name, words):
+    folder = Path(os.environ["CVAE_DATA"]) / name
+    for part, file in (("train", "valid"), ("valid", "valid"), ("test", "test")):
+        (tmp_path / f"{name}.{part}.txt").symlink_to((folder / f"{name}.{file}.txt").resolve())
+    built = data.build(configured("task=ptb", f"dataset={name}", f"dataset.path={tmp_path}").dataset, CPU)
+    assert {len(corpus) for corpus in built.corpora.values()} == {10_000}
+    assert built.corpora["val"].words.mean() == pytest.approx(words, abs=0.01)
+    assert built.in_train["val"] == 1.0

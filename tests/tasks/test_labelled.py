@@ -206,3 +206,19 @@ def test_the_whole_second_stage_runs_on_three_classes_with_their_names(tmp_path,
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(CLASSES)
     metadata = (tmp_path / "run" / "projector_sentences.tsv").read_text().splitlines()
     assert {line.split("\t")[1] for line in metadata[1:]} == set(CLASSES)
+
+
+def test_short_yelp_is_read_by_its_label_and_tab(tmp_path, configured):
+    for part in ("train", "valid", "test"):
+        lines = [f"{n % 2}\tthe food was {('awful', 'great')[n % 2]} {n % 7}" for n in range(12)]
+        (tmp_path / f"short_yelp.{part}.txt").write_text("\n".join(lines))
+    config = configured("task=yelp", "dataset=short_yelp", f"dataset.path={tmp_path}").dataset
+    built = data.build(config, CPU)
+    assert built.classes == ("negative", "positive")
+    train = built.corpora["train"]
+    assert train.labels.tolist() == [0] * 6 + [1] * 6
+    texts = [built.vocabulary.sentence(row) for row in train.batch(np.arange(12)).tokens.tolist()]
+    assert all("awful" in text for text in texts[:6]) and all("great" in text for text in texts[6:])
+    (tmp_path / "short_yelp.test.txt").write_text("the food was great\n")
+    with pytest.raises(UserError, match="a line is 0 or 1, a tab and a sentence, found"):
+        data.build(config, CPU)
