@@ -1,8 +1,8 @@
 """Download public corpora and check every file by its git blob id.
 
-ptb, switchboard and yelp, which `all` means, are those of the repository of "Cyclical Annealing Schedule" (Fu et
-al., 2019); snli, short_yelp, yahoo and yelp15 are the literature's, from two others. A file gets its final name
-only once it is complete and its content is the expected one.
+ptb, switchboard and yelp, which `all` means, are those of the repository of "Cyclical Annealing Schedule"
+(Fu et al., 2019); snli, short_yelp, yahoo and yelp15 are the literature's, from two others. A file gets its
+final name only once it is complete and its content is the expected one.
 """
 
 from __future__ import annotations
