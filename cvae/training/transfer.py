@@ -1,9 +1,14 @@
-"""`init_from`: start from the weights of a finished run, or classify with its encoder."""
+"""What a run takes from a finished one: its weights or encoder (`init_from`), or all (`continue_from`)."""
 
 from __future__ import annotations
 
-from cvae.errors import FolderError
+from typing import Any
+
+from cvae.config.schema import Config
+from cvae.errors import CheckpointError, FolderError
+from cvae.io import write_atomically
 from cvae.runs.compatibility import refuse_as_source, refuse_other_data
+from cvae.runs.continuation import refuse_to_continue
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
 from cvae.training import checkpoint
@@ -30,3 +35,36 @@ def load_weights(source: RunFolder, task: Task, encoder_only: bool) -> None:
         mismatch = ", ".join(dict.fromkeys(differing)) or "there is no encoder to take"
         raise FolderError(f"init_from={source} is a model of another shape: {mismatch}")
     task.model.load_state_dict(there, strict=not encoder_only)
+
+
+def refuse_continuation(source: RunFolder, task: Task) -> None:
+    """Raise FolderError unless a run can go on with this configuration, these data and this T."""
+    refuse_to_continue(source, task.config)
+    refuse_other_data(source, task.data.fingerprints)
+    made, planned = int(source.results["step"]), int(source.results["updates"])
+    total = task.config.train.total(len(task.batches["train"]))
+    if total <= made:
+        raise FolderError(
+            f"continue_from={source} has made {made:,} updates, and this run would end at {total:,}:"
+            " train.steps, which wins where it is given, or train.epochs must be longer"
+        )
+    scores = checkpoint.load(source / "checkpoint_last.pt").get("scores", [])
+    if made < planned and task.should_stop_early(scores):
+        raise FolderError(
+            f"continue_from={source} stopped early, after {made:,} of {planned:,} updates, and this run would"
+            " stop at once: a longer task.patience, or null, lets it go on"
+        )
+
+
+def take_over(folder: RunFolder, config: Config) -> dict[str, Any]:
+    """Copy the records and the best checkpoint of the run that `config` continues; return its last one."""
+    source = RunFolder(config.source)
+    own = (source.record or {}).get("config")
+    saved, best = (checkpoint.load(source / f"checkpoint_{which}.pt", own) for which in ("last", "best"))
+    if "optimizer" not in saved:
+        raise CheckpointError(f"{source / 'checkpoint_last.pt'} has weights only: training cannot go on")
+    checkpoint.save(folder / "checkpoint_best.pt", best | {"config": config.container})
+    for name in ("metrics.jsonl", "latents.jsonl", "samples.jsonl"):
+        if (length := saved["offsets"].get(name)) is not None:
+            write_atomically(folder / name, memoryview((source / name).read_bytes()[:length]))
+    return saved
