@@ -27,6 +27,7 @@ from cvae.runs.compatibility import refuse_as_source, refuse_other_run
 from cvae.runs.continuation import refuse_to_continue
 from cvae.runs.folder import RunFolder, refuse_impossible
 from cvae.runs.sweeps import Sweep
+from cvae.training.tracker import refuse_unusable
 
 CHECKED = 40  # jobs of a sweep composed before it starts, a tenth of a second each; each job checks itself
 
@@ -120,6 +121,7 @@ def check_surroundings(config: Config, folder: str) -> None:
         return
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
+    refuse_unusable(config)
     starts = config.overwrite or not run.has_checkpoint
     if config.init_from is not None and (starts or not config.pretrains):
         refuse_as_source(RunFolder(config.source), config)

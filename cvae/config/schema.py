@@ -480,6 +480,7 @@ class Config:
     continue_from: str | None = None
     continue_beta: Literal["hold", "cycles"] | None = None
     continue_lr: Literal["hold", "restarts"] | None = None
+    tracker: Literal["trackio"] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     jobs_per_gpu: Annotated[int, Ge(1), Le(64)] = 1
 
@@ -512,7 +513,7 @@ class Config:
 
 
 # keys that may differ between two starts of the same run; all others are its identity
-NOT_IDENTITY = {"name", "overwrite", "device", "threads", "jobs_per_gpu", "dataset.path"}
+NOT_IDENTITY = {"name", "overwrite", "device", "threads", "jobs_per_gpu", "dataset.path", "tracker"}
 NOT_IDENTITY |= {"train.stop_after", "train.progress", "train.keep"}
 
 

@@ -28,6 +28,7 @@ from cvae.training.guards import disk_errors, log_file
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
+from cvae.training.tracker import refuse_unusable
 from cvae.training.transfer import load_weights, refuse_continuation
 
 log = logging.getLogger("cvae")
@@ -45,6 +46,7 @@ def run(
     with suppress(OSError):
         (folder / ERROR).unlink()
     try:
+        refuse_unusable(config)
         task = prepare(config, None if config.overwrite else stored_vocabulary(folder, config))
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")

@@ -49,10 +49,10 @@ def refuse_continuation(source: RunFolder, task: Task) -> None:
             " train.steps, which wins where it is given, or train.epochs must be longer"
         )
     scores = checkpoint.load(source / "checkpoint_last.pt").get("scores", [])
-    if made < planned and task.should_stop_early(scores):
+    if task.should_stop_early(scores):
         raise FolderError(
-            f"continue_from={source} stopped early, after {made:,} of {planned:,} updates, and this run would"
-            " stop at once: a longer task.patience, or null, lets it go on"
+            f"continue_from={source} was out of patience after {made:,} of {planned:,} updates, and this run"
+            " would stop at once: a longer task.patience, or null, lets it go on"
         )
 
 

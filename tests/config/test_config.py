@@ -268,6 +268,8 @@ class TestLoad:
             "device",
             "train.stop_after",
             "train.progress",
+            "train.keep",
+            "tracker",
             "dataset.path",
         }
         assert left_out == NOT_IDENTITY - {"dataset.whole_passages"}  # of dialogs
