@@ -30,15 +30,16 @@ def refuse_to_continue(source: RunFolder, config: Config) -> None:
         )
     if not source.finished:
         raise FolderError(f"{where} is not finished, its own command continues it: {record.get('command')}")
+    if not source.results.get("step") or not source.results.get("updates"):
+        raise FolderError(f"{where} has made no updates that could go on")
     if missing := [name for name in CHECKPOINTS if not (source / name).exists()]:
         raise FolderError(
             f"{where} cannot go on without {' and '.join(missing)}: published folders have results only"
         )
-    kept = (
-        {key: value for key, value in identity(container).items() if key not in FREE | {"name"}}
-        for container in (record["config"], config.container)
+    there, here = (
+        {k: v for k, v in identity(side).items() if k not in FREE and not k.startswith("train.")}
+        for side in (record["config"], config.container)
     )
-    there, here = ({k: v for k, v in side.items() if not k.startswith("train.")} for side in kept)
     if differing := differences(there, here):
         raise FolderError(
             f"{where} is another run than this: {'; '.join(differing)}. Only train.* may change as it goes on"

@@ -72,7 +72,7 @@ class Tracker:
     def close(self) -> None:
         """Wait until all is written."""
         with _quiet():
-            self._run.finish()
+            self._trackio.finish()
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run
 from cvae.tasks.dialog import DialogTask
+from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.loop import Loop
 from cvae.training.run import reopen, run
@@ -28,7 +29,8 @@ TINY = (
     "train.log_every=8",
     "train.save_every=5",
     "train.validate_every=12",
-    "task.iw_samples=2",
+    "task.iw_samples=0",
+    "task.path_sentences=2",
 )
 PLAIN = (*TINY, "schedule=constant", "lr=constant", "remedy=[word_dropout]")
 AGGRESSIVE = (*PLAIN[:-1], "remedy=[aggressive]", "update.window=1", "update.most=3")
@@ -48,9 +50,13 @@ BOTH = ("continue_beta=cycles", "continue_lr=restarts")
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_pictures():
+def nothing_to_look_at():
+    """Drawing and generating take longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "run_pictures", lambda folder: [])
+        for task in (LanguageTask, DialogTask):
+            patch.setattr(task, "page", lambda self: "")
+            patch.setattr(task, "preview", lambda self: "a sentence")
         yield
 
 
@@ -149,7 +155,7 @@ def test_the_records_are_those_of_both_runs_and_tensorboard_shows_each_once(fini
     assert sum("best/val/elbo" in record for record in records(tmp_path)) == 1
     seen = board(tmp_path)
     assert seen["val/elbo"] == [12, 24, 36, 40]
-    assert [step for step in betas(tmp_path)] == seen["train/beta"]
+    assert list(betas(tmp_path)) == seen["train/beta"]
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 4
     assert read_run(tmp_path).setting["continue_from"] == "24 updates"
 
@@ -312,7 +318,6 @@ def test_early_stopping_sees_the_scores_of_before(tmp_path, configured):
     source = tmp_path / "source"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DialogTask, "test_metrics", lambda self, split, terms: {})
-        patch.setattr(DialogTask, "page", lambda self: "")
         patch.setattr("cvae.tasks.dialog.GAIN", 0.0)  # no score is ever better
         run(configured(*DIALOG, "train.steps=10", "task.patience=2"), RunFolder(source))
         results = RunFolder(source).results
