@@ -29,7 +29,7 @@ from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
 from cvae.training.tracker import refuse_unusable
-from cvae.training.transfer import load_weights, refuse_continuation
+from cvae.training.transfer import keeps_vocabulary, load_weights, refuse_continuation, vocabulary_of
 
 log = logging.getLogger("cvae")
 
@@ -47,7 +47,7 @@ def run(
         (folder / ERROR).unlink()
     try:
         refuse_unusable(config)
-        task = prepare(config, None if config.overwrite else stored_vocabulary(folder, config))
+        task = prepare(config, _known_vocabulary(folder, config))
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
@@ -78,6 +78,16 @@ def stored_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
     with suppress(FileNotFoundError):
         return vocabulary.load(folder.path, config.dataset.tokens)
     return None
+
+
+def _known_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
+    """Return the vocabulary that is known before the data are read: the run's own, or that of its source."""
+    own = None if config.overwrite else stored_vocabulary(folder, config)
+    if not keeps_vocabulary(config):
+        return own
+    known = own or vocabulary_of(RunFolder(config.source), config)
+    known.source = config.init_from or ""
+    return known
 
 
 def prepare(config: Config, known: Vocabulary | None = None) -> Task:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from cvae.config.schema import Config
+from cvae.config.schema import Config, SentenceFiles
+from cvae.data import vocabulary
+from cvae.data.vocabulary import Vocabulary
 from cvae.errors import CheckpointError, FolderError
 from cvae.io import write_atomically
 from cvae.runs.compatibility import refuse_as_source, refuse_other_data
@@ -14,14 +16,42 @@ from cvae.tasks.base import Task
 from cvae.training import checkpoint
 
 
+def keeps_vocabulary(config: Config) -> bool:
+    """Return whether a run numbers its sentences by the vocabulary of the run that it starts from.
+
+    A run that only classifies does not: its labels and splits must be those of the encoder's run.
+    """
+    starts_elsewhere = config.init_from is not None or config.continue_from is not None
+    return starts_elsewhere and config.pretrains and isinstance(config.dataset, SentenceFiles)
+
+
+def vocabulary_of(source: RunFolder, config: Config) -> Vocabulary:
+    """Return the vocabulary of the run that `config` starts from.
+
+    Raises FolderError for a run that cannot be started from, or has other tokens.
+    """
+    key = "init_from" if config.init_from is not None else "continue_from"
+    refuse = refuse_as_source if config.init_from is not None else refuse_to_continue
+    refuse(source, config)
+    assert isinstance(config.dataset, SentenceFiles)
+    here, there = config.dataset.tokens, (source.record or {})["config"]["dataset"].get("tokens", "words")
+    if there != here:
+        raise FolderError(f"{key}={source} has dataset.tokens={there}, and this run has {here}")
+    try:
+        return vocabulary.load(source.path, here)
+    except OSError as error:
+        raise FolderError(f"{key}={source} has no vocabulary to keep: {error.strerror}") from None
+
+
 def load_weights(source: RunFolder, task: Task, encoder_only: bool) -> None:
     """Load the weights that a finished run reports into a task's model, or those of its encoder only.
 
-    Raises FolderError where there is no such run, where its data or words are others, and where weights are
-    missing or differ in shape.
+    Raises FolderError where there is no such run, where its words are others, or its data where they must be
+    the same, and where weights are missing or differ in shape.
     """
     refuse_as_source(source, task.config)
-    refuse_other_data(source, task.data.fingerprints)
+    if not keeps_vocabulary(task.config):
+        refuse_other_data(source, task.data.fingerprints)
     if (source / "vocabulary.txt").read_text(encoding="utf-8") != task.data.vocabulary.text:
         raise FolderError(f"init_from={source} has another vocabulary.txt: its weights are about other words")
     part = "encoder." if encoder_only else ""
