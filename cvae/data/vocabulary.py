@@ -202,6 +202,7 @@ def strangers(vocabulary: Vocabulary | None, texts: Mapping[str, Iterable[str]])
         unknown = Counter({t: n for t, n in counts.items() if vocabulary.index.get(t, UNK) == UNK})
         shares.append(f"{unknown.total() / max(1, counts.total()):.2%} of {split}")
         missed += unknown
+    del missed[SPECIALS[UNK]]  # the texts' own, which the share counts
     most = ", ".join(f"{token!r} ({count:,})" for token, count in missed.most_common(MOST_FREQUENT))
     often = f"; most often {most}" if most else ""
     where = f"the vocabulary of {vocabulary.source} is kept, {len(vocabulary):,} tokens"
