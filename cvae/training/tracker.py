@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import importlib.util
 import io
 import os
@@ -41,7 +40,9 @@ class Tracker:
     """
 
     def __init__(self, folder: RunFolder, config: Config, records: Iterable[dict[str, Any]]) -> None:
-        self._trackio: Any = importlib.import_module("trackio")
+        import trackio
+
+        self._trackio: Any = trackio
         project, name = config.name.replace("/", "-"), folder.path.resolve().name
         with _reported():
             self._remove(project, (read_json(folder / RECORD) or {}).get("run"))
