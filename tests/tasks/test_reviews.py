@@ -610,7 +610,7 @@ def test_pretraining_that_goes_on_makes_its_classifiers_anew(
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     own = (MODES, f"dataset.path={folder}", "train.epochs=6")
     own += (f"continue_from={finished}", "continue_beta=cycles")
-    run(configured(*SMALL, *LEARNING, *own), RunFolder(tmp_path))
+    run(configured(*REVIEWS, *LEARNING, *own), RunFolder(tmp_path))
     new, old = cells(tmp_path), cells(finished)
     assert [cell["mode"] for cell in new] == [cell["mode"] for cell in old]
     scratch = [[cell for cell in trials if cell["mode"] == "scratch"] for trials in (new, old)]
@@ -622,7 +622,7 @@ def test_a_run_that_only_classified_has_nothing_that_could_go_on(
     finished, folder, tmp_path, monkeypatch, configured
 ):
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
-    own = (*SMALL, "task.finetune.modes=[probe]", f"dataset.path={folder}")
+    own = (*REVIEWS, "task.finetune.modes=[probe]", f"dataset.path={folder}")
     run(configured(*own, f"init_from={finished}"), RunFolder(tmp_path / "probes"))
     config = configured(*own, f"continue_from={tmp_path / 'probes'}", "continue_beta=hold")
     with pytest.raises(FolderError, match="probes has made no updates that could go on"):
