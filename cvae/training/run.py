@@ -73,7 +73,7 @@ def stored_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
 
     Raises UserError where a tokenizer is not there any more.
     """
-    if folder.record is None or not isinstance(config.dataset, SentenceFiles):
+    if not isinstance(config.dataset, SentenceFiles) or folder.record is None:
         return None
     with suppress(FileNotFoundError):
         return vocabulary.load(folder.path, config.dataset.tokens)

@@ -24,7 +24,7 @@ def refuse_unusable(config: Config) -> None:
     if config.tracker is None:
         return
     if importlib.util.find_spec(config.tracker) is None:
-        raise UserError("tracker=trackio needs a package that is not installed: pip install trackio")
+        raise UserError("tracker=trackio needs the trackio package: pip install 'cvae-lab[trackio]'")
     if given := [name for name in REMOTE if os.environ.get(name)]:
         raise UserError(
             f"tracker=trackio writes to this machine, and {given[0]} names another: unset it; trackio sync"

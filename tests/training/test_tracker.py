@@ -144,7 +144,7 @@ def test_what_keeps_it_from_starting_is_a_sentence_before_training(
         run(config, RunFolder(tmp_path / "new"))
     monkeypatch.setitem(sys.modules, "trackio", None)
     monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda name: None)
-    said = "^tracker=trackio needs a package that is not installed: pip install trackio$"
+    said = r"^tracker=trackio needs the trackio package: pip install 'cvae-lab\[trackio\]'$"
     with pytest.raises(UserError, match=said):
         run(config, RunFolder(tmp_path / "new"))
     monkeypatch.chdir(tmp_path)
