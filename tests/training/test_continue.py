@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from cvae.config.schema import Config
-from cvae.errors import CheckpointError, FolderError
+from cvae.errors import CheckpointError, FolderError, RunsError
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
-from cvae.runs.reader import read_run
+from cvae.runs.reader import read_run, refuse_mixture
 from cvae.tasks.dialog import DialogTask
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -158,6 +158,12 @@ def test_the_records_are_those_of_both_runs_and_tensorboard_shows_each_once(fini
     assert list(betas(tmp_path)) == seen["train/beta"]
     assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 4
     assert read_run(tmp_path).setting["continue_from"] == "24 updates"
+    other = read_run(tmp_path)
+    config = {**other.config, "seed": 1, "continue_from": "the run of that seed"}
+    other = dataclasses.replace(other, config=config, data={**other.data, "continue_from": "its checkpoint"})
+    refuse_mixture([read_run(tmp_path), other])  # seeds fold although each continues a run of its own
+    with pytest.raises(RunsError, match="differ in continue_from"):
+        refuse_mixture([read_run(tmp_path), dataclasses.replace(other, continues=None)])
 
 
 class Crash(Exception):
