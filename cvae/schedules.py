@@ -183,3 +183,43 @@ class Exponential(_Rate):
 
 Schedule = Constant | Monotonic | Cyclical | Autoencoder
 LearningRate = ConstantRate | CosineRestarts | Exponential
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What follows the `end` of a run that another one continues: does `beta`, does `lr` go on, or hold?"""
+
+    end: Count
+    beta: bool
+    lr: bool
+
+
+@dataclass(frozen=True)
+class Rates:
+    """β and the learning rate of every step of a run, which may continue others.
+
+    `total` is the T of the first of them, with one stage for each run that was continued. Up to a stage's end
+    nothing changes, however much longer T becomes: both are read off a clock that counts the steps and, where
+    a stage holds, stands still at its last value. Cycles of β repeat those of the first `total` steps.
+    """
+
+    schedule: Schedule
+    lr: LearningRate
+    total: int
+    epoch: int = 1
+    stages: tuple[Stage, ...] = ()
+
+    def __call__(self, step: int) -> tuple[float, float]:
+        """Return β and the learning rate of a step."""
+        beta = self._clock(step, [stage.beta for stage in self.stages]) % self.total
+        lr = self._clock(step, [stage.lr for stage in self.stages])
+        return self.schedule(beta, self.total), self.lr(lr, self.total, self.epoch)
+
+    def _clock(self, step: int, goes_on: list[bool]) -> int:
+        """Return how far the clock is at `step`: behind it by the steps that it stood still."""
+        ends = [*(stage.end for stage in self.stages), step + 1]
+        stood = [
+            0 if moves else max(0, min(step + 1, following) - end)
+            for moves, end, following in zip(goes_on, ends, ends[1:], strict=False)
+        ]
+        return step - sum(stood)

@@ -23,6 +23,8 @@ from cvae.schedules import (
     Cyclical,
     Exponential,
     Monotonic,
+    Rates,
+    Stage,
 )
 from tests.helpers import CONF
 
@@ -300,3 +302,75 @@ def test_the_preset_ptb_cyclical_is_the_authors_run_at_every_update():
         lr = 1e-3 * 0.5 * (1 + math.cos(math.pi * ((epoch - 1) % 10) / 10))
         assert abs(found.schedule(step, TOTAL) - min(1, 0.1 + j / 6_795)) < 1e-9
         assert abs(found.lr(step, TOTAL, EPOCH) - lr) < 1e-9
+
+
+# ---- runs that continue others ----
+
+
+@quick
+@given(
+    shape=st.sampled_from(sorted(SHAPES)),
+    start=st.floats(0, 2),
+    cycles=st.integers(1, 12),
+    ratio=st.floats(0.01, 1),
+    total=st.integers(1, 10**5),
+    times=st.integers(2, 5),
+    data=st.data(),
+)
+def test_cycles_that_go_on_are_those_of_one_longer_run(shape, start, cycles, ratio, total, times, data):
+    beta = Cyclical(start, 1.0, cycles, ratio, shape)
+    ends = tuple(Stage(number * total, True, True) for number in range(1, times))
+    rates = Rates(beta, CosineRestarts(cycles=cycles), total, stages=ends)
+    longer = Cyclical(start, 1.0, times * cycles, ratio, shape)
+    restarts = CosineRestarts(cycles=times * cycles)
+    for step in data.draw(st.lists(st.integers(0, times * total - 1), min_size=1)):
+        assert rates(step) == (longer(step, times * total), restarts(step, times * total))
+
+
+@pytest.mark.parametrize("lr", RATES, ids=lambda lr: lr.name)
+@pytest.mark.parametrize("beta", BETAS, ids=lambda beta: beta.name)
+@quick
+@given(total=st.integers(1, 10**5), end=st.integers(1, 10**5), later=st.integers(0, 10**6), data=st.data())
+def test_nothing_changes_before_an_old_end_and_what_holds_is_constant_after_it(
+    beta, lr, total, end, later, data
+):
+    before = Rates(beta, lr, total, epoch=7)
+    for goes_on in (False, True):
+        rates = Rates(beta, lr, total, 7, (Stage(end, False, goes_on),))
+        step = data.draw(st.integers(0, end - 1))
+        assert rates(step) == before(step)
+        assert rates(end + later)[0] == before(end - 1)[0]
+    assert Rates(beta, lr, total, 7, (Stage(end, False, False),))(end + later) == before(end - 1)
+
+
+@pytest.mark.parametrize("lr", RATES, ids=lambda lr: lr.name)
+@quick
+@given(total=st.integers(1, 10**5), later=st.integers(0, 10**6))
+def test_a_rate_that_goes_on_never_warms_up_again_and_keeps_its_own_length(lr, total, later):
+    rates, rule = Rates(Constant(), lr, total, 3, (Stage(total, False, True),)), dataclasses.replace(lr)
+    assert rates(total + later)[1] == rule(total + later, total, 3)
+
+
+@quick
+@given(
+    total=st.integers(1, 60),
+    ends=st.lists(st.tuples(st.integers(1, 60), st.booleans()), max_size=4),
+    cycles=st.integers(1, 5),
+)
+def test_the_clock_is_that_of_a_walk_through_all_steps(total, ends, cycles):
+    """A chain of runs, each longer than the one before; the clock moves or stands as each one says."""
+    starts = sorted({end for end, _ in ends})
+    stages = [Stage(start, dict(ends)[start], False) for start in starts]
+    rates = Rates(Cyclical(cycles=cycles), ConstantRate(), total, 1, tuple(stages))
+    clock, moves = -1, True
+    for step in range(200):
+        moves = next((stage.beta for stage in stages if stage.end == step), moves)
+        clock += moves
+        assert rates(step)[0] == Cyclical(cycles=cycles)(clock % total, total)
+
+
+def test_a_run_that_stopped_early_keeps_its_plan_when_it_goes_on_to_less():
+    """T was 100, and it stopped after 60: up to 100 β is that of T = 100, wherever the next run ends."""
+    beta = Monotonic(ratio=1.0)
+    rates = Rates(beta, ConstantRate(), 100, 1, (Stage(100, False, True), Stage(80, False, True)))
+    assert [rates(step)[0] for step in (59, 79, 80, 99)] == [0.59, 0.79, 0.79, 0.79]

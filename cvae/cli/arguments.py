@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -41,10 +42,22 @@ def parser(name: str, about: str | None, examples: str = "") -> Parser:
     )
 
 
+def which(text: str) -> str:
+    """Return the name of a checkpoint, for argparse: best, last, or the step of one that was kept."""
+    if text in ("best", "last") or re.fullmatch("[0-9]{1,18}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"invalid checkpoint: {text!r}, must be best, last or a step")
+
+
 def add_run(head: Parser) -> None:
     """Add the arguments of commands that open a checkpoint."""
     head.add_argument("folder", type=Path, help="a run folder")
-    head.add_argument("--checkpoint", choices=("best", "last"), help="(default: the one the run reports)")
+    head.add_argument(
+        "--checkpoint",
+        type=which,
+        metavar="best|last|STEP",
+        help="(default: the one the run reports; STEP: one that train.keep kept)",
+    )
     head.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     head.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 

@@ -11,12 +11,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from cvae.config.schema import NOT_IDENTITY
+from cvae.errors import UserError
+from cvae.io import located
 
 LONGEST_SLUG = 120
 # keys whose values are paths, in which brackets, quotes and equal signs are ordinary characters
-PATHS = {"dataset.path", "dataset.tokenizer", "init_from", "model.vectors", "task.vectors", "task.references"}
+PATHS = {"dataset.path", "dataset.tokenizer", "init_from", "continue_from"}
+PATHS |= {"model.vectors", "task.vectors", "task.references"}
+# what a run does not hand on to the one that continues it, and how long either is to be
+LEFT_BEHIND = {"continue_from", "continue_beta", "continue_lr", "init_from", "reset_decoder"}
+LEFT_BEHIND |= {"overwrite", "train.stop_after"}
+LENGTH = {"train.steps", "train.epochs"}
 FLOAT = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][+-]?\d+)?")
 QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
 
@@ -47,6 +56,28 @@ def slug(overrides: Sequence[str]) -> str:
 def _as_swept(value: str) -> str:
     """Return 2e-3 as 0.002, which it is in a sweep: a run has one folder, however its number is typed."""
     return repr(float(value)) if FLOAT.fullmatch(value) else value
+
+
+def continued(arguments: Sequence[str]) -> list[str]:
+    """Return a command line with `continue_from` behind the overrides of the run that it names.
+
+    Left out are those that the command gives itself, and where and for how long that run went.
+    """
+    given = dict(argument.partition("=")[::2] for argument in arguments if not argument.startswith("-"))
+    path = located(given.get("continue_from", "").strip("'\"")) / ".hydra" / "overrides.yaml"
+    if "continue_from" not in given or not path.is_file():
+        return list(arguments)
+    try:
+        earlier = [str(override) for override in OmegaConf.load(path)]
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise UserError(f"{path} is no list of overrides: {' '.join(str(error).split())}") from None
+    keys = {override: override.partition("=")[0].lstrip("+~") for override in earlier}
+    own = {key.lstrip("+~") for key in given}
+    own |= LEFT_BEHIND | (LENGTH if LENGTH & own else set())
+    kept = [override for override, key in keys.items() if key not in own and not key.startswith("hydra")]
+    if "init_from" in keys.values():  # remedy=[pretrained] sets it
+        kept.append("reset_decoder=false")
+    return [*kept, *arguments]
 
 
 def quoted(argument: str) -> str:

@@ -24,8 +24,10 @@ from cvae.config.load import load
 from cvae.config.schema import Config, Files
 from cvae.errors import ConfigError, UserError
 from cvae.runs.compatibility import refuse_as_source, refuse_other_run
+from cvae.runs.continuation import refuse_to_continue
 from cvae.runs.folder import RunFolder, refuse_impossible
 from cvae.runs.sweeps import Sweep
+from cvae.training.tracker import refuse_unusable
 
 CHECKED = 40  # jobs of a sweep composed before it starts, a tenth of a second each; each job checks itself
 
@@ -119,8 +121,12 @@ def check_surroundings(config: Config, folder: str) -> None:
         return
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
-    if config.init_from is not None:
+    refuse_unusable(config)
+    starts = config.overwrite or not run.has_checkpoint
+    if config.init_from is not None and (starts or not config.pretrains):
         refuse_as_source(RunFolder(config.source), config)
+    if config.continue_from is not None and starts:
+        refuse_to_continue(RunFolder(config.source), config)
 
 
 # ---- sweeps ----

@@ -34,7 +34,7 @@ log = logging.getLogger("cvae")
 def main(arguments: Arguments = None) -> int:
     """Train, go on training, or sweep; the exit status is 1 where a job of a sweep is not done."""
     given = sys.argv[1:] if arguments is None else arguments
-    sys.argv[1:] = [overrides.quoted(argument) for argument in given]
+    sys.argv[1:] = [overrides.quoted(argument) for argument in overrides.continued(given)]
     logging.raiseExceptions = False  # nobody may read stdout any more (`| head`); train.log has the lines
     match check(sys.argv[1:]):
         case Sweep() as sweep:

@@ -37,6 +37,7 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
     """Yield a sentence for each contradiction in the flat keys with readable values."""
     known = Known(values)
     yield from _training(known)
+    yield from _continuing(known)
     yield from _remedies(known)
     yield from _tasks(known)
     yield from _tokens(known)
@@ -64,6 +65,34 @@ def _training(known: Known) -> Iterator[str]:
         yield f"lr.warmup is more than the {steps} updates of train.steps"
     if known.get("schedule.name") == "none" and known.get("model.latent") == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
+
+
+def _continuing(known: Known) -> Iterator[str]:
+    """Yield what is wrong between `continue_from` and what is to follow the end of the run it names."""
+    schedule, lr = known.get("schedule.name"), known.get("lr.name")
+    if known.is_null("continue_from"):
+        for key in ("continue_beta", "continue_lr"):
+            if known.get(key) is not None:
+                yield f"{key} says what follows the end of another run: continue_from must be its folder"
+        return
+    if known.get("continue_from") is None:
+        return
+    if known.get("init_from") is not None:
+        yield "init_from and continue_from each name the run that this one starts from: leave one out"
+    if known.get("continue_beta") == "cycles" and schedule not in (None, "cyclical"):
+        yield f"continue_beta=cycles needs cycles to go on, and schedule={schedule} has none: leave it out"
+    if known.get("continue_lr") == "restarts" and lr not in (None, "cosine_restarts"):
+        yield f"continue_lr=restarts needs restarts to go on, and lr={lr} has none: leave it out"
+    if known.is_null("continue_beta") and schedule == "cyclical":
+        yield (
+            "continue_from with schedule=cyclical must say what β does after the old end:"
+            " continue_beta=cycles (cycles of the same length go on) or hold (its last value)"
+        )
+    if known.is_null("continue_lr") and lr == "cosine_restarts":
+        yield (
+            "continue_from with lr=cosine_restarts must say what the learning rate does after the old end:"
+            " continue_lr=restarts (they go on) or hold (its last value, which is almost 0)"
+        )
 
 
 def _remedies(known: Known) -> Iterator[str]:

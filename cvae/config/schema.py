@@ -48,6 +48,11 @@ class Train:
     save_every: Count | None
     stop_after: Count | None
     progress: bool
+    keep: Natural | None = 0
+
+    def total(self, epoch: int) -> int:
+        """Return T, the number of steps of the whole run, given those of an epoch."""
+        return self.steps or (self.epochs or 0) * epoch
 
 
 @dataclass(frozen=True)
@@ -472,6 +477,10 @@ class Config:
     update: Annotated[Plain | Aggressive | SemiAmortized, BY_NAME] = Plain()
     init_from: str | None = None
     reset_decoder: bool = False
+    continue_from: str | None = None
+    continue_beta: Literal["hold", "cycles"] | None = None
+    continue_lr: Literal["hold", "restarts"] | None = None
+    tracker: Literal["trackio"] | None = None
     precision: Literal["float32", "tf32", "bf16"] = "float32"
     jobs_per_gpu: Annotated[int, Ge(1), Le(64)] = 1
 
@@ -487,8 +496,8 @@ class Config:
 
     @property
     def source(self) -> Path:
-        """The folder of the run that `init_from` names."""
-        return located(self.init_from or "")
+        """The folder of the run that `init_from` or `continue_from` names."""
+        return located(self.init_from or self.continue_from or "")
 
     def beside_data(self, name: str) -> Path:
         """Return the path of a file in the data set's folder, or of an absolute `name`."""
@@ -504,8 +513,8 @@ class Config:
 
 
 # keys that may differ between two starts of the same run; all others are its identity
-NOT_IDENTITY = {"name", "overwrite", "device", "threads", "jobs_per_gpu", "dataset.path"}
-NOT_IDENTITY |= {"train.stop_after", "train.progress"}
+NOT_IDENTITY = {"name", "overwrite", "device", "threads", "jobs_per_gpu", "dataset.path", "tracker"}
+NOT_IDENTITY |= {"train.stop_after", "train.progress", "train.keep"}
 
 
 @functools.cache

@@ -31,6 +31,7 @@ def build_text(
 ) -> Splits:
     """Return the data set of sentence files, numbered by `vocabulary` or by that of its train split."""
     texts, prints, notes = read(config)
+    notes += vocabularies.strangers(vocabulary, texts)
     vocabulary = vocabulary or vocabularies.build(config, texts["train"])
     return replace(splits(texts, vocabulary, device, prints), notes=notes)
 

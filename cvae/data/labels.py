@@ -39,6 +39,7 @@ def build(config: Reviews | OwnLabels, device: torch.device, vocabulary: Vocabul
         if share < 1:
             size = f"{len(texts[split]):,} sentences"
             notes += (f"{split}: {size}, the first {100 * share:g} % of each class (dataset.share.{split})",)
+    notes += vocabularies.strangers(vocabulary, texts)
     vocabulary = vocabulary or vocabularies.build(config, texts["train"])
     prints = {key: sha256(path) for key, path in config.files().items()}
     return replace(splits(texts, vocabulary, device, prints, labels), notes=notes, classes=classes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ RESERVED = frozenset(SPECIALS) - {"<unk>"}
 WHY_RESERVED = f"of the special words {', '.join(SPECIALS)} only <unk> may stand in a corpus"
 BYTE_ORDER_MARK = "\ufeff"
 TOKENIZER = "tokenizer.json"  # of a run whose tokens are pieces
+MOST_FREQUENT = 10  # unknown tokens that a note names
 ENCODED_TOGETHER = 1000  # texts; the tokenizers library takes several at once
 
 
@@ -27,7 +28,12 @@ def words_of(text: str) -> list[str]:
 
 
 class Vocabulary:
-    """Words and their numbers. A literal `<unk>` in a corpus is the same word as an unknown one."""
+    """Words and their numbers. A literal `<unk>` in a corpus is the same word as an unknown one.
+
+    `source` is the run that it was taken from, empty where it is the run's own.
+    """
+
+    source = ""
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
@@ -183,6 +189,24 @@ def load(folder: Path, tokens: str) -> Vocabulary:
         return Pieces.read(folder / TOKENIZER)
     words = (folder / "vocabulary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
     return (Characters if tokens == "chars" else Vocabulary)(words)
+
+
+def strangers(vocabulary: Vocabulary | None, texts: Mapping[str, Iterable[str]]) -> tuple[str, ...]:
+    """Return a note on what another run's vocabulary does not know of some texts, none for a run's own."""
+    if vocabulary is None or not vocabulary.source:
+        return ()
+    missed: Counter[str] = Counter()
+    shares = []
+    for split, sentences in texts.items():
+        counts = Counter(token for text in sentences for token in vocabulary.split(text))
+        unknown = Counter({t: n for t, n in counts.items() if vocabulary.index.get(t, UNK) == UNK})
+        shares.append(f"{unknown.total() / max(1, counts.total()):.2%} of {split}")
+        missed += unknown
+    del missed[SPECIALS[UNK]]  # the texts' own, which the share counts
+    most = ", ".join(f"{token!r} ({count:,})" for token, count in missed.most_common(MOST_FREQUENT))
+    often = f"; most often {most}" if most else ""
+    where = f"the vocabulary of {vocabulary.source} is kept, {len(vocabulary):,} tokens"
+    return (f"{where}: unknown to it are {', '.join(shares)}{often}",)
 
 
 def refuse_without_tokenizers() -> None:

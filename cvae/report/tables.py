@@ -17,7 +17,10 @@ MAX_KEYS = 3  # differing keys that get a column each
 CHANGED = "changed"  # the column that more of them share
 RELATIVE = "time/relative"
 # in what else than text and vocabulary the keys of a dataset, and the fingerprints, may differ
-SAME_TEXT = ("dataset.sampler", "dataset.consecutive", "dataset.max_words", "the file of init_from")
+SAME_TEXT = (
+    *("dataset.sampler", "dataset.consecutive", "dataset.max_words"),
+    *("the file of init_from", "the file of continue_from"),
+)
 # in what else runs on the same text may differ; of these, no perplexity of a token ranks
 VOCABULARY = (
     *("dataset.tokens", "dataset.tokenizer", "dataset.vocabulary", "dataset.min_count"),

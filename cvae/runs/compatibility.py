@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cvae.config.load import identity
 from cvae.config.schema import Config
 from cvae.errors import FolderError
@@ -14,19 +16,22 @@ def refuse_other_run(folder: RunFolder, config: Config) -> None:
     """Raise FolderError, naming the keys or files that differ, where the folder holds another run."""
     if config.overwrite or (record := folder.record) is None:
         return
-    there, here = identity(record["config"]), identity(config.container)
-    differing = [
-        f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
-        for key in sorted(there.keys() | here.keys())
-        if there.get(key, "absent") != here.get(key, "absent")
-    ]
-    if differing:
+    if differing := differences(identity(record["config"]), identity(config.container)):
         raise FolderError(
             f"{folder} holds a different run: {'; '.join(differing)}."
             " Give this one another name=…, or overwrite=true to lose that one"
         )
     advice = "; give a run on these another name=…, or overwrite=true to lose that one"
     refuse_other_data(folder, fingerprints.of_config(config), advice)
+
+
+def differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    """Return in what two flat configurations differ, a phrase for each key."""
+    return [
+        f"{key} is {there.get(key, 'absent')!r} there and {here.get(key, 'absent')!r} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key, "absent") != here.get(key, "absent")
+    ]
 
 
 def refuse_other_data(folder: RunFolder, data: Fingerprints, advice: str = "") -> None:

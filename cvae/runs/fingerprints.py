@@ -39,6 +39,8 @@ def others(config: Config) -> Fingerprints:
         prints["dataset.tokenizer"] = fingerprint(located(tokenizer))
     if config.init_from is not None:
         prints["init_from"] = fingerprint(config.source / f"checkpoint_{config.task.reported}.pt")
+    if config.continue_from is not None:
+        prints["continue_from"] = fingerprint(config.source / "checkpoint_last.pt")
     return prints
 
 

@@ -25,8 +25,8 @@ RECORD_FORMAT = 1
 ERROR = "error.txt"
 # all that a run leaves beside .hydra
 FILES = [ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md"]
-FILES += ["tokenizer.json"]
-FILES += ["train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png", "*.tmp"]
+FILES += ["train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png"]
+FILES += ["tokenizer.json", "tracker.json", "*.tmp"]
 
 
 def finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -6,11 +6,13 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from cvae import __version__
 from cvae.config.schema import Config
 from cvae.io import write_json
 from cvae.program import INSTALLED
+from cvae.runs import continuation
 from cvae.runs.compatibility import refuse_other_data
 from cvae.runs.fingerprints import Fingerprints
 from cvae.runs.folder import RECORD_FORMAT, RunFolder
@@ -23,7 +25,7 @@ def describe(folder: RunFolder, config: Config, command: str, data: Fingerprints
     if folder.record is not None:
         refuse_other_data(folder, data)
         return
-    about = {
+    about: dict[str, Any] = {
         "format": RECORD_FORMAT,
         "config": config.container,
         "command": command,
@@ -31,6 +33,8 @@ def describe(folder: RunFolder, config: Config, command: str, data: Fingerprints
         "git": git_commit(),
         "data": {name: digest for name, digest in data.items() if digest is not None},
     }
+    if earlier := continuation.stages(config):
+        about["continues"] = earlier
     write_json(folder / "run.json", about)
 
 

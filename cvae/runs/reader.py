@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -62,6 +62,7 @@ class Run:
     results: Mapping[str, Any] = field(default_factory=dict)
     classifiers: Sequence[Mapping[str, Any]] = ()
     data: Mapping[str, str] = field(default_factory=dict)  # fingerprints, as run.json has them
+    continues: str | None = None  # the steps of the runs that it continues, instead of their folders
     note: str = ""  # for a table of these results: where they come from
 
     def get(self, section: str, key: str, default: Any = None) -> Any:
@@ -97,7 +98,8 @@ class Run:
     @property
     def setting(self) -> dict[str, Any]:
         """The keys and values that identify the run, without its seed."""
-        return {key: value for key, value in identity(dict(self.config)).items() if key != "seed"}
+        own = identity(dict(self.config)) | {"continue_from": self.continues}
+        return {key: value for key, value in own.items() if key != "seed"}
 
     def series(self, key: str) -> tuple[np.ndarray, np.ndarray]:
         """Return steps and values of a scalar (see `measured`); of two records of a step the later counts."""
@@ -220,7 +222,11 @@ def read_run(folder: str | Path) -> Run:
     classifiers, data = read_classifiers(folder / "classifier.jsonl"), content.get("data", {})
     if not isinstance(data, dict):
         raise RunsError(f"{path}: data must be the fingerprints of files by name, found {str(data)[:40]!r}")
-    run = Run(folder, config, metrics, latents, results, classifiers, data, note)
+    earlier = content.get("continues") or []
+    if not isinstance(earlier, list) or not all(isinstance(stage, dict) for stage in earlier):
+        raise RunsError(f"{path}: continues must be a list of objects, found {str(earlier)[:40]!r}")
+    continues = " + ".join(f"{stage.get('end')} updates" for stage in earlier) or None
+    run = Run(folder, config, metrics, latents, results, classifiers, data, continues, note)
     names = [*run.group, run.task, *(run.get(part, "name", "") for part in ("dataset", "model"))]
     if not all(isinstance(name, str) for name in names):
         raise RunsError(f"{path}: schedule, lr, task, dataset and model of the config need names")
@@ -343,16 +349,17 @@ def _follows_from_name(settings: Sequence[dict[str, Any]], key: str) -> bool:
     return key != name and _values(settings, name) == _values(settings, name, key)
 
 
-def refuse_other_data(runs: Sequence[Run], besides: Container[str] = ()) -> None:
+def refuse_other_data(runs: Sequence[Run], besides: Sequence[str] = ()) -> None:
     """Raise RunsError where runs to be put together read different files of one name.
 
-    A file that a run does not record is unknown and no difference; names in `besides` are not compared.
+    A file that a run does not record is unknown and no difference. Names in `besides` are not compared, and
+    not the checkpoint of the run that one continues, which is another for every seed.
     """
     first: dict[str, Run] = {}
     for run in runs:
         for name, digest in run.data.items():
             other = first.setdefault(name, run)
-            if other.data[name] != digest and name not in besides:
+            if other.data[name] != digest and name not in (*besides, "continue_from"):
                 raise RunsError(
                     f"{other.folder} and {run.folder} cannot be put together: their data differ in {name}"
                 )

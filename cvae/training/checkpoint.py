@@ -6,6 +6,7 @@ import io
 import logging
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,22 @@ def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
 def previous(path: Path) -> Path:
     """Return the path of the previous checkpoint, kept until a newer one is complete."""
     return path.with_name(path.name.replace("last", "previous"))
+
+
+def retire(path: Path, count: int | None, step: int) -> None:
+    """Rename a checkpoint that is about to be replaced to checkpoint_<its step>.pt.
+
+    Of those so named before `step` the `count` newest stay, all where that is null.
+    """
+    with suppress(Exception):  # an unusable one is left to be replaced
+        own = torch.load(path, map_location="cpu", mmap=True, weights_only=True)["step"]
+        path.replace(path.with_name(f"checkpoint_{own:d}.pt"))
+    if count is None:
+        return
+    numbers = (file.stem.removeprefix("checkpoint_") for file in path.parent.glob("checkpoint_*.pt"))
+    earlier = sorted(int(number) for number in numbers if number.isdecimal() and int(number) < step)
+    for number in earlier[: max(0, len(earlier) - count)]:
+        path.with_name(f"checkpoint_{number}.pt").unlink()
 
 
 def latest(path: Path, config: dict[str, Any]) -> dict[str, Any] | None:

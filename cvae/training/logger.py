@@ -1,4 +1,4 @@
-"""Records of a run: metrics.jsonl and other lines of JSON, the same in TensorBoard, and console lines."""
+"""Records of a run: lines of JSON, the same in TensorBoard and a tracker, and console lines."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from cvae.errors import FolderError
 from cvae.report.figures import plane_picture
 from cvae.runs.folder import RunFolder, finite
 from cvae.runs.reader import Snapshot, numbered
+from cvae.training.tracker import Tracker
 
 log = logging.getLogger("cvae")
 
@@ -66,6 +67,8 @@ class Logger:
         self._summaries.add_summary(experiment)
         self._summaries.add_summary(start)
         self._replay(step)
+        kept = (record for _, record in numbered(folder / "metrics.jsonl"))
+        self.tracker = Tracker(folder, config, kept) if config.tracker else None
 
     def _open(self, name: str, offset: int) -> None:
         """Cut a record file to its length at the checkpoint; what followed is written again."""
@@ -109,7 +112,10 @@ class Logger:
         `line` has keys in braces, as in "val rec {val/rec:.4g}". Wall-clock values are below time/ only. A
         value that is not finite is null in the record and absent from TensorBoard.
         """
-        self.append("metrics.jsonl", {"step": step, **finite(values)})
+        record = {"step": step, **finite(values)}
+        self.append("metrics.jsonl", record)
+        if self.tracker is not None:
+            self.tracker.write(record)
         if line:
             log.info(line.format_map(values))
 
@@ -152,6 +158,8 @@ class Logger:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         with suppress(OSError) if kind else nullcontext():  # must not hide the error that ends the run
+            if self.tracker is not None:
+                self.tracker.close()
             self.board.close()
             for file in self._files.values():
                 file.close()

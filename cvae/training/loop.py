@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from cvae.config.schema import Config
 from cvae.data.text import extra_batches
+from cvae.runs import continuation
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
 from cvae.training import checkpoint, console, divergence, steps
@@ -16,6 +17,7 @@ from cvae.training.logger import Logger
 from cvae.training.means import StepSums, pop_epoch_means
 from cvae.training.signals import StopSignals
 from cvae.training.state import TrainingState
+from cvae.training.transfer import take_over
 
 log = logging.getLogger("cvae")
 
@@ -27,13 +29,14 @@ class Loop:
         self.config, self.task, self.folder = config, task, folder
         train = config.train
         self.epoch = len(task.batches["train"])
-        self.total = (train.steps or (train.epochs or 0) * self.epoch) if config.pretrains else 0
+        self.total = train.total(self.epoch) if config.pretrains else 0
         self.end = min(self.total, train.stop_after or self.total)
         self.validate_every = train.validate_every or self.epoch
         self.save_every = train.save_every or self.validate_every
         self.train_step = steps.build(task.model, config)
         self.state = TrainingState(task.model, self.train_step)
-        self.watch = divergence.DivergenceWatch(task, folder, self._rates)
+        self.rates = continuation.rates(config, folder, self.total, self.epoch)
+        self.watch = divergence.DivergenceWatch(task, folder, self.rates)
         self._saved = 0
 
     @property
@@ -48,18 +51,21 @@ class Loop:
         return self.state.scores[-1] if last else self.state.best
 
     def resume(self) -> tuple[int, dict[str, int]]:
-        """Continue from the last checkpoint, if any.
+        """Continue from the last checkpoint, or first from that of the run which `continue_from` names.
 
-        Returns the step, and the lengths in bytes that the record files had then. Raises CheckpointError for
-        a file that cannot be used.
+        Returns the step from which on records are shown, and the lengths in bytes that their files had at the
+        checkpoint. Raises CheckpointError for a file that cannot be used.
         """
         path = self.folder / "checkpoint_last.pt"
         saved = checkpoint.latest(path, self.config.container)
+        takes_over = saved is None and self.config.continue_from is not None
+        if takes_over:
+            saved = take_over(self.folder, self.config)
         if saved is None:
             return 0, {}
         self.state.load_state_dict(saved, path)
-        self._saved = self.state.step
-        return self.state.step, saved["offsets"]
+        self._saved = 0 if takes_over else self.state.step
+        return self._saved, saved["offsets"]
 
     def save(self, logger: Logger) -> None:
         """Write the last checkpoint. Raises Diverged rather than save what is not finite."""
@@ -68,13 +74,18 @@ class Loop:
         divergence.check_weights(self.task.model, self.state.step)
         self.state.lap()
         content = {"config": self.config.container, **self.state.state_dict(), "offsets": logger.offsets()}
-        checkpoint.save(self.folder / "checkpoint_last.pt", content, keep=True)
+        path = self.folder / "checkpoint_last.pt"
+        if (count := self.config.train.keep) != 0:
+            checkpoint.retire(checkpoint.previous(path), count, self.state.step)
+        checkpoint.save(path, content, keep=True)
         self._saved = self.state.step
 
     def run(self, logger: Logger) -> None:
         """Train until the end. Raises Diverged, and SystemExit after a signal, once all is saved."""
         state = self.state
         state.start_clock()
+        if state.step and not self._saved:  # from here on the run that it continues is not needed
+            self.save(logger)
         self.task.model.train()
         bar = console.progress_bar(self.config.train, state.step, self.total)
         with bar, StopSignals() as stop:
@@ -99,7 +110,7 @@ class Loop:
     def _advance(self) -> None:
         """Make one training step."""
         step, batches = self.state.step, self.task.batches["train"]
-        beta, lr = self._rates(step)
+        beta, lr = self.rates(step)
         terms, loss, norm = self.train_step(batches.at(step), beta, lr, extra_batches(batches, step))
         self._record(StepSums.of(terms, loss, norm))
         self.state.step += 1
@@ -110,10 +121,6 @@ class Loop:
         self.state.since_validation.add(sums)
         self.watch.add(self.state.step, sums)
 
-    def _rates(self, step: int) -> tuple[float, float]:
-        """Return β and the learning rate of a step."""
-        return self.config.schedule(step, self.total), self.config.lr(step, self.total, self.epoch)
-
     def _report(self, logger: Logger, bar: tqdm) -> None:
         """Write train/* every `log_every` steps: at step t, means over the steps since the last record."""
         step, recent = self.state.step - 1, self.state.recent
@@ -123,7 +130,7 @@ class Loop:
         sentences = recent.sentences
         means, tokens = recent.pop_means(self.config.autoencoder)
         means |= self.train_step.pop_metrics()
-        beta, lr = self._rates(step)
+        beta, lr = self.rates(step)
         tokens_per_second = tokens * sentences / self.state.pop_step_seconds()
         values = {f"train/{name}": value for name, value in means.items()}
         values |= {"train/beta": beta, "train/lr": lr, "time/tokens_per_second": tokens_per_second}
@@ -142,7 +149,7 @@ class Loop:
         for split, metrics in measured.items():
             values |= {f"{split}/{name}": value for name, value in metrics.items()}
         divergence.check_validation(values, state.step, self.folder)
-        beta, left = self._rates(state.step - 1)[0], state.seconds / state.step * (self.end - state.step)
+        beta, left = self.rates(state.step - 1)[0], state.seconds / state.step * (self.end - state.step)
         line = console.validation_line(values, splits, f"{state.step:>7,}/{self.total:,}", beta, left)
         logger.write(state.step, values | {"time/seconds": state.seconds}, line)
         if (snapshot := self.task.snapshot()) is not None:

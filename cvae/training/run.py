@@ -17,7 +17,7 @@ from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
-from cvae.runs import fingerprints
+from cvae.runs import continuation, fingerprints
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
 from cvae.runs.devices import hidden_gpu_note
 from cvae.runs.fingerprints import Fingerprints
@@ -28,7 +28,8 @@ from cvae.training.guards import disk_errors, log_file
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
-from cvae.training.transfer import load_weights
+from cvae.training.tracker import refuse_unusable
+from cvae.training.transfer import keeps_vocabulary, load_weights, refuse_continuation, vocabulary_of
 
 log = logging.getLogger("cvae")
 
@@ -45,12 +46,15 @@ def run(
     with suppress(OSError):
         (folder / ERROR).unlink()
     try:
-        task = prepare(config, None if config.overwrite else stored_vocabulary(folder, config))
+        refuse_unusable(config)
+        task = prepare(config, _known_vocabulary(folder, config))
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
         if config.init_from is not None and config.pretrains and starts:
             load_weights(RunFolder(config.source), task, encoder_only=config.reset_decoder)
+        if config.continue_from is not None and starts:
+            refuse_continuation(RunFolder(config.source), task)
     except BaseException:
         discard_if_empty(folder)
         raise
@@ -69,11 +73,21 @@ def stored_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
 
     Raises UserError where a tokenizer is not there any more.
     """
-    if folder.record is None or not isinstance(config.dataset, SentenceFiles):
+    if not isinstance(config.dataset, SentenceFiles) or folder.record is None:
         return None
     with suppress(FileNotFoundError):
         return vocabulary.load(folder.path, config.dataset.tokens)
     return None
+
+
+def _known_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
+    """Return the vocabulary that is known before the data are read: the run's own, or that of its source."""
+    own = None if config.overwrite else stored_vocabulary(folder, config)
+    if not keeps_vocabulary(config):
+        return own
+    known = own or vocabulary_of(RunFolder(config.source), config)
+    known.source = config.init_from or ""
+    return known
 
 
 def prepare(config: Config, known: Vocabulary | None = None) -> Task:
@@ -117,7 +131,7 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     task = prepare(config, stored_vocabulary(folder, config))
     if split not in task.data.corpora:
         raise FolderError(f"{folder} has no split {split}: {', '.join(task.data.corpora)}")
-    prints = _fingerprints(task, dataclasses.replace(config, init_from=None))
+    prints = _fingerprints(task, dataclasses.replace(config, init_from=None, continue_from=None))
     refuse_other_data(folder, prints)
     if unchecked := unchecked_files(folder, prints):
         log.warning(f"{folder}: {unchecked}")
@@ -143,13 +157,16 @@ def _train(config: Config, folder: RunFolder, task: Task) -> float:
     loop = Loop(config, task, folder)
     facts: dict[str, Any] = {f"data/{name}": count for name, count in task.counts().items()}
     facts |= {"model/parameters": sum(p.numel() for p in task.model.parameters()), "updates": loop.total}
-    facts |= {"notes": task.data.notes} if task.data.notes else {}
+    notes = list(task.data.notes)
+    if loop.rates.stages:
+        notes.append(continuation.sentence(config, loop.rates))
+    facts |= {"notes": notes} if notes else {}
     with Logger(folder, config, *loop.resume()) as logger:
         step = loop.state.step
         start = f"after {step:,} updates" if step else "from the start"
         device = describe_device(task.device)
         log.info(f"{folder}: {start}, going to {loop.end:,} of {loop.total:,}, on {device}")
-        for note in task.data.notes:
+        for note in notes:
             log.info(note)
         folder.write_results({"finished": False, "step": step} | facts)
         loop.run(logger)

@@ -657,7 +657,7 @@ def test_an_importance_weighted_likelihood_that_is_not_measured_is_refused(tmp_p
         ("sample {runs} --count 1000000000000", "argument --count: invalid count value: '1000000000000'"),
         ("kill toy --to {file}/below", "Not a directory"),
         ("kill toy --to {new} --record {runs}", "cannot be read: "),
-        ("bench foo.bar=1 --parts", "unknown key foo (keys: dataset, device,"),
+        ("bench foo.bar=1 --parts", "unknown key foo (keys: continue_beta,"),
         ("bench threads=² --parts", "threads=² cannot be read: write key=value"),
         ("bench --threads 99999999999", "argument --threads: invalid count value: '99999999999'"),
         ("publish {runs} --to {runs}/..", "would be replaced by its own thinned copy"),

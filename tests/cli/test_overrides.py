@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cvae.cli.overrides import LONGEST_SLUG, quoted, slug
+from cvae.cli.overrides import LONGEST_SLUG, continued, quoted, slug
 from cvae.config.schema import NOT_IDENTITY
+from cvae.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -101,3 +103,40 @@ def test_long_names_are_shortened_and_still_differ(numbers):
     names = {slug([f"a={'9' * 120}{number}"]) for number in numbers}
     assert len(names) == len(numbers)
     assert all(len(name) == LONGEST_SLUG + 9 for name in names)
+
+
+@pytest.fixture
+def earlier(tmp_path) -> Path:
+    """A run folder with the overrides of its command."""
+    made = ["task=ptb", "schedule=cyclical", "train.epochs=4", "train.stop_after=9", "overwrite=true"]
+    made += ["init_from=a", "remedy=[pretrained]", "name=mine", "continue_beta=hold", "+seed=3"]
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in made))
+    return tmp_path
+
+
+@pytest.mark.parametrize("mark", ["", "'", '"'])
+def test_a_run_that_goes_on_is_composed_as_it_was(earlier, mark):
+    command = [f"continue_from={mark}{earlier}{mark}", "continue_beta=cycles"]
+    kept = ["task=ptb", "schedule=cyclical", "train.epochs=4", "remedy=[pretrained]", "name=mine", "+seed=3"]
+    assert continued(command) == [*kept, "reset_decoder=false", *command]
+
+
+def test_what_the_command_says_wins_and_any_length_replaces_any(earlier):
+    command = ["-m", f"continue_from={earlier}", "train.steps=9", "seed=4", "++name=b"]
+    kept = ["task=ptb", "schedule=cyclical", "remedy=[pretrained]", "reset_decoder=false"]
+    assert continued(command) == [*kept, *command]
+
+
+@pytest.mark.parametrize("command", [[], ["seed=1"], ["continue_from=nowhere", "seed=1"], ["continue_from"]])
+def test_other_commands_stay_as_they_are(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert continued(command) == command
+
+
+@pytest.mark.parametrize("content", ["a: [", "3", "\x00"])
+def test_a_record_of_overrides_that_is_none_is_named(earlier, content):
+    path = earlier / ".hydra" / "overrides.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))} is no list of overrides: [^\n]+$"):
+        continued([f"continue_from={earlier}"])

@@ -54,7 +54,7 @@ def test_unknown_choice(group, refused):
         ("experiment=original/typo", "experiment=original/typo: no such choice, experiment is one of"),
         (
             "schedul=cyclical",
-            "unknown key schedul, did you mean schedule? (keys: dataset, device, init_from, jobs_per_gpu,",
+            "unknown key schedul, did you mean schedule? (keys: continue_beta, continue_from,",
         ),
         ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
@@ -203,6 +203,26 @@ def test_a_folder_with_another_run(refused, tmp_path, configured):
 def test_a_source_that_is_no_finished_run(refused):
     said = refused("task=ptb", "dataset=tiny", "init_from=nowhere", "reset_decoder=true")
     assert said == "init_from=nowhere is not the folder of a finished run"
+
+
+CONTINUED = [
+    ([], "continue_from with schedule=cyclical must say what β does after the old end: continue_beta=cycles"),
+    (["schedule=monotonic"], "continue_from=nowhere is not the folder of a run; where one was continued"),
+    (["schedule=monotonic", "continue_beta=cycles"], "continue_beta=cycles needs cycles to go on, and"),
+    (["continue_beta=hold", "lr=cosine_restarts"], "continue_from with lr=cosine_restarts must say what the"),
+    (["continue_beta=hold", "continue_lr=restarts"], "continue_lr=restarts needs restarts to go on, and lr="),
+    (["continue_beta=hold", "init_from=a"], "init_from and continue_from each name the run that this one"),
+    (["continue_beta=no"], "continue_beta must be one of cycles, hold or null, found 'no'"),
+    (["continue_from=null", "continue_beta=hold"], "continue_beta says what follows the end of another run:"),
+    (["continue_from=null", "continue_lr=hold"], "continue_lr says what follows the end of another run:"),
+]
+
+
+@pytest.mark.parametrize(("own", "sentence"), CONTINUED)
+def test_what_cannot_be_continued_is_said_before_torch_is_imported(own, sentence, refused):
+    arguments = [] if "continue_from=null" in own else ["continue_from=nowhere"]
+    said = refused("task=ptb", "dataset=tiny", *arguments, *own)
+    assert said.splitlines()[0].startswith(sentence), said
 
 
 def test_the_same_run_and_one_to_overwrite_are_let_through(tmp_path, monkeypatch, configured):

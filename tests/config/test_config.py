@@ -52,7 +52,7 @@ RANGES = {
     f">= 0 and < {2**63}": "seed",
     "> 0": "train.clip lr.value model.init objective.kl_target update.lr update.clip task.finetune.val_ratio"
     " task.finetune.penalties task.finetune.lr task.finetune.encoder_lr",
-    ">= 0": "schedule.start schedule.stop lr.warmup model.batch_norm objective.free_bits"
+    ">= 0": "train.keep schedule.start schedule.stop lr.warmup model.batch_norm objective.free_bits"
     " objective.free_bits_total task.iw_samples task.temperature task.examples task.finetune.map_sentences",
     "> 0 and <= 1": "schedule.ratio lr.decay dataset.share.train dataset.share.val dataset.share.test"
     " task.top_p task.finetune.shares",
@@ -268,6 +268,8 @@ class TestLoad:
             "device",
             "train.stop_after",
             "train.progress",
+            "train.keep",
+            "tracker",
             "dataset.path",
         }
         assert left_out == NOT_IDENTITY - {"dataset.whole_passages"}  # of dialogs

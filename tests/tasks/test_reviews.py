@@ -604,6 +604,31 @@ def test_init_from_restores_exactly_and_gives_the_same_classifiers(
     assert not (tmp_path / "checkpoint_last.pt").exists()
 
 
+def test_pretraining_that_goes_on_makes_its_classifiers_anew(
+    finished, folder, tmp_path, monkeypatch, configured
+):
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    own = (MODES, f"dataset.path={folder}", "train.epochs=6")
+    own += (f"continue_from={finished}", "continue_beta=cycles")
+    run(configured(*REVIEWS, *LEARNING, *own), RunFolder(tmp_path))
+    new, old = cells(tmp_path), cells(finished)
+    assert [cell["mode"] for cell in new] == [cell["mode"] for cell in old]
+    scratch = [[cell for cell in trials if cell["mode"] == "scratch"] for trials in (new, old)]
+    assert scratch[0] == scratch[1] and new != old
+    assert RunFolder(tmp_path).results["updates"] == 1.5 * RunFolder(finished).results["updates"]
+
+
+def test_a_run_that_only_classified_has_nothing_that_could_go_on(
+    finished, folder, tmp_path, monkeypatch, configured
+):
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    own = (*REVIEWS, "task.finetune.modes=[probe]", f"dataset.path={folder}")
+    run(configured(*own, f"init_from={finished}"), RunFolder(tmp_path / "probes"))
+    config = configured(*own, f"continue_from={tmp_path / 'probes'}", "continue_beta=hold")
+    with pytest.raises(FolderError, match="probes has made no updates that could go on"):
+        run(config, RunFolder(tmp_path / "new"))
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [

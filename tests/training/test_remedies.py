@@ -208,6 +208,11 @@ class TestCombinations:
 CAME_LATER = {
     "init_from",
     "reset_decoder",
+    "continue_from",
+    "continue_beta",
+    "continue_lr",
+    "tracker",
+    "train.keep",
     "precision",
     "dataset.longest",
     "dataset.vocabulary",

@@ -118,7 +118,7 @@ def cycle_numbers(runs: Iterable[Run], steps: Sequence[int]) -> list[int] | None
     """Return the cycle in which each step ends, from the first cyclical run that has a length."""
     for run in runs:
         cycles, total = run.get("schedule", "cycles"), run.total
-        if run.group[0] == "cyclical" and cycles and total:
+        if run.group[0] == "cyclical" and cycles and total and not run.continues:
             return [math.ceil(step * cycles / total) for step in steps]
     return None
 
