@@ -166,6 +166,10 @@ def test_distinct_counts_ngrams_over_words_within_a_context_and_over_the_set():
     assert found["distinct1"] == 3 / 6 and found["distinct2"] == 1 / 6
     assert found["distinct1_context"] == pytest.approx((3 / 5 + 1) / 2)
     assert found["distinct2_context"] == pytest.approx((1 / 5 + 0) / 2)
+    wordless = dialog_metrics.distinct([[[1, 2]], [[], []]])  # a context without a word counts nowhere
+    assert (wordless["distinct1_context"], wordless["distinct2_context"]) == (1, 1 / 2)
+    silent = dialog_metrics.distinct([[[]], [[]]])
+    assert silent == dict.fromkeys(silent, 0) | {"different": 1}
 
 
 # ---- beside what knows no context ----

@@ -291,9 +291,11 @@ def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_p
     make_run(tmp_path / "c", "none", until=1000)
     frames = list(figures.latent_animation(find_runs([tmp_path]), samples=20, dpi=50))
     assert len(frames) == 2
-    path = figures.save_gif(iter(frames), tmp_path / "to" / "latents.gif")
+    path = figures.save_gif(iter(frames), tmp_path / "to" / "latents.gif", seconds=0.2, rest=1.5)
     with Image.open(path) as gif:
-        assert gif.n_frames == 2
+        assert gif.n_frames == 2 and gif.info["loop"] == 0  # without end
+        lasting = [gif.seek(place) or gif.info["duration"] for place in range(2)]
+        assert lasting == [200, 1500]  # milliseconds: it rests at the last
         assert len(gif.convert("RGB").getcolors(1000)) > 20
     (tmp_path / "a" / "latents.jsonl").unlink()
     assert len(list(figures.latent_animation(find_runs([tmp_path / "b"]), 20, 50))) == 2

@@ -654,6 +654,15 @@ def test_the_probe_takes_the_best_on_validation_and_the_first_of_equals():
     assert shuffled.score.accuracy < 0.7
 
 
+def test_of_probes_that_are_all_right_the_one_with_the_better_fit_is_taken():
+    labels = np.array([0, 1] * 10)
+    parts = [labels[:, None] - 0.5, labels] * 2
+    penalties = [1e-2, 1.0, 1e-1]
+    scores = [probe(*parts, [penalty]).score for penalty in penalties]
+    assert {score.accuracy for score in scores} == {1} and len({score.fit for score in scores}) == 3
+    assert probe(*parts, penalties).penalty == 1.0
+
+
 def test_a_score_is_the_accuracy_and_then_minus_the_cross_entropy():
     found = judge(np.array([2.0, -1.0, 3.0, -0.5]), np.array([1, 0, 0, 1]))
     nats = [math.log(1 + math.exp(-right)) for right in (2.0, 1.0, -3.0, -0.5)]
