@@ -390,6 +390,12 @@ class TestCombinations:
                 {"init_from": "x", "task.finetune.modes": ["scratch"]},
                 "init_from restores an encoder: task.finetune.modes must have probe or finetune",
             ),
+            (
+                "task=yelp",
+                {"init_from": "x", "task.finetune.modes": []},
+                "init_from restores an encoder: task.finetune.modes must have probe or finetune",
+            ),
+            ("task=yelp", {"task.finetune.penalties": []}, "task.finetune.penalties is empty"),
             ("", {"train.steps": 3}, "schedule.cycles is more than the 3 updates of train.steps"),
             ("", {"train.steps": 9, "lr.warmup": 10}, "lr.warmup is more than the 9 updates of train.steps"),
             ("", {"objective.free_bits": 1, "schedule": {"name": "none"}}, "and schedule=none has none"),
@@ -413,6 +419,17 @@ class TestCombinations:
 
     def test_as_many_cycles_and_as_long_a_warm_up_as_there_are_updates(self, changed):
         load(changed("", {"train.steps": 9, "schedule.cycles": 9, "lr.warmup": 9}))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"task.finetune.modes": [], "task.finetune.shares": [], "task.finetune.penalties": []},
+            {"task.finetune.modes": ["scratch"], "init_from": "x", "reset_decoder": True},
+            {"task.finetune.modes": ["scratch", "probe"], "init_from": "x"},
+        ],
+    )
+    def test_classifiers_that_go_together(self, values, changed):
+        load(changed("task=yelp", values))
 
     def test_all_kinds_of_problems_in_one_report(self, changed):
         values = {

@@ -213,9 +213,10 @@ def test_sampling_is_seeded_and_counts(folder, capsys):
     assert (
         said(folder, capsys, *drawn)["prior"] == first != said(folder, capsys, *drawn, "--seed", "3")["prior"]
     )
-    found = said(folder, capsys, "--count", "4")
-    assert [len(found["prior"]), len(found["reconstructions"])] == [4, 4]
-    assert len(found["interpolation"]["places"]) == 7
+    for count in (1, 4):
+        found = said(folder, capsys, "--count", str(count))
+        assert [len(found["prior"]), len(found["reconstructions"])] == [count, count]
+        assert len(found["interpolation"]["places"]) == 7  # between two sentences, whatever the count
 
 
 def test_unknown_words_are_named_and_read_as_unk(folder, capsys):

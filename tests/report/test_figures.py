@@ -16,7 +16,7 @@ from PIL import Image
 
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
-from cvae.runs.reader import Run, find_runs, read_run
+from cvae.runs.reader import Run, find_runs, measured, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.helpers import ROOT
 
@@ -143,6 +143,14 @@ def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
     ]
     steps, values = Run(tmp_path, {}, metrics, {}).series("x")
     assert (steps.tolist(), values.tolist()) == ([1, 2], [5.0, 3.0])
+
+
+@pytest.mark.parametrize("name", ["ppl", "iw_ppl", "refined_ppl", "refined_iw_ppl", "rec_ppl"])
+def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_absent(name: str):
+    record = {"step": 1, f"test/{name}": None, "test/kl": None, "val/iw_ppl": 3.0}
+    assert measured(record, f"test/{name}") == math.inf
+    assert measured(record, f"val/{name}") == (3.0 if name == "iw_ppl" else None)
+    assert measured(record, "test/kl") is None
 
 
 @pytest.mark.parametrize(

@@ -603,6 +603,9 @@ class TestAggressive:
         one.observe(0.1)
         other.load_state_dict(one.state_dict())
         assert (other.active, other.information) == (False, 0.1)
+        one.inner, one.updates = 5, 2
+        other.load_state_dict(one.state_dict())
+        assert other.pop_metrics() == one.pop_metrics() == {"encoder_updates": 2.5}
 
     def test_the_defaults_are_those_of_the_authors_text_code(self):
         assert REMEDIES["aggressive"]["update"] == {"name": "aggressive", "window": 15, "most": 99}
