@@ -254,6 +254,16 @@ def test_no_claim_rests_on_what_answers_that_know_no_context_win():
     assert row[1] == row[-1] == "missing" and row[3].count("(not measured)") == 2
 
 
+def test_runs_of_an_experiment_come_from_the_first_folder_that_has_it(tmp_path):
+    for place, value in (("mine/toy", 1.0), ("published/toy", 2.0), ("published/ptb", 3.0)):
+        finished(tmp_path / place / "a", "cyclical", 0, value)
+    (tmp_path / "none").mkdir()
+    folders = [tmp_path / name for name in ("none", "mine", "published")]
+    runs = experiment_runs(["toy", "ptb", "yelp"], folders)
+    found = {name: [run.folder.relative_to(tmp_path).parts[0] for run in part] for name, part in runs.items()}
+    assert found == {"toy": ["mine"], "ptb": ["published"]}
+
+
 def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, monkeypatch, capsys):
     started = []
 

@@ -159,6 +159,9 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
         ("metrics.jsonl", '{"step": 1,', "not JSON"),
         ("metrics.jsonl", "[1]", "whole number 'step'"),
         ("metrics.jsonl", '{"step": 1, "train/kl": "a"}', "train/kl must be a number"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": NaN}', "train/kl must be a number"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": -Infinity}', "train/kl must be a number"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": true}', "train/kl must be a number"),
         ("latents.jsonl", '{"step": 1, "mean": [[0, 0]]}', "needs mean"),
         ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}', "do not"),
     ],
@@ -186,6 +189,15 @@ def test_a_malformed_run_json_is_named(tmp_path: Path, content: str):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "true", '"1"'])
+@pytest.mark.parametrize("key", ["test/kl", "step", "updates", "objective"])
+def test_results_that_are_no_numbers_are_named(tmp_path: Path, key: str, value: str):
+    folder = make_run(tmp_path / "run", until=1000)
+    (folder / "results.json").write_text(f'{{"finished": true, "{key}": {value}}}')
+    with pytest.raises(UserError, match=rf"results\.json: {key} must be a number"):
+        read_run(folder)
 
 
 def test_figure_2_shows_three_schedules_and_three_shapes():
