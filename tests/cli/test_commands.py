@@ -252,6 +252,9 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
     assert (folder.state, folder.error) == ("stopped", "")
     with folder.held():
         assert folder.state == "running"
+        folder.fail(UserError("no data"))  # of another start in the same folder
+        assert (folder.state, folder.error) == ("running", "no data")
+    assert folder.state == "failed"
 
 
 def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch):
