@@ -335,11 +335,15 @@ class TestWrongValues:
         assert "lr.value must be a finite number > 0" in problems(changed("", {"lr.value": 10**400}))[0]
 
     @pytest.mark.parametrize(
-        "name", ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "x" * 300]
+        "name", ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "x" * 101]
     )
     def test_names_that_are_no_folder_below_outputs(self, name, changed):
         (problem,) = problems(changed("", {"name": name}))
         assert problem.startswith("name must be a relative path of letters") and repr(name) in problem
+
+    def test_the_longest_names_and_all_their_characters(self, changed):
+        name = f"{'x' * 100}/{'9' * 100}/_a.B-c"
+        assert load(changed("", {"name": name})).name == name
 
     def test_a_group_that_is_a_value(self, changed):
         assert problems(changed("", {"train": 3}))[0] == "train must be a group of keys, found 3"
