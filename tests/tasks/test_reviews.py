@@ -416,6 +416,24 @@ def test_the_record_has_what_results_and_the_table_say(finished):
     assert ("scratch", "–") in rows
 
 
+def test_a_summary_has_mean_and_sample_deviation_over_label_sets():
+    records = [
+        {"mode": "finetune", "share": 0.1, "labels": 9, "updates": updates, "test/accuracy": accuracy}
+        for updates, accuracy in ((0, 0.5), (3, 0.7), (0, 0.9))
+    ]
+    one = {"mode": "scratch", "share": 1.0, "labels": 90, "updates": 0, "test/accuracy": 0.6}
+    assert means_of([*records, one]) == pytest.approx(
+        {
+            "labels/0.1": 9,
+            "still_probe/0.1": 2,
+            "test/accuracy/finetune/0.1": 0.7,
+            "test/accuracy_std/finetune/0.1": 0.2,
+            "labels/1": 90,
+            "test/accuracy/scratch/1": 0.6,
+        }
+    )
+
+
 def test_a_mean_says_how_many_of_its_classifiers_are_still_the_probe(tmp_path, capsys):
     folder, accuracy = tmp_path / "a", [0.5, 0.5, 0.9]
     folder.mkdir()
