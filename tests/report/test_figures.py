@@ -14,6 +14,7 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
+from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
 from cvae.runs.reader import Run, find_runs, measured, read_run
@@ -346,6 +347,13 @@ def test_the_script_writes_what_it_prints(tmp_path: Path):
     assert colours(png) > 50
     assert pdf.read_bytes()[:4] == b"%PDF"
     assert b"CreationDate" not in pdf.read_bytes()
+
+
+@pytest.mark.parametrize(("more", "dpi"), [([], 150), (["--dpi", "20"], 20)])
+def test_a_picture_has_the_dots_per_inch_that_are_asked_for(more: list[str], dpi: int, tmp_path: Path):
+    assert figures_command(["2", "--to", str(tmp_path), *more]) == 0
+    with Image.open(tmp_path / "figure2_schedules.png") as picture:
+        assert picture.size == (11 * dpi, round(3.3 * dpi))  # the figure is 11 by 3.3 inches
 
 
 def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path):

@@ -214,18 +214,6 @@ def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
     assert all(len(steps) == len(set(steps)) for steps in read.values())
 
 
-def test_tensorboard_keeps_a_validation_at_whose_step_the_run_was_taken_up(
-    whole, tmp_path, monkeypatch, configured
-):
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(100))
-    for more in (["train.stop_after=20"], []):  # a validation comes every 10 updates
-        run(configured(*TOY, *more), RunFolder(tmp_path))
-    assert outcome(tmp_path) == outcome(whole["toy"])
-    read = board(tmp_path)
-    for tag in ("val/elbo", "samples/text_summary", "latents/plane"):
-        assert read[tag] == [10, 20, 30, 40]
-
-
 def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_path, configured):
     run(configured(*TOY, "train.stop_after=17"), RunFolder(tmp_path), "the first command")
     early = json.loads((tmp_path / "results.json").read_text())
