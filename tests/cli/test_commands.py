@@ -9,6 +9,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
+from cvae.cli import status
 from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
@@ -250,9 +252,14 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
     assert (folder.state, folder.error) == ("stopped", "")
     with folder.held():
         assert folder.state == "running"
+        folder.fail(UserError("no data"))  # of another start in the same folder
+        assert (folder.state, folder.error) == ("running", "no data")
+    assert folder.state == "failed"
 
 
-def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys):
+def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch):
+    noon = SimpleNamespace(now=lambda: datetime(2026, 3, 1, 12))  # a Sunday
+    monkeypatch.setattr(status, "datetime", noon)
     plan({str(tmp_path / name): [f"a={name}"] for name in "abcde"})
     reported(tmp_path, "a", 0, {"updates": 100, "step": 100, "time/training_seconds": 3600.0})
     reported(tmp_path, "b", 0, {"updates": 100, "step": 0, "finished": False})
@@ -266,7 +273,7 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys):
         assert script("status").main([str(tmp_path)]) == 0
     counts, end, *lines = capsys.readouterr().out.splitlines()
     assert counts == "5 runs: 1 done, 1 running, 1 failed, 1 stopped, 1 missing"
-    assert end.startswith("about 4:00:00 left, until ")
+    assert end == "about 4:00:00 left, until Sun 16:00"
     assert lines == [
         f"running {tmp_path}/b: 50 of 100 updates",
         f"stopped {tmp_path}/c",
@@ -344,6 +351,8 @@ def test_a_cell_of_what_overflows_and_of_what_nearly_does():
     assert str(Cell((math.inf,))) == str(Cell((math.inf, math.inf))) == str(Cell((math.inf, 3.0))) == "∞"
     assert str(Cell((1e200, 3e200))) == "2.00e+200 ± 1.41e+200"
     assert str(Cell((1.5e9,))) == "1.50e+09"
+    assert str(Cell((1.5e9, 1.5e9 + 2))) == "1.50e+09 ± 1.41e+00"  # written as the mean is, however small
+    assert str(Cell((1e9 - 3, 1e9 - 1))) == "999999998.0 ± 1.4"
 
 
 def test_the_best_is_none_that_overflows(tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -37,6 +38,19 @@ def test_a_script_is_its_command(name):
     file = ROOT / ("train.py" if name == "train" else f"scripts/{'get_data' if name == 'data' else name}.py")
     text = file.read_text(encoding="utf-8")
     assert f"from cvae.cli.{name} import main\n" in text and len(text.splitlines()) < 15
+
+
+@pytest.mark.parametrize("installed", [False, True])
+def test_a_command_can_be_typed_as_it_is_told_whatever_its_words(installed, monkeypatch):
+    monkeypatch.setattr(program, "INSTALLED", installed)
+    words = ["name=a b", "dataset.path=it's $HOME/(1)", "schedule=constant,cyclical", ""]
+    for name, script in {
+        "train": "train.py",
+        "data": "scripts/get_data.py",
+        "table": "scripts/table.py",
+    }.items():
+        start = ["cvae", name] if installed else ["python", script]
+        assert shlex.split(program.command_line(name, *words)) == [*start, *words]
 
 
 @pytest.mark.parametrize(

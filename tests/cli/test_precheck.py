@@ -188,6 +188,27 @@ def test_missing_data(refused, monkeypatch):
     assert refused("task=ptb").startswith("no data at /else/ptb/train.txt")
 
 
+def test_a_folder_is_no_file_of_data(refused, tmp_path):
+    for name in ("train.txt", "train.jsonl", "sentiment.train.0"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+    for task, name in {"ptb": "train.txt", "switchboard": "train.jsonl", "yelp": "sentiment.train.0"}.items():
+        assert refused(f"task={task}", "dataset.path=data").startswith(f"no data at data/{name}")
+    assert refused("task=ptb", "dataset=text", "dataset.path=data").startswith("no text at data/train.txt")
+
+
+def test_only_a_finished_run_that_stays_needs_no_data(refused, tmp_path, configured):
+    folder, command = tmp_path / "outputs" / "a", ["task=ptb", "dataset.path=nowhere"]
+    folder.mkdir(parents=True)
+    about = {"format": 1, "config": configured(*command, "name=a").container}
+    (folder / "run.json").write_text(json.dumps(about), encoding="utf-8")
+    place = [*command, "name=a", "hydra.run.dir=outputs/a"]
+    (folder / "results.json").write_text(json.dumps({"finished": True}), encoding="utf-8")
+    precheck.check(place)
+    assert refused(*place, "overwrite=true").startswith("no data at nowhere/train.txt")
+    (folder / "results.json").write_text(json.dumps({"finished": False}), encoding="utf-8")
+    assert refused(*place).startswith("no data at nowhere/train.txt")
+
+
 def test_a_folder_with_another_run(refused, tmp_path, configured):
     folder = tmp_path / "outputs" / "toy" / "seed-3"
     folder.mkdir(parents=True)

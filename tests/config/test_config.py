@@ -337,11 +337,15 @@ class TestWrongValues:
         assert "lr.value must be a finite number > 0" in problems(changed("", {"lr.value": 10**400}))[0]
 
     @pytest.mark.parametrize(
-        "name", ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "x" * 300]
+        "name", ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "x" * 101]
     )
     def test_names_that_are_no_folder_below_outputs(self, name, changed):
         (problem,) = problems(changed("", {"name": name}))
         assert problem.startswith("name must be a relative path of letters") and repr(name) in problem
+
+    def test_the_longest_names_and_all_their_characters(self, changed):
+        name = f"{'x' * 100}/{'9' * 100}/_a.B-c"
+        assert load(changed("", {"name": name})).name == name
 
     def test_a_group_that_is_a_value(self, changed):
         assert problems(changed("", {"train": 3}))[0] == "train must be a group of keys, found 3"
@@ -392,6 +396,12 @@ class TestCombinations:
                 {"init_from": "x", "task.finetune.modes": ["scratch"]},
                 "init_from restores an encoder: task.finetune.modes must have probe or finetune",
             ),
+            (
+                "task=yelp",
+                {"init_from": "x", "task.finetune.modes": []},
+                "init_from restores an encoder: task.finetune.modes must have probe or finetune",
+            ),
+            ("task=yelp", {"task.finetune.penalties": []}, "task.finetune.penalties is empty"),
             ("", {"train.steps": 3}, "schedule.cycles is more than the 3 updates of train.steps"),
             ("", {"train.steps": 9, "lr.warmup": 10}, "lr.warmup is more than the 9 updates of train.steps"),
             ("", {"objective.free_bits": 1, "schedule": {"name": "none"}}, "and schedule=none has none"),
@@ -415,6 +425,17 @@ class TestCombinations:
 
     def test_as_many_cycles_and_as_long_a_warm_up_as_there_are_updates(self, changed):
         load(changed("", {"train.steps": 9, "schedule.cycles": 9, "lr.warmup": 9}))
+
+    @pytest.mark.parametrize(
+        "values",
+        [
+            {"task.finetune.modes": [], "task.finetune.shares": [], "task.finetune.penalties": []},
+            {"task.finetune.modes": ["scratch"], "init_from": "x", "reset_decoder": True},
+            {"task.finetune.modes": ["scratch", "probe"], "init_from": "x"},
+        ],
+    )
+    def test_classifiers_that_go_together(self, values, changed):
+        load(changed("task=yelp", values))
 
     def test_all_kinds_of_problems_in_one_report(self, changed):
         values = {

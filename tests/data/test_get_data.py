@@ -342,6 +342,12 @@ def test_the_option_wins_over_the_environment(run, monkeypatch):
     assert run("yelp") == 0
 
 
+def test_a_slash_behind_a_mirrors_address_is_no_part_of_it(script, monkeypatch):
+    monkeypatch.setenv("CVAE_DATA_URL", "https://one.example/corpora/")
+    assert script.choose_base_url(None) == "https://one.example/corpora"
+    assert script.choose_base_url("https://two.example/") == "https://two.example"
+
+
 def test_redirect_on_the_same_server_is_followed(run, server, tmp_path):
     server.answers["b/three.json"] = [redirect(f"{server.url}/b/three.json")]
     assert run("yelp") == 0

@@ -28,6 +28,7 @@ from cvae.errors import UserError
 from cvae.evaluation import chat, dialog_metrics
 from cvae.evaluation.acts import ActClassifier
 from cvae.evaluation.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
+from cvae.evaluation.samples import literal
 from cvae.models.gaussian import Gaussian
 from cvae.report import figures, tables
 from cvae.runs.folder import RunFolder
@@ -166,6 +167,10 @@ def test_distinct_counts_ngrams_over_words_within_a_context_and_over_the_set():
     assert found["distinct1"] == 3 / 6 and found["distinct2"] == 1 / 6
     assert found["distinct1_context"] == pytest.approx((3 / 5 + 1) / 2)
     assert found["distinct2_context"] == pytest.approx((1 / 5 + 0) / 2)
+    wordless = dialog_metrics.distinct([[[1, 2]], [[], []]])  # a context without a word counts nowhere
+    assert (wordless["distinct1_context"], wordless["distinct2_context"]) == (1, 1 / 2)
+    silent = dialog_metrics.distinct([[[]], [[]]])
+    assert silent == dict.fromkeys(silent, 0) | {"different": 1}
 
 
 # ---- beside what knows no context ----
@@ -625,6 +630,20 @@ def test_the_page_of_a_run_shows_context_reference_and_answers(folders):
     page = (folders[0] / "samples.md").read_text()
     assert page.count("## ") == 4 == page.count("reference: **")
     assert page.count("\n3. ") == 4 and "wh-question" in page
+
+
+def test_a_preview_shows_the_utterance_that_is_answered_and_its_reference(folders):
+    task = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0]))
+    corpus, words = task.data.corpora["val"], task.data.vocabulary.words
+
+    def shown(place: int) -> str:
+        return literal(" ".join(words[number] for number in corpus.utterance(place)))
+
+    places = corpus.places[np.sort(fixed_subset(4, len(corpus)))]
+    assert max(places - corpus.starts[np.searchsorted(corpus.places, places)]) > 2  # contexts of several
+    before = [shown(place - 1) if corpus.speakers[place - 1] >= 0 else "" for place in places]
+    lines = [line for line in task.preview().splitlines() if "→" in line]
+    assert lines == [f"{last} → **{shown(place)}**" for last, place in zip(before, places, strict=True)]
 
 
 def test_runs_stand_side_by_side(folders, capsys):

@@ -18,6 +18,7 @@ from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import LatentModel
 from cvae.models.sentence import SentenceVAE
+from cvae.tasks.base import kl_by_dimension
 from cvae.tasks.language_model import LanguageTask
 from tests.helpers import SENTENCES, batch_of, config_of, make, parts
 
@@ -371,6 +372,14 @@ def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):
     expected = metrics.mutual_information(some, task.generator())
     assert task.latent_metrics("train", q)["mi"] == pytest.approx(expected, abs=1e-4)
     model.train()
+
+
+@pytest.mark.parametrize(("latent", "last"), [(1, "00"), (10, "09"), (100, "99"), (101, "100")])
+def test_names_of_dimensions_are_as_wide_as_the_last_and_two_digits_at_least(latent, last):
+    kl = torch.arange(2.0 * latent).view(2, latent)
+    found = kl_by_dimension(objective.Terms(torch.zeros(2), kl, torch.ones(2)))
+    assert list(found) == sorted(found) and list(found)[-1] == f"kl_dim/{last}"
+    assert list(found.values()) == [dimension + latent / 2 for dimension in range(latent)]
 
 
 def test_a_language_model_has_the_same_likelihood_with_and_without_weights():

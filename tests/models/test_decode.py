@@ -170,13 +170,16 @@ def test_the_ends_of_an_interpolation_are_the_reconstructions(folder, capsys):
 
 
 def test_neighbours_are_nearest_first_and_a_sentence_is_its_own(folder, capsys):
-    some = (RunFolder(folder) / "projector_sentences.tsv").read_text().splitlines()[:2]
+    every = (RunFolder(folder) / "projector_sentences.tsv").read_text().splitlines()
+    some = every[:2]
     found = said(folder, capsys, "neighbours", *some, "--count", "4")["neighbours"]
     assert [one["sentence"] for one in found] == some
     for one in found:
         far = [near["distance"] for near in one["nearest"]]
         assert (len(far), far, far[0]) == (4, sorted(far), 0)
     assert some[0] in [near["sentence"] for near in found[0]["nearest"] if near["distance"] == 0]
+    (all_of_them,) = said(folder, capsys, "neighbours", some[0], "--count", "1000")["neighbours"]
+    assert sorted(near["sentence"] for near in all_of_them["nearest"]) == sorted(every)
 
 
 def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_path, capsys):
@@ -213,9 +216,10 @@ def test_sampling_is_seeded_and_counts(folder, capsys):
     assert (
         said(folder, capsys, *drawn)["prior"] == first != said(folder, capsys, *drawn, "--seed", "3")["prior"]
     )
-    found = said(folder, capsys, "--count", "4")
-    assert [len(found["prior"]), len(found["reconstructions"])] == [4, 4]
-    assert len(found["interpolation"]["places"]) == 7
+    for count in (1, 4):
+        found = said(folder, capsys, "--count", str(count))
+        assert [len(found["prior"]), len(found["reconstructions"])] == [count, count]
+        assert len(found["interpolation"]["places"]) == 7  # between two sentences, whatever the count
 
 
 def test_unknown_words_are_named_and_read_as_unk(folder, capsys):

@@ -59,7 +59,7 @@ def blocks_of_8(monkeypatch):
     monkeypatch.setattr(output, "BLOCK_BYTES", 8 * V * 8)
 
 
-@pytest.mark.parametrize("offset", [0.0, 60.0, -60.0, 200.0, -300.0])
+@pytest.mark.parametrize("offset", [0.0, 60.0, -60.0, -97.0, 200.0, -300.0])
 @pytest.mark.parametrize("spread", [1.0, 80.0])
 def test_large_logits_lose_no_digits(offset, spread):
     states, weight, bias, targets = layer(9, dtype=torch.float32)

@@ -125,6 +125,14 @@ def test_terms_are_one_sample_from_the_posterior_and_the_kl_to_the_models_prior(
     assert found.tokens.tolist() == [2, 3]
 
 
+def test_densities_that_autocast_made_bf16_lose_no_further_digits():
+    q, p = (Gaussian(*(part.bfloat16() for part in densities(2, 3, seed=seed))) for seed in (1, 2))
+    found = objective.terms(Known(q, p), BATCH, deterministic=True)
+    exact = gaussian.kl(*(Gaussian(side.mean.double(), side.logvar.double()) for side in (q, p)))
+    torch.testing.assert_close(found.kl.double(), exact, rtol=1e-6, atol=1e-6)
+    assert found.kl.dtype == found.nll.dtype == torch.float32
+
+
 def test_deterministic_terms_use_the_posterior_mean_and_draw_nothing():
     q, before = densities(2, 3), torch.get_rng_state()
     found = objective.terms(Known(q, q), BATCH, deterministic=True)

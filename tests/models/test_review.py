@@ -193,6 +193,16 @@ def test_a_sentence_is_the_same_alone_and_padded_and_so_are_its_gradients():
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+def test_a_posterior_does_not_depend_on_the_longer_sentences_of_a_batch_whatever_its_length():
+    model = make()
+    sentences = [[2, *[6] * words, 3] for words in range(1, 41)]
+    with torch.no_grad():
+        together = model.posterior(batch_of(*sentences))
+        alone = [model.posterior(batch_of(sentence)) for sentence in sentences]
+    for part, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(part, torch.cat(parts))
+
+
 def test_several_samples_at_once_are_the_samples_one_by_one():
     model, batch, z = make().eval(), batch_of(*SENTENCES), torch.randn(4, 5, 3)
     with torch.no_grad():

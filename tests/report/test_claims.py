@@ -14,7 +14,7 @@ from cvae.cli.claims import main as claims_command
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
 from cvae.report.claims import WALL_CLOCK, Check, Claim, claims_table, experiment_runs, read_claims
-from cvae.report.verdicts import RULES, SYMBOLS, Outcome, compare, verdict
+from cvae.report.verdicts import RULES, SYMBOLS, Outcome, across_settings, compare, verdict
 from cvae.runs.reader import find_runs
 from tests.helpers import ROOT
 
@@ -30,6 +30,10 @@ from tests.helpers import ROOT
         ("more", 2.1, 1.0, 5.0, 0.0),  # the margin is larger than the noise
         ("more", 2.6, 1.0, 5.0, 0.5),
         ("more", 5.0, None, 5.0, 1.0),
+        ("more", 2.5, None, 5.0, 0.5),
+        ("same", 5.0, None, 5.0, 1.0),
+        ("same", -10.0, None, 5.0, 0.5),
+        ("same", 10.1, None, 5.0, 0.0),
         ("more", 99.0, None, None, 0.5),  # one seed each: the direction at best
         ("more", 0.1, 0.0, None, 1.0),  # seeds agree
         ("more", 0.0, 0.0, None, 0.0),
@@ -92,6 +96,22 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
         check = Check("test/kl", CYCLICAL, "same", MONOTONIC, margin=margin, relative=True)
         assert check.judge(runs).score == score
     assert Check("test/kl", CYCLICAL, "same", {"schedule.name": "none"}, margin=1.0).judge(runs).score is None
+
+
+@pytest.mark.parametrize(
+    ("scores", "margin", "outcome"),
+    [
+        ([1.0] * 5, None, (5, 1.0)),
+        ([1.0] * 4, None, (4, 0.5)),  # too few to hold
+        ([1.0, 1.0, 1.0, 0.0], None, (3, 0.5)),
+        ([1.0, 1.0, 0.0, 0.0], None, (2, 0.0)),  # half is not more than half
+        ([0.5] * 5, None, (5, 1.0)),  # the direction is enough
+        ([0.5] * 5, 0.1, (0, 0.0)),  # but not where there is a margin
+        ([], None, (0, None)),
+    ],
+)
+def test_a_check_holds_over_settings(scores, margin, outcome):
+    assert across_settings(scores, margin) == outcome
 
 
 @pytest.mark.parametrize(("settings", "score"), [(5, 1.0), (4, 0.5), (2, 0.0)])
@@ -252,6 +272,16 @@ def test_no_claim_rests_on_what_answers_that_know_no_context_win():
     assert by_measure["test/kl"][-1] == "✓"  # older runs can be read, and have not what came later
     row = by_measure["test/act_hit_minus_permuted"]
     assert row[1] == row[-1] == "missing" and row[3].count("(not measured)") == 2
+
+
+def test_runs_of_an_experiment_come_from_the_first_folder_that_has_it(tmp_path):
+    for place, value in (("mine/toy", 1.0), ("published/toy", 2.0), ("published/ptb", 3.0)):
+        finished(tmp_path / place / "a", "cyclical", 0, value)
+    (tmp_path / "none").mkdir()
+    folders = [tmp_path / name for name in ("none", "mine", "published")]
+    runs = experiment_runs(["toy", "ptb", "yelp"], folders)
+    found = {name: [run.folder.relative_to(tmp_path).parts[0] for run in part] for name, part in runs.items()}
+    assert found == {"toy": ["mine"], "ptb": ["published"]}
 
 
 def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, monkeypatch, capsys):

@@ -14,9 +14,10 @@ import pytest
 from matplotlib.image import imread
 from PIL import Image
 
+from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
-from cvae.runs.reader import Run, find_runs, read_run
+from cvae.runs.reader import Run, find_runs, measured, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.helpers import ROOT
 
@@ -145,12 +146,23 @@ def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
     assert (steps.tolist(), values.tolist()) == ([1, 2], [5.0, 3.0])
 
 
+@pytest.mark.parametrize("name", ["ppl", "iw_ppl", "refined_ppl", "refined_iw_ppl", "rec_ppl"])
+def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_absent(name: str):
+    record = {"step": 1, f"test/{name}": None, "test/kl": None, "val/iw_ppl": 3.0}
+    assert measured(record, f"test/{name}") == math.inf
+    assert measured(record, f"val/{name}") == (3.0 if name == "iw_ppl" else None)
+    assert measured(record, "test/kl") is None
+
+
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
         ("metrics.jsonl", '{"step": 1,', "not JSON"),
         ("metrics.jsonl", "[1]", "whole number 'step'"),
         ("metrics.jsonl", '{"step": 1, "train/kl": "a"}', "train/kl must be a number"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": NaN}', "train/kl must be a number"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": -Infinity}', "train/kl must be a number"),
+        ("metrics.jsonl", '{"step": 1, "train/kl": true}', "train/kl must be a number"),
         ("latents.jsonl", '{"step": 1, "mean": [[0, 0]]}', "needs mean"),
         ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}', "do not"),
     ],
@@ -178,6 +190,15 @@ def test_a_malformed_run_json_is_named(tmp_path: Path, content: str):
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(UserError, match=r"run\.json"):
         read_run(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "true", '"1"'])
+@pytest.mark.parametrize("key", ["test/kl", "step", "updates", "objective"])
+def test_results_that_are_no_numbers_are_named(tmp_path: Path, key: str, value: str):
+    folder = make_run(tmp_path / "run", until=1000)
+    (folder / "results.json").write_text(f'{{"finished": true, "{key}": {value}}}')
+    with pytest.raises(UserError, match=rf"results\.json: {key} must be a number"):
+        read_run(folder)
 
 
 def test_figure_2_shows_three_schedules_and_three_shapes():
@@ -291,9 +312,11 @@ def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_p
     make_run(tmp_path / "c", "none", until=1000)
     frames = list(figures.latent_animation(find_runs([tmp_path]), samples=20, dpi=50))
     assert len(frames) == 2
-    path = figures.save_gif(iter(frames), tmp_path / "to" / "latents.gif")
+    path = figures.save_gif(iter(frames), tmp_path / "to" / "latents.gif", seconds=0.2, rest=1.5)
     with Image.open(path) as gif:
-        assert gif.n_frames == 2
+        assert gif.n_frames == 2 and gif.info["loop"] == 0  # without end
+        lasting = [gif.seek(place) or gif.info["duration"] for place in range(2)]
+        assert lasting == [200, 1500]  # milliseconds: it rests at the last
         assert len(gif.convert("RGB").getcolors(1000)) > 20
     (tmp_path / "a" / "latents.jsonl").unlink()
     assert len(list(figures.latent_animation(find_runs([tmp_path / "b"]), 20, 50))) == 2
@@ -324,6 +347,13 @@ def test_the_script_writes_what_it_prints(tmp_path: Path):
     assert colours(png) > 50
     assert pdf.read_bytes()[:4] == b"%PDF"
     assert b"CreationDate" not in pdf.read_bytes()
+
+
+@pytest.mark.parametrize(("more", "dpi"), [([], 150), (["--dpi", "20"], 20)])
+def test_a_picture_has_the_dots_per_inch_that_are_asked_for(more: list[str], dpi: int, tmp_path: Path):
+    assert figures_command(["2", "--to", str(tmp_path), *more]) == 0
+    with Image.open(tmp_path / "figure2_schedules.png") as picture:
+        assert picture.size == (11 * dpi, round(3.3 * dpi))  # the figure is 11 by 3.3 inches
 
 
 def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path):

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from cvae.report.page import sentences, sentences_html
+import json
+
+import pytest
+
+from cvae.report import page
+from cvae.report.page import report_page, sentences, sentences_html
 from cvae.runs.reader import find_runs
 from tests.helpers import ROOT
 
@@ -22,3 +27,16 @@ def test_sentences_are_titled_by_the_row_that_their_run_stands_in():
         "monotonic, batch_norm=0.6, sampler=bucketed, seed 0",
         "monotonic, free_bits=0.1, seed 0",
     ]
+
+
+@pytest.mark.parametrize(("most", "left"), [(1, 2), (2, 1), (3, 0), (4, 0)])
+def test_settings_beyond_those_that_are_drawn_are_counted(most, left, tmp_path, monkeypatch):
+    for size in (8, 16, 32):
+        folder = tmp_path / f"{size}"
+        folder.mkdir()
+        config = {"train": {"batch_size": size}, "schedule": {"name": "constant"}, "task": {"name": "ptb"}}
+        (folder / "run.json").write_text(json.dumps({"config": config}))
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
+    monkeypatch.setattr(page, "MAX_FIGURES", most)
+    monkeypatch.setattr(page, "drawers", lambda runs: [])
+    assert (f"{left} more settings" in report_page(tmp_path)) == bool(left)

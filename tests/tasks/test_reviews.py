@@ -416,6 +416,24 @@ def test_the_record_has_what_results_and_the_table_say(finished):
     assert ("scratch", "–") in rows
 
 
+def test_a_summary_has_mean_and_sample_deviation_over_label_sets():
+    records = [
+        {"mode": "finetune", "share": 0.1, "labels": 9, "updates": updates, "test/accuracy": accuracy}
+        for updates, accuracy in ((0, 0.5), (3, 0.7), (0, 0.9))
+    ]
+    one = {"mode": "scratch", "share": 1.0, "labels": 90, "updates": 0, "test/accuracy": 0.6}
+    assert means_of([*records, one]) == pytest.approx(
+        {
+            "labels/0.1": 9,
+            "still_probe/0.1": 2,
+            "test/accuracy/finetune/0.1": 0.7,
+            "test/accuracy_std/finetune/0.1": 0.2,
+            "labels/1": 90,
+            "test/accuracy/scratch/1": 0.6,
+        }
+    )
+
+
 def test_a_mean_says_how_many_of_its_classifiers_are_still_the_probe(tmp_path, capsys):
     folder, accuracy = tmp_path / "a", [0.5, 0.5, 0.9]
     folder.mkdir()
@@ -677,6 +695,15 @@ def test_the_probe_takes_the_best_on_validation_and_the_first_of_equals():
     # a class that is as good as told by the first feature is not told by shuffled labels
     shuffled = probe(features[:300], rng.permutation(labels[:300]), features[300:], labels[300:], [1.0])
     assert shuffled.score.accuracy < 0.7
+
+
+def test_of_probes_that_are_all_right_the_one_with_the_better_fit_is_taken():
+    labels = np.array([0, 1] * 10)
+    parts = [labels[:, None] - 0.5, labels] * 2
+    penalties = [1e-2, 1.0, 1e-1]
+    scores = [probe(*parts, [penalty]).score for penalty in penalties]
+    assert {score.accuracy for score in scores} == {1} and len({score.fit for score in scores}) == 3
+    assert probe(*parts, penalties).penalty == 1.0
 
 
 def test_a_score_is_the_accuracy_and_then_minus_the_cross_entropy():

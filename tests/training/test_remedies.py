@@ -608,6 +608,9 @@ class TestAggressive:
         one.observe(0.1)
         other.load_state_dict(one.state_dict())
         assert (other.active, other.information) == (False, 0.1)
+        one.inner, one.updates = 5, 2
+        other.load_state_dict(one.state_dict())
+        assert other.pop_metrics() == one.pop_metrics() == {"encoder_updates": 2.5}
 
     def test_the_defaults_are_those_of_the_authors_text_code(self):
         assert REMEDIES["aggressive"]["update"] == {"name": "aggressive", "window": 15, "most": 99}
@@ -834,6 +837,20 @@ class TestPretrained:
         for overwrite, times in ((False, 1), (False, 1), (True, 2)):
             run(tiny("pretrained", **values, overwrite=overwrite), RunFolder(tmp_path))
             assert len(taken) == times
+        # what a process leaves that is killed between the two renames of a checkpoint
+        (tmp_path / "checkpoint_last.pt").rename(tmp_path / "checkpoint_previous.pt")
+        run(tiny("pretrained", **values), RunFolder(tmp_path))
+        assert len(taken) == 2
+
+    def test_the_weights_taken_are_those_that_the_task_reports(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+        small = ("train.steps=4", "train.validate_every=2", "dataset.draws=1", "task.samples=10")
+        run(load(container(*small)), RunFolder(tmp_path))  # the toy, which reports its last checkpoint
+        (tmp_path / "checkpoint_best.pt").unlink()
+        task = prepare(load(container(*small, f"init_from={tmp_path}")))
+        load_weights(RunFolder(tmp_path), task, False)
+        saved = checkpoint.load(tmp_path / "checkpoint_last.pt")["model"]
+        assert same(saved.values(), task.model.state_dict().values())
 
     @pytest.mark.parametrize(
         ("values", "sentence"),
