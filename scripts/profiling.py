@@ -29,7 +29,7 @@ PARTS = {
     "output layer and loss": r"cvae/models/kernels/output\.py\(\d+\): layer_nll",
     "bag of words": r"cvae/models/dialog\.py\(\d+\): extra_losses",
     "clipping and Adam": r"cvae/training/steps/\w+\.py\(\d+\): optimizer_step",
-    "logging": r"cvae/training/loop\.py\(\d+\): (_record|_report)",
+    "logging": r"cvae/training/loop\.py\(\d+\): (_read_steps|_report)",
     "saving": r"cvae/training/loop\.py\(\d+\): save",
     REST: r"cvae/training/loop\.py\(\d+\): run",
 }

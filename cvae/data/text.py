@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvae.data.transfer import to_device
+
 PAD, UNK, BOS, EOS = range(4)
 SPECIALS = ("<pad>", "<unk>", "<s>", "</s>")
 BYTE_ORDER_MARK = "\ufeff"
@@ -138,7 +140,7 @@ class Corpus:
         """Return the sentences with these numbers, in this order, padded where their lengths differ."""
         lengths = self.lengths[sentences]
         width = int(lengths.max())
-        rows = torch.from_numpy(sentences).to(self.tokens.device, non_blocking=True)
+        (rows,) = to_device(self.tokens.device, sentences)
         places = torch.arange(width, device=self.tokens.device)
         length = self._lengths[rows]
         if int(lengths.min()) == width:
