@@ -70,7 +70,7 @@ class Operations(TorchDispatchMode):
 
 
 def operations(config: Config) -> dict[str, int]:
-    """Return how many operations a step dispatches by torch's own layers, and how many only for the record."""
+    """Return how many operations a step dispatches by torch's own layers, and those only for the record."""
     task = prepare(config)
     task.model.train()
     with tempfile.TemporaryDirectory() as folder, kernels.twice_differentiable():
