@@ -45,7 +45,7 @@ from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
 from cvae.training.run import prepare
 from cvae.training.steps.plain import autocast
-from scripts.profiling import parts
+from scripts.profiling import operations, parts
 
 ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("ptb", "switchboard", "yelp", "toy")
@@ -58,6 +58,7 @@ EXAMPLES = """examples:
   python scripts/bench.py                                 PTB's training step, one minute
   python scripts/bench.py --task all --work all --seconds 20 --json all.json
   python scripts/bench.py --task ptb switchboard --parts  where the time of an update goes
+  python scripts/bench.py --task ptb yelp --operations    how many operations an update dispatches
   python scripts/bench.py --task all --startup            from the command to the first update
   python scripts/bench.py --text 10000 1000000            the same for texts of so many sentences
   python scripts/bench.py --task ptb --device cuda precision=bf16
@@ -79,6 +80,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=count, metavar="N", help="torch's threads (default: torch's choice)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
     add("--parts", action="store_true", help="instead: where the time of an update goes")
+    add("--operations", action="store_true", help="instead: how many operations an update dispatches")
     add("--startup", action="store_true", help="instead: the time to the first update, and the memory")
     add("--text", nargs="+", type=int, metavar="N", help="instead: that for texts of N sentences")
     add("--json", type=Path, metavar="FILE", help="write all numbers there, too")
@@ -344,6 +346,14 @@ def taken_apart(measured: dict[str, dict[str, float]]) -> str:
     return table(["part of an update", *measured], rows)
 
 
+def dispatched(measured: dict[str, dict[str, int]]) -> str:
+    """Return a column of counts for each task."""
+    rows = [
+        [name, *(str(counts[name]) for counts in measured.values())] for name in next(iter(measured.values()))
+    ]
+    return table(["of an update", *measured], rows)
+
+
 def beginnings(measured: dict[str, dict[str, float]]) -> str:
     """Return a row for each start of train.py."""
     rows = []
@@ -361,7 +371,8 @@ def recorded(path: Path) -> str:
         keys = min(measured.values(), key=len)
         if not keys:
             raise ValueError
-        show = compared if "seconds" in keys else beginnings if "peak_mib" in keys else taken_apart
+        shown = {"seconds": compared, "peak_mib": beginnings, "operations": dispatched}
+        show = next((show for key, show in shown.items() if key in keys), taken_apart)
         return show(measured)
     except (KeyError, TypeError, AttributeError, ValueError):
         raise UserError(f"{path} holds no numbers that --json wrote") from None
@@ -377,6 +388,9 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     if options.startup:
         measured = {task: started([f"task={task}", *overrides], 1, threads) for task in configs}
         return measured, beginnings(measured)
+    if options.operations:
+        measured = {task: operations(config) for task, config in configs.items()}
+        return measured, dispatched(measured)
     if options.parts:
         with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
             measured = dict(zip(configs, pool.map(parts, configs.values(), chunksize=1), strict=True))

@@ -1,4 +1,4 @@
-"""Where the time of a training step goes, by torch's profiler: the parts of `bench.py --parts`."""
+"""Where the time of a training step goes, by torch's profiler, and how many operations it dispatches."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvae.config.schema import Config
+from cvae.models import kernels
 from cvae.runs.folder import RunFolder
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
@@ -29,7 +31,7 @@ PARTS = {
     "output layer and loss": r"cvae/models/kernels/output\.py\(\d+\): layer_nll",
     "bag of words": r"cvae/models/dialog\.py\(\d+\): extra_losses",
     "clipping and Adam": r"cvae/training/steps/\w+\.py\(\d+\): optimizer_step",
-    "logging": r"cvae/training/loop\.py\(\d+\): (_record|_report)",
+    "logging": r"cvae/training/loop\.py\(\d+\): (_read_steps|_report)",
     "saving": r"cvae/training/loop\.py\(\d+\): save",
     REST: r"cvae/training/loop\.py\(\d+\): run",
 }
@@ -55,6 +57,31 @@ def parts(config: Config) -> dict[str, float]:
                 loop.run(logger)
     seconds = attributed(profiler.events(), cuda)
     return {part: spent for part, spent in seconds.items() if part != "saving"}
+
+
+class Operations(TorchDispatchMode):
+    """Count the operations that a GPU would be sent: views are none."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function.namespace == "aten" and not function.is_view
+        return function(*args, **(kwargs or {}))
+
+
+def operations(config: Config) -> dict[str, int]:
+    """Return how many operations a step dispatches by torch's own layers, and those only for the record."""
+    task = prepare(config)
+    task.model.train()
+    with tempfile.TemporaryDirectory() as folder, kernels.twice_differentiable():
+        loop = Loop(config, task, RunFolder(folder))
+        loop._advance()  # in which Adam makes its moments
+        batches, rates = task.batches["train"], loop._rates(loop.state.step)
+        with Operations() as trained:
+            loop.train_step(batches.at(loop.state.step), *rates)
+        with Operations() as whole:
+            loop._advance()
+    return {"operations": whole.count, "for the record": whole.count - trained.count}
 
 
 @functools.cache

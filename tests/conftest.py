@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from cvae.cli.overrides import quoted
 from cvae.config.load import load
 from cvae.config.schema import Config
 from tests.helpers import ROOT
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Run every test on the CPU, many of them compare bits, but those that `-m cuda` asks for."""
+    if config.option.markexpr != "cuda":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+@pytest.fixture(autouse=True)
+def without_tf32() -> Iterator[None]:
+    """Form a GPU's products in full float32: its RNNs and convolutions use TF32 unless told otherwise."""
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield
+    for switch, allowed in zip(switches, before, strict=True):
+        switch.allow_tf32 = allowed
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ from tests.helpers import CONF, DIALOGS, ROOT
 GOLDEN = ROOT / "tests" / "golden.json"
 # without clipping: fused Adam takes the norm in float32
 COMMON = (
+    "device=cpu",
     "train.epochs=null",
     "train.steps=20",
     "train.log_every=1",

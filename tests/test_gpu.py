@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from cvae.data.text import EOS, UNK
+from cvae.evaluation import samples
 from cvae.models import kernels, objective
+from cvae.models.decode import SamplingOptions, generate
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
-from tests.helpers import DIALOGS
-from tests.pretended_gpu import BrokenRule, pretended_gpu
+from tests.helpers import DIALOGS, make
+from tests.pretended_gpu import BrokenRule, leaves, pretended_gpu
 from tests.test_golden import write_reviews
 
 TINY = ("task=ptb", "dataset=tiny", "dataset.sentences=40", "dataset.sampler=bucketed", "train.batch_size=8")
@@ -39,7 +43,8 @@ REVIEWS += (
     "task.finetune.map_sentences=0",
 )
 REMEDIES = ("free_bits", "free_bits_total", "kl_target", "low_beta", "word_dropout", "batch_norm", "skip")
-REMEDIES += ("aggressive", "semi_amortized")
+FEWER = {"aggressive": ("update.window=2", "update.most=5"), "semi_amortized": ("update.steps=2",)}
+OF_THE_LOSS = ("free_bits", "free_bits_total", "kl_target", "low_beta")
 CUDA = torch.device("cuda")
 COMMON = ("device=cuda", "train.epochs=null", "train.steps=4", "task.path_sentences=4")
 COMMON += ("task.iw_samples=2", "task.iw_sentences=4")
@@ -53,7 +58,10 @@ CASES = {
     "dialog": DIALOG,
     "bf16, LSTM": (*TINY, *SIZES, "precision=bf16"),
     "bf16, GRU": (*DIALOG, "precision=bf16"),
-    **{remedy: (*TINY, *SIZES, f"remedy=[{remedy}]") for remedy in REMEDIES},
+    **{
+        remedy: (*TINY, *SIZES, f"remedy=[{remedy}]", *FEWER.get(remedy, ()))
+        for remedy in (*REMEDIES, *FEWER)
+    },
 }
 
 
@@ -72,9 +80,10 @@ def on_gpu(configured, tmp_path) -> Callable:
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
-    """Draw nothing: pictures are made of recorded numbers."""
+def quick(monkeypatch):
+    """Draw no pictures, which are made of recorded numbers, and generate short sentences."""
     monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    monkeypatch.setattr(samples.Sampler.__init__, "__defaults__", (9, 0))  # the longest, and the seed
 
 
 def three_steps(config, folder: Path, gpu) -> None:
@@ -91,12 +100,56 @@ def test_no_step_waits_for_the_gpu(case, on_gpu, tmp_path, monkeypatch):
         three_steps(on_gpu(case), tmp_path / "steps", gpu)
 
 
-@pytest.mark.parametrize("case", CASES)
+# what remedies of the loss alone do is done in a step
+@pytest.mark.parametrize("case", [case for case in CASES if case not in OF_THE_LOSS])
 def test_a_run_is_stopped_goes_on_and_is_measured(case, on_gpu, tmp_path, monkeypatch):
+    config, folder = on_gpu(case), RunFolder(tmp_path / "run")
     with pretended_gpu(monkeypatch):
-        run(on_gpu(case, "train.stop_after=2"), RunFolder(tmp_path / "run"))
-        run(on_gpu(case), RunFolder(tmp_path / "run"))
-    assert RunFolder(tmp_path / "run").state == "done"
+        run(replace(config, train=replace(config.train, stop_after=2)), folder)
+        run(config, folder)
+    assert folder.state == "done" and folder.record["device"] == "cuda (a pretended GPU)"
+
+
+def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_gpu(
+    on_gpu, tmp_path, monkeypatch, caplog
+):
+    config, saved = on_gpu("toy"), {}
+    for number, gpu in enumerate(("H100", "H100", "H200", "")):
+        with pretended_gpu(monkeypatch), monkeypatch.context() as patch:
+            patch.setattr(torch.cuda, "get_device_name", lambda _, gpu=gpu: gpu)
+            patch.setattr(torch, "get_num_threads", lambda number=number: number)
+            task = prepare(replace(config, device="cuda" if gpu else "cpu"))
+            state = Loop(config, task, RunFolder(tmp_path)).state
+            if saved:
+                state.load_state_dict(saved, tmp_path)
+            saved = state.state_dict()
+    assert [record.getMessage() for record in caplog.records] == [
+        "warning: cuda (H100) before, cuda (H200) now: numbers will differ in their last digits",
+        "warning: cuda (H200) before, 3 threads on cpu now: noise will be another",
+    ]
+
+
+@pytest.mark.parametrize("case", ["language", "dialog"])
+def test_a_batch_is_copied_to_the_gpu_at_once(case, on_gpu, monkeypatch):
+    with pretended_gpu(monkeypatch) as gpu:
+        batches = prepare(on_gpu(case)).batches["train"]
+        gpu.strict, before = True, gpu.transfers
+        batch = batches.at(0)
+    assert gpu.transfers == before + 1
+    on_cpu = prepare(replace(on_gpu(case), device="cpu")).batches["train"].at(0)
+    torch.testing.assert_close(list(leaves(vars(batch))), list(leaves(vars(on_cpu))), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("options", [SamplingOptions(forbid=(EOS,)), SamplingOptions(1.0, 0.9, (UNK,))])
+def test_sampling_waits_once_in_eight_words_and_says_the_same(options, monkeypatch):
+    model, z = make().eval(), torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    on_cpu = generate(model, None, z, 20, options, torch.Generator().manual_seed(0))
+    with pretended_gpu(monkeypatch) as gpu:
+        model, z = model.to(CUDA), z.to(CUDA)
+        before = gpu.waits
+        rows = generate(model, None, z, 20, options, torch.Generator(CUDA).manual_seed(0))
+    assert rows == on_cpu and max(map(len, rows)) > 1
+    assert gpu.waits - before <= 3  # after 8 and 16 words, and for the sentences
 
 
 # ---- planted faults ----
@@ -165,10 +218,13 @@ MISTAKES = {
     "numpy: a tensor on the GPU has no array": lambda: torch.ones(3, device=CUDA).numpy(),
     "__getitem__: an index on the GPU": lambda: torch.ones(3)[torch.zeros(2, dtype=torch.long, device=CUDA)],
     "cannot be differentiated twice": differentiate_twice,
+    "to: waits for the GPU": lambda: torch.ones(3).to(CUDA, non_blocking=True),  # not from pinned memory
+    "multinomial: waits for the GPU": lambda: torch.ones(2, 3, device=CUDA).multinomial(1),
 }
 
 
 @pytest.mark.parametrize("message", MISTAKES)
 def test_a_mistake_is_seen(message, monkeypatch):
-    with pretended_gpu(monkeypatch), pytest.raises(BrokenRule, match=message):
+    with pretended_gpu(monkeypatch) as gpu, pytest.raises(BrokenRule, match=message):
+        gpu.strict = "waits" in message
         MISTAKES[message]()

@@ -21,6 +21,7 @@ from cvae.config.schema import DialogData
 from cvae.data import switchboard
 from cvae.data.switchboard import STRANGER, Dialog, Utterance
 from cvae.data.text import Batches, Splits, fixed_subset, order, overlap
+from cvae.data.transfer import to_device
 from cvae.data.vocabulary import BOS, EOS, UNK, Vocabulary
 
 START = "<d>"
@@ -78,11 +79,14 @@ class Spans(NamedTuple):
     sizes: np.ndarray
     order: np.ndarray
 
-    def packed(self, data: Tensor) -> PackedSequence:
+    @property
+    def orders(self) -> tuple[np.ndarray, np.ndarray]:
+        """`order` and its inverse, [B] each: a packed sequence has them on the device of its data."""
+        return self.order, np.argsort(self.order)
+
+    def packed(self, data: Tensor, *orders: Tensor) -> PackedSequence:
         """Return `data` [N, ...], a row for each place, as a packed sequence."""
-        back = np.argsort(self.order)
-        places = (torch.from_numpy(rows).to(data.device, non_blocking=True) for rows in (self.order, back))
-        return PackedSequence(data, torch.from_numpy(self.sizes), *places)
+        return PackedSequence(data, torch.from_numpy(self.sizes), *orders)
 
 
 def spans(starts: np.ndarray, lengths: np.ndarray) -> Spans:
@@ -191,22 +195,28 @@ class DialogCorpus:
         other = np.where(known == STRANGER, STRANGER, 1 - known)
         people = np.concatenate([self.people[dialogs, known], self.people[dialogs, other]], 1)
         split = len(before.places)
-        tokens = self._to(decoded.places)
-        return ResponseBatch(
-            texts=read.packed(self.tokens[self._to(read.places)].long()),
-            contexts=before.packed(self._to(rows[:split])),
-            floors=self._to((self.speakers[before.places] == speakers[before.owners]).astype(np.float32)),
-            responses=self._to(rows[split:]),
-            inputs=decoded.packed(self.tokens[tokens].long()),
-            targets=self.tokens[tokens + 1].long(),
-            owners=self._to(decoded.owners),
-            lengths=self._to(self.lengths[responses]),
-            topics=self._to(self.topics[dialogs]),
-            people=self._to(people),
+        floors = (self.speakers[before.places] == speakers[before.owners]).astype(np.float32)
+        moved = to_device(  # all that a GPU must be sent, in one copy
+            self.device,
+            *(read.places, *read.orders),
+            *(rows[:split], *before.orders),
+            *(decoded.places, *decoded.orders),
+            *(floors, rows[split:], decoded.owners, self.lengths[responses], self.topics[dialogs], people),
         )
-
-    def _to(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device, non_blocking=True)
+        (text_tokens, *text_orders), contexts, (tokens, *orders) = moved[:3], moved[3:6], moved[6:9]
+        floor, response, owners, lengths, topics, persons = moved[9:]
+        return ResponseBatch(
+            texts=read.packed(self.tokens[text_tokens].long(), *text_orders),
+            contexts=before.packed(*contexts),
+            floors=floor,
+            responses=response,
+            inputs=decoded.packed(self.tokens[tokens].long(), *orders),
+            targets=self.tokens[tokens + 1].long(),
+            owners=owners,
+            lengths=lengths,
+            topics=topics,
+            people=persons,
+        )
 
     def batches(self, responses: np.ndarray, size: int) -> list[ResponseBatch]:
         """Return these responses in batches, neighbours together, the same for every seed."""

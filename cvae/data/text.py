@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cvae.data.transfer import to_device
 from cvae.data.vocabulary import BOS, RESERVED, UNK, WHY_RESERVED, Vocabulary, words_of
 from cvae.errors import UserError
 
@@ -94,7 +95,7 @@ class Corpus:
         """Return the sentences with these numbers, in this order, padded where their lengths differ."""
         lengths = self.lengths[sentences]
         width = int(lengths.max())
-        rows = torch.from_numpy(sentences).to(self.tokens.device, non_blocking=True)
+        (rows,) = to_device(self.tokens.device, sentences)
         places = torch.arange(width, device=self.tokens.device)
         length = self._lengths[rows]
         if int(lengths.min()) == width:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cvae.data.vocabulary import BOS, EOS, PAD
 
 State = tuple[Tensor, ...]
+CHECK_EVERY = 8  # words after which a GPU is asked whether all sentences have ended: the answer waits for it
 LOWEST_TEMPERATURE = 1e-6  # float32 overflows when divided by less; its inverse is the highest
 
 
@@ -39,7 +40,9 @@ class SamplingOptions:
 
     def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return a word for each row of the logits [B, V]: [B]."""
-        logits = logits.float().index_fill(-1, logits.new_tensor([PAD, BOS, *self.forbid]).long(), -torch.inf)
+        logits = logits.to(torch.float32, copy=True)
+        for number in (PAD, BOS, *self.forbid):  # a tensor of them would be a copy that a GPU waits for
+            logits[..., number].fill_(-torch.inf)
         if not self.temperature:
             return logits.argmax(-1)
         temperature = min(max(self.temperature, LOWEST_TEMPERATURE), 1 / LOWEST_TEMPERATURE)
@@ -50,7 +53,9 @@ class SamplingOptions:
             beyond[..., 0] = False  # even where top_p rounds to 0
             kept = ranked.masked_fill(beyond, 0.0)
             probabilities = torch.zeros_like(probabilities).scatter(-1, words, kept)
-        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        # torch.multinomial draws the same words, but looks at the probabilities first, which waits for a GPU
+        noise = torch.empty_like(probabilities).exponential_(generator=generator)
+        return (probabilities / noise).argmax(-1)
 
 
 @torch.no_grad()
@@ -66,13 +71,13 @@ def generate(
     state = model.begin(batch, z)
     words = torch.full((len(z),), BOS, device=z.device)
     ended = torch.zeros_like(words, dtype=torch.bool)
-    columns = []
-    for _ in range(longest):
+    columns, check_every = [], 1 if z.device.type == "cpu" else CHECK_EVERY
+    for number in range(1, longest + 1):
         logits, state = model.step(words, state)
         words = options.choose(logits, generator).masked_fill(ended, EOS)
         ended |= words == EOS
         columns.append(words)
-        if ended.all():
+        if number % check_every == 0 and ended.all():
             break
     rows: list[list[int]] = torch.stack(columns, 1).tolist() if columns else [[] for _ in z]
     return [row[: row.index(EOS)] if EOS in row else row for row in rows]

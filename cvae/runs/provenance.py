@@ -20,8 +20,13 @@ from cvae.runs.folder import RECORD_FORMAT, RunFolder
 PACKAGES = ("torch", "numpy", "hydra-core", "datasets", "scikit-learn", "sacrebleu")
 
 
-def describe(folder: RunFolder, config: Config, command: str, data: Fingerprints) -> None:
-    """Write run.json, unless the run has one. Raises FolderError where its data are others."""
+def describe(
+    folder: RunFolder, config: Config, command: str, data: Fingerprints, device: str = "cpu"
+) -> None:
+    """Write run.json, unless the run has one; `device` is where it began, a GPU by its name.
+
+    Raises FolderError where its data are others.
+    """
     if folder.record is not None:
         refuse_other_data(folder, data)
         return
@@ -29,6 +34,7 @@ def describe(folder: RunFolder, config: Config, command: str, data: Fingerprints
         "format": RECORD_FORMAT,
         "config": config.container,
         "command": command,
+        "device": device,
         "versions": versions(),
         "git": git_commit(),
         "data": {name: digest for name, digest in data.items() if digest is not None},

@@ -14,7 +14,7 @@ from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
 from cvae.training import checkpoint, console, divergence, steps
 from cvae.training.logger import Logger
-from cvae.training.means import StepSums, pop_epoch_means
+from cvae.training.means import StepSums, pop_epoch_means, read
 from cvae.training.signals import StopSignals
 from cvae.training.state import TrainingState
 from cvae.training.transfer import take_over
@@ -36,7 +36,7 @@ class Loop:
         self.train_step = steps.build(task.model, config)
         self.state = TrainingState(task.model, self.train_step)
         self.rates = continuation.rates(config, folder, self.total, self.epoch)
-        self.watch = divergence.DivergenceWatch(task, folder, self.rates)
+        self._unread: list[StepSums] = []  # of the last steps, on the device
         self._saved = 0
 
     @property
@@ -70,7 +70,7 @@ class Loop:
     def save(self, logger: Logger) -> None:
         """Write the last checkpoint. Raises Diverged rather than save what is not finite."""
         self.folder.refuse_lost()
-        self.watch.check()
+        self._read_steps()
         divergence.check_weights(self.task.model, self.state.step)
         self.state.lap()
         content = {"config": self.config.container, **self.state.state_dict(), "offsets": logger.offsets()}
@@ -112,21 +112,25 @@ class Loop:
         step, batches = self.state.step, self.task.batches["train"]
         beta, lr = self.rates(step)
         terms, loss, norm = self.train_step(batches.at(step), beta, lr, extra_batches(batches, step))
-        self._record(StepSums.of(terms, loss, norm))
+        self._unread.append(StepSums.of(terms, loss, norm))
         self.state.step += 1
 
-    def _record(self, sums: StepSums) -> None:
-        """Add a step to the running means and show it to the divergence watch."""
-        self.state.recent.add(sums)
-        self.state.since_validation.add(sums)
-        self.watch.add(self.state.step, sums)
+    def _read_steps(self) -> None:
+        """Add the steps since the last call to the running means. Raises Diverged."""
+        steps, self._unread = self._unread, []
+        first = self.state.step - len(steps)
+        for number, (step, values) in enumerate(zip(steps, read(steps), strict=True), first):
+            sums = dict(zip(step.names, values, strict=True))
+            divergence.check_step(number, sums, self.rates, self.task, self.folder)
+            self.state.recent.add(step, values)
+            self.state.since_validation.add(step, values)
 
     def _report(self, logger: Logger, bar: tqdm) -> None:
         """Write train/* every `log_every` steps: at step t, means over the steps since the last record."""
         step, recent = self.state.step - 1, self.state.recent
         if step % self.config.train.log_every and self.state.step < self.total:
             return
-        self.watch.check()
+        self._read_steps()
         sentences = recent.sentences
         means, tokens = recent.pop_means(self.config.autoencoder)
         means |= self.train_step.pop_metrics()
@@ -140,7 +144,7 @@ class Loop:
     def _validate(self, logger: Logger) -> None:
         """Write val/* at step t, of the weights after t steps, and keep the best checkpoint."""
         self.folder.refuse_lost()
-        self.watch.check()
+        self._read_steps()
         state, splits = self.state, self.config.train.validate_on
         state.lap()
         measured = {split: self.task.evaluate(split) for split in splits}

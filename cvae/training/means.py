@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # then the extra losses
 
 
 class StepSums(NamedTuple):
-    """Sums of one step over its sentences, `values` [S] by `names`; the gradient norm is the step's own."""
+    """Sums of one step over its sentences, [S] by `names`, but for the mean loss and the gradient norm."""
 
     names: tuple[str, ...]
     values: Tensor
@@ -23,46 +24,56 @@ class StepSums(NamedTuple):
     @classmethod
     def of(cls, terms: Terms, loss: Tensor, norm: Tensor) -> StepSums:
         """Sum the terms of a step without waiting for the device."""
-        size = len(terms.nll)
         with torch.no_grad():
-            parts = [terms.nll.sum(), terms.kl.sum(), loss * size, norm, terms.tokens.sum()]
+            parts = [terms.nll.sum(), terms.kl.sum(), loss, norm, terms.tokens.sum()]
             parts += [extra.sum() for extra in terms.extra_losses.values()]
-            return cls((*SUMS, *terms.extra_losses), torch.stack(parts).double(), size)
+            return cls((*SUMS, *terms.extra_losses), torch.stack(parts), len(terms.nll))
+
+
+def read(steps: Sequence[StepSums]) -> list[list[float]]:
+    """Return the values of each step, its loss as a sum over sentences, and wait for the device once."""
+    if not steps:
+        return []
+    values = torch.stack([step.values for step in steps]).cpu()
+    values[:, SUMS.index("loss")] *= torch.tensor([step.sentences for step in steps])
+    return values.double().tolist()
 
 
 class RunningMeans:
     """Means over the steps since the last call of `pop_means`."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self) -> None:
         self.names: tuple[str, ...] = SUMS
-        self.sums = torch.zeros((), dtype=torch.float64, device=device)  # [S] from the first step on
+        self.sums: list[float] = []  # [S] from the first step on
         self.sentences = self.steps = 0
 
-    def add(self, step: StepSums) -> None:
-        """Add the sums of one step."""
-        self.names, self.sums = step.names, self.sums + step.values
+    def add(self, step: StepSums, values: Sequence[float]) -> None:
+        """Add the sums of one step, whose `values` are read."""
+        sums = self.sums or [0.0] * len(values)
+        self.names, self.sums = step.names, [a + b for a, b in zip(sums, values, strict=True)]
         self.sentences += step.sentences
         self.steps += 1
 
     def pop_means(self, autoencoder: bool) -> tuple[dict[str, float], float]:
         """Return the means per sentence and the tokens per sentence, and start again from zero."""
-        nll, kl, loss, norm, tokens, *extras = self.sums.tolist()
+        nll, kl, loss, norm, tokens, *extras = self.sums
         count = self.sentences
         means = {"loss": loss / count, "rec": nll / count, "grad_norm": norm / self.steps}
         if not autoencoder:
             means |= {"elbo": -(nll + kl) / count, "kl": kl / count}
         means |= {name: total / count for name, total in zip(self.names[len(SUMS) :], extras, strict=True)}
-        self.sums = torch.zeros_like(self.sums)
+        self.sums = [0.0] * len(self.sums)
         self.sentences = self.steps = 0
         return means, tokens / count
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sums and counts, for a checkpoint."""
-        return {"sums": self.sums.cpu(), "sentences": self.sentences, "updates": self.steps}
+        sums = torch.tensor(self.sums, dtype=torch.float64)
+        return {"sums": sums, "sentences": self.sentences, "updates": self.steps}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the sums and counts of a checkpoint."""
-        self.sums = state["sums"].to(self.sums.device)
+        self.sums = state["sums"].tolist()
         self.sentences, self.steps = state["sentences"], state["updates"]
 
 

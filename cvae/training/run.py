@@ -28,6 +28,7 @@ from cvae.training.guards import disk_errors, log_file
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
+from cvae.training.state import device_name
 from cvae.training.tracker import refuse_unusable
 from cvae.training.transfer import keeps_vocabulary, load_weights, refuse_continuation, vocabulary_of
 
@@ -63,7 +64,7 @@ def run(
         if config.overwrite:
             folder.clear()
         with log_file(folder), disk_errors(folder), logging_redirect_tqdm():
-            describe(folder, config, command, _fingerprints(task, config))
+            describe(folder, config, command, _fingerprints(task, config), device_name(task.device))
             _write_texts(folder, task, composition or {})
             return _train(config, folder, task)
 
@@ -187,7 +188,7 @@ def choose_device(name: str) -> torch.device:
 def describe_device(device: torch.device) -> str:
     """Return the name of the device and, of a CPU on a machine with a GPU, why it is used."""
     if device.type == "cuda":
-        return f"cuda ({torch.cuda.get_device_name(device)})"
+        return device_name(device)
     if torch.cuda.is_available():
         return "cpu, as device=cpu says: torch sees a GPU"
     return f"cpu: {note}" if (note := hidden_gpu_note()) else "cpu"

@@ -29,7 +29,7 @@ class TrainingState:
         self.device = next(model.parameters()).device
         self.step, self.best = 0, math.inf
         self.scores: list[float] = []
-        self.recent, self.since_validation = RunningMeans(self.device), RunningMeans(self.device)
+        self.recent, self.since_validation = RunningMeans(), RunningMeans()
         self.seconds = 0.0  # of training, over all starts
         self.start_clock()
 
@@ -91,6 +91,10 @@ class TrainingState:
 
     def _arithmetic(self) -> str:
         """Return what the last digits of a sum depend on, and whose random numbers are drawn."""
-        on_gpu = self.device.type == "cuda"
-        device = f"cuda ({torch.cuda.get_device_name(self.device)})" if on_gpu else "cpu"
-        return f"{torch.get_num_threads()} threads on {device}"
+        threads = "" if self.device.type == "cuda" else f"{torch.get_num_threads()} threads on "
+        return threads + device_name(self.device)
+
+
+def device_name(device: torch.device) -> str:
+    """Return `cpu`, or `cuda` with the name of the GPU."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

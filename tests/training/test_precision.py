@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -40,13 +42,16 @@ TINY = {
         *(f"model.{size}=8" for size in ("embed", "utterance", "context", "latent", "prior", "decoder")),
     ],
 }
+# large enough for products on a GPU's tensor cores, which alone know TF32
+LARGE = ["task=ptb", *SMALL, "model.embed=128", "model.hidden=128", "model.latent=32"]
+RUNS = TINY | {"large": LARGE}
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, cuda])]
 
 
 def after(configured, precision: str, device: str, kind: str, updates: int = 2):
     """A model, its optimiser and the losses of its first updates."""
-    config = configured(*TINY[kind], f"precision={precision}", f"device={device}")
+    config = configured(*RUNS[kind], f"precision={precision}", f"device={device}")
     task = prepare(config)
     task.model.train()
     update, batches = build(task.model, config), task.batches["train"]
@@ -100,6 +105,11 @@ def test_onednn_is_off_only_while_it_is_used_in_bf16_that_it_has_not(supported, 
     assert torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
 
 
+def test_tf32_is_off_in_tests_and_gpus_are_hidden_from_all_but_those_marked_cuda():
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_tf32_is_refused_on_the_cpu(configured, tmp_path):
     config = configured(*TINY["sentence"], "precision=tf32", "device=cpu")
     with pytest.raises(UserError, match="precision=tf32 is arithmetic of GPUs"):
@@ -110,8 +120,8 @@ def test_tf32_is_refused_on_the_cpu(configured, tmp_path):
 @pytest.mark.cuda
 @cuda
 def test_tf32_is_close_and_other_digits(configured):
-    whole, coarse = (after(configured, precision, "cuda", "sentence")[2] for precision in ("float32", "tf32"))
-    assert coarse == pytest.approx(whole, rel=1e-3)
+    whole, coarse = (after(configured, precision, "cuda", "large")[2] for precision in ("float32", "tf32"))
+    assert coarse == pytest.approx(whole, rel=1e-3) and not torch.equal(coarse, whole)
 
 
 class Waiting(TorchDispatchMode):
@@ -141,8 +151,9 @@ def test_an_update_of_the_loop_waits_for_nothing(kind, configured, tmp_path):
 
 @pytest.mark.cuda
 @cuda
-def test_an_update_on_a_gpu_waits_for_nothing(configured, tmp_path):
-    config = configured(*TINY["sentence"], "device=cuda")
+@pytest.mark.parametrize("kind", ["sentence", "review", "dialog"])
+def test_an_update_on_a_gpu_waits_for_nothing(kind, configured, tmp_path):
+    config = configured(*TINY[kind], "device=cuda")
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
     loop._advance()
     torch.cuda.set_sync_debug_mode("error")
