@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cvae.data.text import EOS, UNK
+from cvae.data.vocabulary import EOS, UNK
 from cvae.evaluation import samples
 from cvae.models import kernels, objective
 from cvae.models.decode import SamplingOptions, generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -203,9 +204,11 @@ def test_a_label_stands_for_the_training_sentences_that_have_it(folder, capsys):
     task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder))
     train, sampler = task.data.corpora["train"], Sampler(task, SamplingOptions())
     train.labels = np.arange(len(train)) % 2
+    task.data = dataclasses.replace(task.data, classes=("dull", "fine"))
     every = task.means([train.batch(np.arange(len(train)))])
-    torch.testing.assert_close(sampler.centre("1"), every[1::2].mean(0))
-    with pytest.raises(UserError, match=r"2 is no file and no label: 0, 1"):
+    for name in ("1", "fine"):
+        torch.testing.assert_close(sampler.centre(name), every[1::2].mean(0))
+    with pytest.raises(UserError, match=r"2 is no file and no class: dull, fine"):
         sampler.centre("2")
 
 
@@ -256,5 +259,5 @@ def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys, monkeyp
     assert script("sample").main([str(folder.path), "prior"]) == 1
     assert capsys.readouterr().err.endswith("schedule=none has no prior to draw from\n")
     assert list(
-        Sampler(reopen(folder.configuration("cpu"), folder), SamplingOptions()).reconstructions([["a"]])
+        Sampler(reopen(folder.configuration("cpu"), folder), SamplingOptions()).reconstructions(["a"])
     )

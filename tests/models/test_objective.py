@@ -309,7 +309,7 @@ def test_the_toy_task_adds_how_well_z_tells_the_sequences_apart_and_keeps_their_
     model, splits, task = parts(config_of(**TOY))
     assert isinstance(task, ToyTask)
     found, kept = task.evaluate("val"), task.snapshot()
-    assert set(found) == {"elbo", "rec", "kl", "ppl", "mi", "au", "accuracy", "prior_gap"} | PATHS
+    assert set(found) == {"elbo", "rec", "kl", "ppl", "word_ppl", "mi", "au", "accuracy", "prior_gap"} | PATHS
     q = Gaussian(torch.tensor(kept["mean"]), torch.tensor(kept["logvar"]))
     assert {name: found[name] for name in ("mi", "accuracy", "prior_gap")} == pytest.approx(
         metrics.separation(q, 50, task.generator()), abs=1e-6
