@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from cvae.cli.arguments import Arguments, Parser, add_run, count, entry_point, number, parser
-from cvae.config.schema import DialogData
+from cvae.config.schema import DialogFiles
 from cvae.data.vocabulary import words_of
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
@@ -210,7 +210,7 @@ def answers(options: argparse.Namespace) -> str:
     found, first = {}, None
     for path in (options.folder, *options.beside):
         task = dialog_task(RunFolder(path), options)
-        assert isinstance(task.config.dataset, DialogData)
+        assert isinstance(task.config.dataset, DialogFiles)
         corpus = dataclasses.replace(task.config.dataset, path="", consecutive=1, whole_passages=True)
         data = corpus, task.data.fingerprints
         if data != (first := first or data):

@@ -177,6 +177,8 @@ class TestCommitted:
                 "model=lm": "task=ptb",
                 "dataset=yelp": "task=yelp",
                 "dataset=switchboard": "task=switchboard",
+                "dataset=dialogs": "task=switchboard dataset.path=mine.jsonl",
+                "task=dialogs": "dataset.path=mine.jsonl",
                 "model=dialog": "task=switchboard",
                 "remedy=[pretrained]": "init_from=outputs/earlier",
                 "remedy=pretrained": "init_from=outputs/earlier",
