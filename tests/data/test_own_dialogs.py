@@ -144,8 +144,8 @@ def test_who_is_not_described_is_unknown_and_counted(tmp_path):
 
 
 def test_attributes_are_those_of_the_train_split(tmp_path):
-    same = {"anna": {"age": 5, "town": "Oslo", "size": 1}, "bot": {"age": 7, "town": "Rome", "size": 1}}
-    other = {"anna": {"age": 8, "town": "Paris", "size": 3, "new": 1}, "bot": {}}
+    anna, bot = {"age": 5, "town": "Oslo", "size": 10**20}, {"age": 7, "town": "Rome", "size": 10**20}
+    same, other = {"anna": anna, "bot": bot}, {"anna": anna | {"age": 8, "town": "Paris", "new": 1}}
     write(tmp_path / "train.jsonl", full(speakers=same))
     write(tmp_path / "valid.jsonl", full(speakers=other))
     write(tmp_path / "test.jsonl", full(speakers=same))
