@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from cvae.cli.arguments import Arguments, Parser, add_run, count, entry_point, number, parser
-from cvae.config.schema import DialogData
+from cvae.config.schema import DialogFiles
 from cvae.data.vocabulary import words_of
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
@@ -32,7 +32,7 @@ EXAMPLES = """\
   %(prog)s outputs/switchboard_quick/A --beside outputs/switchboard_quick/B --count 20
 
 Words of a sentence are split at spaces and must be spelt as in the corpus. Without --temperature each word
-is the most likely one. Runs of task=switchboard answer contexts of --split, or what you type (--chat)."""
+is the most likely one. Runs of dialog tasks answer contexts of --split, or what you type (--chat)."""
 
 # the sentences that each mode takes, and the options that it reads beside those of every mode
 SENTENCES = {
@@ -82,7 +82,7 @@ def parse(arguments: Arguments = None) -> argparse.Namespace:
     add("--longest", type=count, metavar="N", help=longest)
     add("--seed", type=seed, default=0, help="of z and of drawn words (0)")
     add("--json", action="store_true", help="one object instead of text")
-    add = head.add_argument_group("runs of task=switchboard").add_argument
+    add = head.add_argument_group("runs of task=switchboard and task=dialogs").add_argument
     add("--chat", action="store_true", help="type what A says, read what B may answer")
     add("--topic", default="", help="of the chat, as in the corpus: 'music' (default: unknown)")
     add("--answers", type=count, metavar="N", help="to each context (default: the run's)")
@@ -210,7 +210,7 @@ def answers(options: argparse.Namespace) -> str:
     found, first = {}, None
     for path in (options.folder, *options.beside):
         task = dialog_task(RunFolder(path), options)
-        assert isinstance(task.config.dataset, DialogData)
+        assert isinstance(task.config.dataset, DialogFiles)
         corpus = dataclasses.replace(task.config.dataset, path="", consecutive=1, whole_passages=True)
         data = corpus, task.data.fingerprints
         if data != (first := first or data):

@@ -155,10 +155,10 @@ def _tasks(known: Known) -> Iterator[str]:
         if no_latent:
             yield "task=yelp classifies z: model.latent must be > 0"
         yield from _finetuning(known)
-    of_dialogs = [task == "switchboard", dataset == "switchboard", model == "dialog"]
+    of_dialogs = [task == "switchboard", dataset in ("switchboard", "dialogs"), model == "dialog"]
     if any(of_dialogs) and not all(of_dialogs) and None not in (task, dataset, model):
         yield (
-            "task=switchboard, dataset=switchboard and model=dialog go together, found"
+            "task=switchboard and model=dialog go with dataset=switchboard or dataset=dialogs, found"
             f" task={task}, dataset={dataset} and model={model}"
         )
 

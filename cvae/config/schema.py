@@ -136,34 +136,49 @@ class NamedFiles(TextFiles):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OwnText(SentenceFiles):
-    """Any corpus: a file of texts, a folder of splits, or a folder that `datasets` saved.
+class OwnFiles(Files):
+    """A file, or a folder with files for each split; a split without any is held out of train.
 
-    val and test each get the share `held_out` of the sentences where they have no file.
+    The files end in one of `extensions`; `content` and `advice` say what `path` must be.
     """
 
-    name: Literal["text"]
-    held_out: Annotated[float, Gt(0), Lt(0.5)]
-    column: str | None = None
-    longest: Count | None = None
+    extensions: ClassVar[tuple[str, ...]]
+    content: ClassVar[str]
+    advice: ClassVar[str]
 
     def parts(self) -> dict[str, list[Path]]:
         """Return the files of each split that has any."""
-        return layout.parts(located(self.path))
+        return layout.parts(located(self.path), self.extensions)
 
     def files(self) -> dict[str, Path]:
         parts = self.parts()
-        train = parts.get("train", [located(self.path) / "train.txt"])
+        train = parts.get("train", [located(self.path) / f"train{self.extensions[0]}"])
         return layout.named({split: parts.get(split, train) for split in layout.SPLIT_NAMES})
 
     def refuse_missing(self) -> None:
         for path in self.files().values():
             if not path.is_file():
-                raise UserError(
-                    f"no text at {path}: dataset.path must be a file with a sentence on each line or row,"
-                    " or a folder with train.txt and, if you have them, valid.txt and test.txt, or the same"
-                    " as .jsonl, .csv, .tsv or .parquet"
-                )
+                raise UserError(f"no {self.content} at {path}: dataset.path must be {self.advice}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnText(SentenceFiles, OwnFiles):
+    """Any corpus: a file of texts, a folder of splits, or a folder that `datasets` saved.
+
+    val and test each get the share `held_out` of the sentences where they have no file.
+    """
+
+    extensions: ClassVar[tuple[str, ...]] = layout.TEXTS
+    content: ClassVar[str] = "text"
+    advice: ClassVar[str] = (
+        "a file with a sentence on each line or row, or a folder with train.txt and, if you have them,"
+        " valid.txt and test.txt, or the same as .jsonl, .csv, .tsv or .parquet"
+    )
+
+    name: Literal["text"]
+    held_out: Annotated[float, Gt(0), Lt(0.5)]
+    column: str | None = None
+    longest: Count | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,19 +197,44 @@ class HubText(OwnText):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DialogData(Files):
+class DialogFiles(Files):
+    """A corpus of dialogs: its vocabulary, what a response sees, and how batches are cut."""
+
+    vocabulary: Annotated[int, Ge(3)]
+    lower: bool = True
+    max_tokens: Annotated[int, Ge(3)]
+    window: Annotated[int, Ge(2)]
+    consecutive: Count
+    whole_passages: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DialogData(DialogFiles):
     """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
 
     layout: ClassVar[dict[str, str]] = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
     fetched = True
 
     name: Literal["switchboard"]
-    vocabulary: Annotated[int, Ge(3)]
-    max_tokens: Annotated[int, Ge(3)]
-    window: Annotated[int, Ge(2)]
     held_out: Annotated[float, Ge(0), Lt(1)]
-    consecutive: Count
-    whole_passages: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnDialogs(DialogFiles, OwnFiles):
+    """Any dialogs, one a line: a file, or a folder with train.jsonl, valid.jsonl and test.jsonl.
+
+    val and test each get the share `held_out` of the dialogs where they have no file.
+    """
+
+    extensions: ClassVar[tuple[str, ...]] = (".jsonl",)
+    content: ClassVar[str] = "dialogs"
+    advice: ClassVar[str] = (
+        "a file with a dialog in JSON on each line, or a folder with train.jsonl and, if you have them,"
+        " valid.jsonl and test.jsonl, also as .jsonl.gz"
+    )
+
+    name: Literal["dialogs"]
+    held_out: Annotated[float, Gt(0), Lt(0.5)]
 
 
 @dataclass(frozen=True)
@@ -450,7 +490,7 @@ class SemiAmortized:
 
 
 Sentences = ToyData | TinyData | TextData | NamedFiles | OwnText | HubText
-Dataset = Sentences | ShenFiles | ShortYelp | OwnLabels | DialogData
+Dataset = Sentences | ShenFiles | ShortYelp | OwnLabels | DialogData | OwnDialogs
 ModelConfig = SentenceModel | DialogModel | ReviewModel
 AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
 

@@ -7,8 +7,17 @@ from typing import Any
 
 import torch
 
-from cvae.config.schema import Dataset, DialogData, LabelledData, OwnText, TextFiles, TinyData, ToyData
-from cvae.data import dialogs, files, labels, toy
+from cvae.config.schema import (
+    Dataset,
+    DialogData,
+    LabelledData,
+    OwnDialogs,
+    OwnText,
+    TextFiles,
+    TinyData,
+    ToyData,
+)
+from cvae.data import files, labels, own_dialogs, switchboard, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import Vocabulary
@@ -20,7 +29,8 @@ REGISTRY: dict[type, Callable[[Any, torch.device, Vocabulary | None], Splits]] =
     TextFiles: files.build_text,
     OwnText: files.build_text,
     LabelledData: labels.build,
-    DialogData: lambda config, device, _: dialogs.build(config, device),
+    DialogData: lambda config, device, _: switchboard.build(config, device),
+    OwnDialogs: lambda config, device, _: own_dialogs.build(config, device),
 }
 
 

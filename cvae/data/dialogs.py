@@ -7,8 +7,7 @@ which is the pseudo-utterance `<d>`. The authors' windows differ: see `authors_w
 from __future__ import annotations
 
 from array import array
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -17,15 +16,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from cvae.config.schema import DialogData
-from cvae.data import switchboard
-from cvae.data.switchboard import STRANGER, Dialog, Utterance
-from cvae.data.text import Batches, Splits, fixed_subset, order, overlap
+from cvae.config.schema import DialogFiles
+from cvae.data.dialog_records import START, UNKNOWN, Attributes, Dialog, Labels, Utterance
+from cvae.data.text import Batches, Splits, order, overlap
 from cvae.data.transfer import to_device
-from cvae.data.vocabulary import BOS, EOS, UNK, Vocabulary
+from cvae.data.vocabulary import BOS, EOS, UNK
 
-START = "<d>"
-UNKNOWN = -1  # the number of a topic or act that the train split lacks, and of the speaker of `<d>`
 NOT_ENCODED = torch.empty(0)
 
 
@@ -38,7 +34,7 @@ class ResponseBatch:
     that the responder speaks, else 0. responses [B]: the row in `texts` of the response.
     inputs: what the decoder reads, `<s>` first; targets: what it predicts there, `</s>` last; owners: the
     response that each of these tokens belongs to. lengths [B]: `<s>` and `</s>` included.
-    topics [B]: UNKNOWN for a new one. people [B, 8]: four numbers of the responder, four of the other.
+    topics [B]: UNKNOWN for a new one. people [B, 2 A]: A numbers of the responder, A of the addressee.
     condition [B, C] and heard [B, H]: context and response as the model encodes them, once it has.
     """
 
@@ -105,18 +101,18 @@ class DialogCorpus:
     """
 
     def __init__(
-        self, dialogs: Sequence[Dialog], labels: Labels, config: DialogData, device: torch.device
+        self, dialogs: Sequence[Dialog], labels: Labels, config: DialogFiles, device: torch.device
     ) -> None:
         self.labels, self.config, self.device = labels, config, device
         known: dict[tuple[int, ...], int] = {}
-        begin = Utterance(UNKNOWN, [START], "")  # said by nobody
-        rows = [(number, *u) for number, dialog in enumerate(dialogs) for u in (begin, *dialog.utterances)]
-        ids = [[BOS, *self.numbers(words), EOS] for _, _, words, _ in rows]
-        self._words = [" ".join(words) for _, _, words, _ in rows]
+        begin = Utterance(UNKNOWN, [START])  # said by nobody
+        rows = [(number, u) for number, dialog in enumerate(dialogs) for u in (begin, *dialog.utterances)]
+        ids = [[BOS, *self.numbers(utterance.words), EOS] for _, utterance in rows]
+        self._words = [" ".join(utterance.words) for _, utterance in rows]
         self.texts = np.array([known.setdefault(tuple(text), len(known)) for text in ids])
-        self.dialogs = np.array([number for number, *_ in rows])
-        self.speakers = np.array([speaker for _, speaker, *_ in rows])
-        self.acts = np.array([labels.acts.get(act, UNKNOWN) for *_, act in rows])
+        self.dialogs = np.array([number for number, _ in rows])
+        self.speakers = np.array([utterance.speaker for _, utterance in rows])
+        self.acts = np.array([labels.acts.get(utterance.act, UNKNOWN) for _, utterance in rows])
         self.text_lengths = np.array([len(text) for text in known])
         self.text_starts = np.cumsum(self.text_lengths) - self.text_lengths
         size = int(self.text_lengths.sum())
@@ -127,7 +123,21 @@ class DialogCorpus:
         self.starts = np.maximum(first, self.places - (config.window - 1))
         self.lengths = self.text_lengths[self.texts[self.places]]
         self.topics = np.array([labels.topics.get(dialog.topic, UNKNOWN) for dialog in dialogs])
-        self.people = np.array([[*dialog.people, (0.0,) * 4] for dialog in dialogs], np.float32)
+        self.names = [dialog.names for dialog in dialogs]
+        self._describe(dialogs, np.array([utterance.addressee for _, utterance in rows]))
+
+    def _describe(self, dialogs: Sequence[Dialog], addressees: np.ndarray) -> None:
+        """Set `people` [P + 1, A], the last one of zeros, and the rows in it of speakers and addressees."""
+        encode = self.labels.attributes.encode
+        everybody = [person for dialog in dialogs for person in dialog.people]
+        everybody.append({})
+        self.people = np.array([encode(person) for person in everybody], np.float32)
+        self.described = np.array([bool(person) for person in everybody])
+        sizes = np.array([len(dialog.people) for dialog in dialogs])
+        first = (np.cumsum(sizes) - sizes)[self.dialogs]
+        self.responder, self.addressee = (
+            np.where(numbers == UNKNOWN, UNKNOWN, first + numbers) for numbers in (self.speakers, addressees)
+        )
 
     def __len__(self) -> int:
         return len(self.places)
@@ -144,15 +154,25 @@ class DialogCorpus:
         return int(unknown[self.texts[self.places]].sum()) / max(1, self.counted - len(self))
 
     def counts(self) -> dict[str, int]:
-        """Return the sizes of the split, and how many topics, acts and speakers are unknown."""
-        return {
-            "dialogs": len(self.topics),
-            "sentences": len(self),
-            "tokens": self.counted,
-            "unknown_topics": int((self.topics == UNKNOWN).sum()),
-            "unknown_acts": int((self.acts[self.places] == UNKNOWN).sum()),
-            "unknown_speakers": int((self.speakers >= STRANGER).sum()),
-        }
+        """Return the sizes of the split, and how much is unknown of what the train split has."""
+        labels, speakers = self.labels, self.responder[self.places]
+        counts = {"dialogs": len(self.topics), "sentences": len(self), "tokens": self.counted}
+        if labels.topics:
+            counts["unknown_topics"] = int((self.topics == UNKNOWN).sum())
+        if labels.acts:
+            counts["unknown_acts"] = int((self.acts[self.places] == UNKNOWN).sum())
+        if len(labels.attributes):
+            counts["unknown_speakers"] = int((~self.described[speakers]).sum())
+        return counts
+
+    @property
+    def average_person(self) -> Tensor:
+        """The mean numbers of those people of whom anything is known: [A]."""
+        return torch.from_numpy(self.people.sum(0) / max(1, int(self.described.sum()))).to(self.device)
+
+    def name(self, place: int) -> str:
+        """Return the name of who speaks at a place."""
+        return self.names[self.dialogs[place]][self.speakers[place]]
 
     def numbers(self, words: Sequence[str]) -> list[int]:
         """Return the numbers of words, as many as fit between `<s>` and `</s>`."""
@@ -191,9 +211,7 @@ class DialogCorpus:
         read = spans(self.text_starts[different], self.text_lengths[different])
         decoded = spans(self.text_starts[self.texts[places]], self.lengths[responses] - 1)
         speakers, dialogs = self.speakers[places], self.dialogs[places]
-        known = np.minimum(speakers, STRANGER)
-        other = np.where(known == STRANGER, STRANGER, 1 - known)
-        people = np.concatenate([self.people[dialogs, known], self.people[dialogs, other]], 1)
+        people = np.concatenate([self.people[self.responder[places]], self.people[self.addressee[places]]], 1)
         split = len(before.places)
         floors = (self.speakers[before.places] == speakers[before.owners]).astype(np.float32)
         moved = to_device(  # all that a GPU must be sent, in one copy
@@ -282,44 +300,27 @@ class DialogBatches(Batches):
         return self._batches[place]
 
 
-class Labels:
-    """Words, topics and dialog acts of the train split and their numbers, by falling frequency."""
-
-    def __init__(self, dialogs: Sequence[Dialog], words: int) -> None:
-        utterances = [utterance for dialog in dialogs for utterance in dialog.utterances]
-        sentences = [utterance.words for utterance in utterances] + [[START]] * len(dialogs)
-        # `<s>` and `</s>`, in every utterance, are among the `words`; `<pad>` and `<unk>` are not
-        self.vocabulary = Vocabulary.of(sentences, max_types=words - 2)
-        self.topics = _ranked(dialog.topic for dialog in dialogs)
-        self.acts = _ranked(utterance.act for utterance in utterances)
-
-
-def _ranked(names: Iterable[str]) -> dict[str, int]:
-    """Return the number of each name, by falling frequency, ties in alphabetical order."""
-    counts = Counter(names)
-    return {name: n for n, name in enumerate(sorted(counts, key=lambda name: (-counts[name], name)))}
-
-
 @dataclass(frozen=True)
 class DialogSplits(Splits[DialogCorpus]):
-    """The dialogs of train, val, test and, unless none are held out of train, held."""
+    """The dialogs of train, val, test and, where some are only measured, held.
+
+    `topics` and `acts` are empty where there are none; `people` numbers describe responder and addressee.
+    """
 
     topics: list[str]
     acts: list[str]
+    people: int
 
 
-def build(config: DialogData, device: torch.device) -> DialogSplits:
-    """Return the dialogs below `config.path`, numbered by what is left of the train split.
-
-    The held-out dialogs are the same for every seed; their share is `config.held_out`.
-    """
-    dialogs, prints = switchboard.read(config)
-    train = dialogs["train"]
-    held = set(fixed_subset(int(config.held_out * len(train)), len(train)).tolist())
-    dialogs["train"] = [dialog for number, dialog in enumerate(train) if number not in held]
-    if held:
-        dialogs["held"] = [train[number] for number in sorted(held)]
-    labels = Labels(dialogs["train"], config.vocabulary)
+def splits(
+    dialogs: Mapping[str, Sequence[Dialog]],
+    fingerprints: dict[str, str],
+    config: DialogFiles,
+    device: torch.device,
+    attributes: Attributes | None = None,
+) -> DialogSplits:
+    """Return the data set of these dialogs, numbered by the train split (`Labels`)."""
+    labels = Labels(dialogs["train"], config.vocabulary, attributes)
     corpora = {split: DialogCorpus(rows, labels, config, device) for split, rows in dialogs.items()}
     hashes = {
         split: array(
@@ -327,5 +328,6 @@ def build(config: DialogData, device: torch.device) -> DialogSplits:
         )
         for split, rows in dialogs.items()
     }
+    people = 2 * len(labels.attributes)
     topics, acts = list(labels.topics), list(labels.acts)
-    return DialogSplits(labels.vocabulary, corpora, prints, overlap(hashes), topics, acts)
+    return DialogSplits(labels.vocabulary, corpora, fingerprints, overlap(hashes), topics, acts, people)

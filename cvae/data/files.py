@@ -164,16 +164,19 @@ def _notes(
     return ("; ".join(parts), *([advice] if spaceless else []))
 
 
-def held_out(path: Path, count: int, share: float, missing: Sequence[str]) -> dict[str, np.ndarray]:
+def held_out(
+    path: Path, count: int, share: float, missing: Sequence[str], kind: str = "sentences"
+) -> dict[str, np.ndarray]:
     """Return the numbers of the sentences of train and of each split without a file; they do not overlap.
 
-    The same for every run on the same text, whatever its seed. Raises UserError for too few sentences.
+    The same for every run on the same text, whatever its seed. Raises UserError for too few sentences,
+    which `kind` may call otherwise.
     """
     size = max(1, round(count * share))
     shuffled = order(count, seed=0, epoch=0)
     if len(missing) * size >= count:
         raise UserError(
-            f"{path} has {count} sentences: too few to hold {size} out for {' and '.join(missing)} each"
+            f"{path} has {count} {kind}: too few to hold {size} out for {' and '.join(missing)} each"
         )
     parts = {split: shuffled[place * size :][:size] for place, split in enumerate(missing)}
     parts["train"] = shuffled[len(missing) * size :]

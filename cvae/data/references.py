@@ -6,8 +6,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cvae.data.dialogs import UNKNOWN, DialogCorpus
-from cvae.data.switchboard import tokenise
+from cvae.data.dialog_records import UNKNOWN, tokenise
+from cvae.data.dialogs import DialogCorpus
 from cvae.errors import UserError
 from cvae.io import parse_json
 
@@ -60,7 +60,7 @@ def _references(path: Path, number: int, entry: Any, corpus: DialogCorpus) -> Re
             if acts and (not isinstance(acts, list) or len(acts) != len(responses)):
                 raise UserError(f"{path}, entry {number}: resp_dialog_acts must be one for each response")
             numbers = [corpus.labels.acts.get(str(act), UNKNOWN) for act in acts]
-            words = [tokenise(text) for text in responses]
+            words = [tokenise(text, corpus.config.lower) for text in responses]
             return References([corpus.numbers(response) for response in words], numbers, words)
     raise UserError(f"{path}, entry {number}: responses must be a list of texts")
 
@@ -97,6 +97,7 @@ def _by_context(
 
 def _keys(path: Path, number: int, context: Any, corpus: DialogCorpus) -> list[Any]:
     """Return the context as `DialogCorpus.context` has it, read as plain texts and as "A: text"."""
+    config = corpus.config
     texts = [part[1] if isinstance(part, list) and len(part) > 1 else part for part in context or []]
     if not isinstance(context, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{path}, entry {number}: context must be a list of utterances")
@@ -105,6 +106,6 @@ def _keys(path: Path, number: int, context: Any, corpus: DialogCorpus) -> list[A
         spoken = (text.partition(":")[2].strip() for text in texts)
         readings.append([text for text in spoken if text != FIRST_UTTERANCE])
     return [
-        tuple(tuple(corpus.numbers(tokenise(text))) for text in reading)[1 - corpus.config.window :]
+        tuple(tuple(corpus.numbers(tokenise(text, config.lower))) for text in reading)[1 - config.window :]
         for reading in readings
     ]

@@ -28,7 +28,9 @@ class ActClassifier:
         self.weights = torch.zeros(words + HASHED_PAIRS, acts, device=corpus.device, requires_grad=True)
         self.bias = torch.zeros(acts, device=corpus.device, requires_grad=True)
         with torch.enable_grad():
-            self._train(corpus.sentences(np.arange(len(corpus))), corpus.acts[corpus.places])
+            targets = corpus.acts[corpus.places]
+            known = np.flatnonzero(targets != UNKNOWN)
+            self._train(corpus.sentences(known), targets[known])
 
     def _train(self, utterances: Sequence[Sequence[int]], acts: np.ndarray) -> None:
         """Minimise the cross-entropy by Adam; more epochs fit the train split only."""
@@ -54,10 +56,12 @@ class ActClassifier:
     def accuracy(self, corpus: DialogCorpus) -> dict[str, float]:
         """Return act_accuracy on a split's own utterances, and act_majority, that of train's commonest act.
 
-        Utterances whose act the train split lacks are left out.
+        Utterances whose act is unknown, or not in the train split, are left out; empty where all are.
         """
         acts = corpus.acts[corpus.places]
         known = np.flatnonzero(acts != UNKNOWN)
+        if not len(known):
+            return {}
         right = self(corpus.sentences(known)) == acts[known]
         return {"act_accuracy": float(right.mean()), "act_majority": float((acts[known] == 0).mean())}
 

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
 from cvae.config.messages import listing
+from cvae.data.dialog_records import Dialog, Utterance, tokenise
 from cvae.data.dialogs import DialogCorpus, DialogSplits, ResponseBatch
-from cvae.data.switchboard import SPEAKERS, STRANGER, Dialog, Utterance, tokenise
 from cvae.data.text import fixed_subset
 from cvae.errors import UserError
 from cvae.evaluation.acts import ActClassifier
 
 
 class AnsweringTask(Protocol):
-    """A task with a model of dialog responses and a classifier of dialog acts."""
+    """A task with a model of dialog responses and, where there are dialog acts, a classifier of these."""
 
     data: DialogSplits
 
@@ -25,7 +27,7 @@ class AnsweringTask(Protocol):
     def device(self) -> torch.device: ...
 
     @property
-    def classifier(self) -> ActClassifier: ...
+    def classifier(self) -> ActClassifier | None: ...
 
     def generator(self, seed: int | None = None) -> torch.Generator: ...
 
@@ -35,16 +37,19 @@ class AnsweringTask(Protocol):
 
 
 class Said(NamedTuple):
-    """An utterance and its dialog act."""
+    """An utterance and its dialog act, None in a corpus without acts."""
 
     text: str
-    act: str
+    act: str | None
 
 
 class Conversation(NamedTuple):
-    """A context (speakers and words, oldest first), the responder, the reference, and the answers."""
+    """A context (speakers and words, oldest first), the responder, the reference, and the answers.
 
-    topic: str
+    The topic is None in a corpus without topics.
+    """
+
+    topic: str | None
     context: list[tuple[str, str]]
     speaker: str
     reference: Said
@@ -57,14 +62,14 @@ def conversations(task: AnsweringTask, split: str, count: int, seed: int = 0) ->
     The act of a reference is the data's, that of an answer the classifier's.
     """
     corpus, words = task.data.corpora[split], task.data.vocabulary.words
-    topics, acts = [*task.data.topics, "unknown"], [*task.data.acts, "unknown"]
+    topics, acts = ([*names, "unknown" if names else None] for names in (task.data.topics, task.data.acts))
     rows = np.sort(fixed_subset(count, len(corpus)))
     rated = []
     for row, candidates in zip(rows, task.answers(split, rows, seed), strict=True):
         place = corpus.places[row]
         before = [p for p in range(corpus.starts[row], place) if corpus.speakers[p] >= 0]
         texts = [" ".join(words[n] for n in corpus.utterance(p)) for p in [*before, place]]
-        names = [_name(corpus.speakers[p]) for p in [*before, place]]
+        names = [corpus.name(p) for p in [*before, place]]
         rated.append(
             Conversation(
                 topics[corpus.topics[corpus.dialogs[place]]],
@@ -83,12 +88,12 @@ def answers(task: AnsweringTask, context: Sequence[str], topic: str = "", seed: 
     Both speakers are the train split's average person; `topic` is one of its topics, or empty for unknown.
     """
     train = task.data.corpora["train"]
-    age, education, *sex = train.people[:, :STRANGER].mean((0, 1)).tolist()
-    person = (age, education, sex[0], sex[1])
     turns = [(len(context) - 1 - place) % 2 for place in range(len(context))]
-    typed = [Utterance(turn, tokenise(text), "") for turn, text in zip(turns, context, strict=True)]
-    dialog = Dialog(topic, [person, person], [*typed, Utterance(1, [], "")])
+    words = [tokenise(text, train.config.lower) for text in context]
+    typed = [Utterance(*turn) for turn in zip(turns, words, strict=True)]
+    dialog = Dialog(topic or None, ["A", "B"], [{}, {}], [*typed, Utterance(1, [])])
     batch = DialogCorpus([dialog], train.labels, train.config, task.device).batch(np.array([len(typed)]))
+    batch = replace(batch, people=train.average_person.repeat(1, 2))
     return _said(task, task.answer(batch, task.generator(seed))[0])
 
 
@@ -99,6 +104,8 @@ def chat(task: AnsweringTask, lines: Iterable[str], topic: str = "", seed: int =
     a topic that the train split lacks, whatever its case.
     """
     topics = {name.casefold(): name for name in task.data.topics}
+    if topic and not topics:
+        raise UserError(f"--topic {topic}: the train split has no topics")
     if topic and topic.casefold() not in topics:
         raise UserError(f"--topic {topic} is none of the train split's topics: {listing(topics)}")
     topic = topics.get(topic.casefold(), "")
@@ -116,29 +123,38 @@ def chat(task: AnsweringTask, lines: Iterable[str], topic: str = "", seed: int =
         else:
             choices = answers(task, [*context, text], topic, seed + len(context))
             context += [text, choices[0].text]
-            yield "\n".join(f"{n}. {said.text} ({said.act})" for n, said in enumerate(choices, start=1))
+            yield "\n".join(numbered(choices))
 
 
-def plain(conversation: Conversation) -> dict[str, Any]:
-    """Return a conversation as plain dicts, for JSON."""
-    return conversation._asdict() | {
-        "reference": conversation.reference._asdict(),
-        "answers": [said._asdict() for said in conversation.answers],
-    }
+def numbered(answers: Sequence[Said], show: Callable[[str], str] = str) -> list[str]:
+    """Return answers as lines, each with its number."""
+    return [f"{n}. {show(said.text)}{_in_brackets(said, show)}" for n, said in enumerate(answers, start=1)]
+
+
+def _in_brackets(said: Said, show: Callable[[str], str]) -> str:
+    """Return the dialog act of an utterance to stand behind it, if it has one."""
+    return "" if said.act is None else f" ({show(said.act)})"
+
+
+def plain(value: Any) -> Any:
+    """Return conversations as plain dicts and lists, for JSON, without what their corpus does not have."""
+    if isinstance(value, Conversation | Said):
+        return {name: plain(part) for name, part in value._asdict().items() if part is not None}
+    return [plain(part) for part in value] if isinstance(value, list) else value
 
 
 def _said(task: AnsweringTask, candidates: Sequence[Sequence[int]]) -> list[Said]:
-    """Return answers, given as word numbers, with the classifier's acts."""
-    words, acts = task.data.vocabulary.words, task.data.acts
-    texts = (" ".join(words[number] for number in answer) for answer in candidates)
-    return [Said(text, acts[act]) for text, act in zip(texts, task.classifier(candidates), strict=True)]
+    """Return answers, given as word numbers, with the classifier's acts, if there are any."""
+    words, names = task.data.vocabulary.words, task.data.acts
+    texts = [" ".join(words[number] for number in answer) for answer in candidates]
+    if (classifier := task.classifier) is None:
+        return [Said(text, None) for text in texts]
+    return [Said(text, names[act]) for text, act in zip(texts, classifier(candidates), strict=True)]
 
 
-def _name(speaker: int) -> str:
-    """Return A, B, and for others ?, ?2, ?3."""
-    if 0 <= speaker < STRANGER:
-        return SPEAKERS[speaker]
-    return "?" if speaker <= STRANGER else f"?{speaker - STRANGER + 1}"
+def _known(name: str, show: Callable[[str], str]) -> str:
+    """Return the name of a speaker: as it is where it is a word or, of a stranger, `?` and a number."""
+    return name if re.fullmatch(r"[^\W_]+|\?\d*", name) else show(name)
 
 
 def page(runs: dict[str, list[Conversation]], show: Callable[[str], str] = str) -> str:
@@ -146,13 +162,14 @@ def page(runs: dict[str, list[Conversation]], show: Callable[[str], str] = str) 
     lines: list[str] = []
     for number, same in enumerate(zip(*runs.values(), strict=True), start=1):
         first = same[0]
-        lines += [f"## {number}. {show(first.topic.lower())}", ""]
-        lines += [f"- {name}: {show(text)}" for name, text in first.context] or ["- (the dialog begins)"]
-        reference = f"**{show(first.reference.text)}** ({show(first.reference.act)})"
-        lines += ["", f"{first.speaker}, reference: {reference}", ""]
+        topic = "" if first.topic is None else f" {show(first.topic.lower())}"
+        lines += [f"## {number}.{topic}", ""]
+        before = [f"- {_known(name, show)}: {show(text)}" for name, text in first.context]
+        lines += before or ["- (the dialog begins)"]
+        reference = f"**{show(first.reference.text)}**{_in_brackets(first.reference, show)}"
+        speaker = _known(first.speaker, show)
+        lines += ["", f"{speaker}, reference: {reference}", ""]
         for name, conversation in zip(runs, same, strict=True):
-            lines += [f"{first.speaker}, {name}:", ""]
-            answers = enumerate(conversation.answers, start=1)
-            lines += [f"{n}. {show(said.text)} ({show(said.act)})" for n, said in answers]
-            lines.append("")
+            lines += [f"{speaker}, {name}:", ""]
+            lines += [*numbered(conversation.answers, show), ""]
     return "\n".join(lines)

@@ -20,10 +20,13 @@ Answers = Sequence[Sequence[Sequence[int]]]  # several per context, as word numb
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores answers to N contexts; `partners` [N] are contexts of other dialogs (`another_dialog`)."""
+    """Scores answers to N contexts; `partners` [N] are contexts of other dialogs (`another_dialog`).
+
+    Without a classifier, where the corpus has no dialog acts, there is no score of these.
+    """
 
     words: Sequence[str]
-    classifier: ActClassifier
+    classifier: ActClassifier | None
     vectors: Vectors
     references: Sequence[References]
     partners: np.ndarray | None
@@ -35,36 +38,42 @@ class Scorer:
         context. acts: different dialog acts among the answers to a context.
         """
         flat = [answer for candidates in answers for answer in candidates]
-        acts = self.classifier(flat).reshape(len(answers), -1)
+        acts = None if self.classifier is None else self.classifier(flat).reshape(len(answers), -1)
         values = self.agreement(answers, acts, self.references)
         if self.partners is not None:
             permuted = self.agreement(answers, acts, [self.references[place] for place in self.partners])
             both = [name for name in values if name in permuted]
             values |= {f"{name}_minus_permuted": values[name] - permuted[name] for name in both}
         values |= dialog_metrics.distinct(answers)
-        values["acts"] = float(np.mean([len(set(row)) for row in acts.tolist()]))
+        if acts is not None:
+            values["acts"] = float(np.mean([len(set(row)) for row in acts.tolist()]))
         return values | {"answer_words": float(np.mean([len(answer) for answer in flat]))}
 
     def agreement(
-        self, answers: Answers, acts: np.ndarray, references: Sequence[References]
+        self, answers: Answers, acts: np.ndarray | None, references: Sequence[References]
     ) -> dict[str, float]:
-        """Return all scores of answers with the acts [N, S] against references of the N contexts.
+        """Return all scores of answers with the acts [N, S], if any, against references of the N contexts.
 
         act_hit: the share of the references' acts that are among the answers', absent where none is known.
         """
         right = [part.responses for part in references]
         texts = [[[self.words[number] for number in answer] for answer in row] for row in answers]
-        hits = [
-            np.isin(known, row).mean()
-            for part, row in zip(references, acts, strict=True)
-            if len(known := [act for act in part.acts if act != UNKNOWN])
-        ]
+        hits = [] if acts is None else act_hits(acts, references)
         return (
             dialog_metrics.bleu(answers, right)
             | dialog_metrics.sacrebleu(texts, [part.words for part in references])
             | dialog_metrics.bag_similarity(answers, right, *self.vectors)
             | ({"act_hit": float(np.mean(hits))} if hits else {})
         )
+
+
+def act_hits(acts: np.ndarray, references: Sequence[References]) -> list[float]:
+    """Return the share of each context's known acts of references that are among its answers' [N, S]."""
+    return [
+        float(np.isin(known, row).mean())
+        for part, row in zip(references, acts, strict=True)
+        if len(known := [act for act in part.acts if act != UNKNOWN])
+    ]
 
 
 def another_dialog(dialogs: np.ndarray) -> np.ndarray | None:

@@ -15,7 +15,7 @@ Model = TextVAE | DialogVAE
 REGISTRY: dict[type, Callable[[Any, Any], Model]] = {
     SentenceModel: lambda config, data: SentenceVAE(config, len(data.vocabulary)),
     ReviewModel: lambda config, data: ReviewVAE(config, len(data.vocabulary)),
-    DialogModel: lambda config, data: DialogVAE(config, data.vocabulary, len(data.topics)),
+    DialogModel: lambda config, data: DialogVAE(config, data.vocabulary, len(data.topics), data.people),
 }
 
 

@@ -21,25 +21,24 @@ from cvae.models.kernels.gru import GRU
 from cvae.models.kernels.output import layer_nll
 from cvae.models.objective import LatentModel
 
-PEOPLE = 8  # numbers that describe the responder and the other speaker
-
 
 class DialogVAE(LatentModel):
     """p(response | z, c) with the learned prior p(z | c); c is the topic, the speakers and the context.
 
     z and c reach the decoder through its initial state only. `topics` counts those of the train split; others
-    are a vector of 0. Unlike TensorFlow's GRU, torch's resets after the recurrent product, with its own bias.
+    are a vector of 0. `people` numbers describe the speakers. c has no topic, or nothing of the speakers,
+    where these are 0. Unlike TensorFlow's GRU, torch's resets after the recurrent product, with its own bias.
     """
 
-    def __init__(self, config: DialogModel, vocabulary: Vocabulary, topics: int) -> None:
+    def __init__(self, config: DialogModel, vocabulary: Vocabulary, topics: int, people: int) -> None:
         super().__init__()
         self.config, words = config, len(vocabulary)
         self.from_vectors = 0  # words whose vectors come from `config.vectors`
         self.embedding = nn.Embedding(words, config.embed)
-        self.topic = nn.Embedding(topics, config.topic)
+        self.topic = nn.Embedding(topics, config.topic) if topics else None
         self.utterance = GRU(config.embed, config.utterance, bidirectional=True)
         self.context = GRU(2 * config.utterance + 2, config.context)
-        condition = config.topic + PEOPLE + config.context
+        condition = (config.topic if topics else 0) + people + config.context
         self.recognition = nn.Linear(condition + 2 * config.utterance, 2 * config.latent)
         self.prior_net = _tanh_network(condition, config.prior, 2 * config.latent)
         bag = _tanh_network(condition + config.latent, config.bow_hidden, words) if config.bow else None
@@ -93,8 +92,10 @@ class DialogVAE(LatentModel):
         floors = torch.stack([batch.floors, 1 - batch.floors], 1)
         before = torch.cat([texts[batch.contexts.data], floors], 1)
         context = self.context(batch.contexts._replace(data=before))[1][0]
-        topic = self.topic(batch.topics.clamp(min=0)) * (batch.topics >= 0)[:, None]
-        condition = torch.cat([topic, batch.people, context], 1)
+        parts = [batch.people, context]
+        if self.topic is not None:
+            parts.insert(0, self.topic(batch.topics.clamp(min=0)) * (batch.topics >= 0)[:, None])
+        condition = torch.cat(parts, 1)
         return replace(batch, condition=condition, heard=texts[batch.responses])
 
     def inference_network(self) -> nn.Module:

@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from cvae.config.schema import Config, DialogTaskConfig
+from cvae.config.schema import Config, DialogData, DialogTaskConfig
 from cvae.data import references, vectors
 from cvae.data.dialogs import (
     UNKNOWN,
@@ -67,7 +67,8 @@ class DialogTask(Task):
     def counts(self) -> dict[str, float]:
         """Return the sizes of the data and how much of them is unknown, for results.json."""
         counts: dict[str, float] = {"vocabulary": len(self.data.vocabulary)}
-        counts |= {"topics": len(self.data.topics), "acts": len(self.data.acts)}
+        labels = {"topics": len(self.data.topics), "acts": len(self.data.acts)}
+        counts |= {name: count for name, count in labels.items() if count}
         for split, corpus in self.data.corpora.items():
             counts |= {f"{split}/{name}": count for name, count in corpus.counts().items()}
         if self.settings.references is not None:
@@ -92,10 +93,12 @@ class DialogTask(Task):
         return patience is not None and out_of_patience(scores, patience)
 
     def test_metrics(self, split: str, terms: Terms) -> dict[str, float]:
-        """Return what is measured once, the ELBO in the authors' unit, and scores of the answers."""
+        """Return what is measured once, scores of the answers, and the ELBO of SwitchBoard in its unit."""
         values = super().test_metrics(split, terms) | {"rec_ppl": rec_ppl(terms)}
-        corpus, autoencoder = self.data.corpora[split], self.config.autoencoder
-        return values | authors_unit(self.model, corpus, autoencoder, self.generator()) | self.scores(split)
+        if isinstance(self.config.dataset, DialogData):
+            corpus, autoencoder = self.data.corpora[split], self.config.autoencoder
+            values |= authors_unit(self.model, corpus, autoencoder, self.generator())
+        return values | self.scores(split)
 
     def scores(self, split: str) -> dict[str, float]:
         """Return how good and how diverse `samples` answers are to `contexts` contexts of a split.
@@ -113,7 +116,8 @@ class DialogTask(Task):
         scorer = Scorer(self.data.vocabulary.words, self.classifier, self.vectors, right, partners)
         values = scores(scorer, self.answers(split, rows), self.data.corpora["train"], self.config.seed)
         count = float(np.mean([len(reference.responses) for reference in right]))
-        return values | self.classifier.accuracy(corpus) | {"references": count, "contexts": len(rows)}
+        values |= {} if self.classifier is None else self.classifier.accuracy(corpus)
+        return values | {"references": count, "contexts": len(rows)}
 
     def references(self, split: str) -> dict[int, References]:
         """Return the references of each response: the response itself unless there is a file for test."""
@@ -149,8 +153,10 @@ class DialogTask(Task):
         return [rows[i : i + settings.samples] for i in range(0, len(rows), settings.samples)]
 
     @cached_property
-    def classifier(self) -> ActClassifier:
-        """The classifier of dialog acts, trained at first use."""
+    def classifier(self) -> ActClassifier | None:
+        """The classifier of dialog acts, trained at first use; None where the train split has none."""
+        if not self.data.acts:
+            return None
         return ActClassifier(self.data.corpora["train"], len(self.data.vocabulary), len(self.data.acts))
 
     @cached_property

@@ -29,9 +29,9 @@ from cvae import data
 from cvae.cli import claims, evaluate, figures, report, sample, status, table
 from cvae.cli import data as data_command
 from cvae.config.load import load
-from cvae.config.schema import Config, DialogData
+from cvae.config.schema import Config, DialogData, OwnDialogs
 from cvae.data import files, references, switchboard, vectors
-from cvae.data.dialogs import DialogCorpus, build
+from cvae.data.dialogs import DialogCorpus
 from cvae.data.vocabulary import Vocabulary
 from cvae.errors import UserError
 from cvae.runs import reader
@@ -132,9 +132,29 @@ def test_dialogs(dialogs, seed):
     (dialogs / "train.jsonl").write_bytes(damaged(good, random.Random(seed)))
     config = dialog_data(dialogs)
     if accepted(lambda: switchboard.read(config)):
-        splits = build(config, torch.device("cpu"))
+        splits = data.build(config, torch.device("cpu"))
         "\n".join(splits.vocabulary.words).encode()  # what is read can be written
         splits.corpora["train"].batch(splits.corpora["train"].places[:1] * 0)
+
+
+@fuzz
+@given(seed=seeds)
+def test_own_dialogs(tmp_path, seed):
+    turns = [{"speaker": "ann", "text": "Is it naïve?", "act": "question"}, {"speaker": "bo", "text": "no"}]
+    full = {"topic": "music", "speakers": {"ann": {"age": 31, "sex": "f"}, "bo": {}}, "turns": turns}
+    good = "".join(json.dumps(line) + "\n" for line in [full, {"turns": ["hi", "well", "yes"]}] * 2).encode()
+    path = tmp_path / "my dialogs.jsonl"
+    path.write_bytes(damaged(good, random.Random(seed)))
+    sizes = {"vocabulary": 60, "max_tokens": 40, "window": 10, "held_out": 0.2, "consecutive": 3}
+    config = OwnDialogs(name="dialogs", path=str(path), **sizes)
+
+    def batch() -> None:
+        splits = data.build(config, torch.device("cpu"))
+        "\n".join([*splits.vocabulary.words, *splits.topics, *splits.acts]).encode()
+        people = splits.corpora["train"].batch(splits.corpora["train"].places[:1] * 0).people
+        assert people.isfinite().all()
+
+    accepted(batch)
 
 
 @fuzz
@@ -148,7 +168,7 @@ def test_word_vectors(tmp_path, seed):
 
 @pytest.fixture(scope="module")
 def corpus() -> DialogCorpus:
-    return build(dialog_data(DIALOGS), torch.device("cpu")).corpora["test"]
+    return data.build(dialog_data(DIALOGS), torch.device("cpu")).corpora["test"]
 
 
 @fuzz

@@ -180,6 +180,8 @@ class TestCommitted:
                 **{f"dataset={name}": "task=ptb" for name in ("snli", "yahoo", "yelp15")},
                 "dataset=labelled": "task=yelp dataset.path=mine.csv dataset.label=stars",
                 "dataset=switchboard": "task=switchboard",
+                "dataset=dialogs": "task=switchboard dataset.path=mine.jsonl",
+                "task=dialogs": "dataset.path=mine.jsonl",
                 "model=dialog": "task=switchboard",
                 "remedy=[pretrained]": "init_from=outputs/earlier",
                 "remedy=pretrained": "init_from=outputs/earlier",

@@ -20,8 +20,8 @@ import torch
 from cvae import data
 from cvae.config.schema import DialogData
 from cvae.data import references, vectors
+from cvae.data.dialog_records import tokenise
 from cvae.data.dialogs import UNKNOWN, DialogSplits
-from cvae.data.switchboard import tokenise
 from cvae.data.text import fixed_subset
 from cvae.data.vocabulary import SPECIALS, UNK, Vocabulary
 from cvae.errors import UserError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import types
@@ -16,12 +17,12 @@ from torch.nn import functional
 
 from cvae import data
 from cvae.config.schema import DialogData, DialogModel, Objective, SemiAmortized
-from cvae.data import switchboard
-from cvae.data.dialogs import START, UNKNOWN, DialogBatches, DialogCorpus, DialogSplits, authors_windows
-from cvae.data.switchboard import STRANGER, tokenise
+from cvae.data import dialog_records, switchboard
+from cvae.data.dialog_records import START, UNKNOWN, tokenise
+from cvae.data.dialogs import DialogBatches, DialogCorpus, DialogSplits, authors_windows
 from cvae.data.vocabulary import BOS, EOS, UNK, Vocabulary
 from cvae.errors import FolderError, UserError
-from cvae.evaluation import chat, latent
+from cvae.evaluation import latent
 from cvae.models import gaussian, kernels, objective
 from cvae.models.dialog import DialogVAE
 from cvae.models.kernels import gru as recurrent
@@ -66,7 +67,7 @@ def splits() -> DialogSplits:
 @pytest.fixture(scope="module")
 def model(splits) -> DialogVAE:
     torch.manual_seed(0)
-    return DialogVAE(MODEL, splits.vocabulary, len(splits.topics)).double().eval()
+    return DialogVAE(MODEL, splits.vocabulary, len(splits.topics), 8).double().eval()
 
 
 def densities(model: DialogVAE, batch, z) -> list[torch.Tensor]:
@@ -96,9 +97,9 @@ def by_hand(model: DialogVAE, corpus, number: int, z: torch.Tensor) -> list[torc
         floor = float(corpus.speakers[before] == corpus.speakers[place])
         context.append(torch.cat([encoded(before), torch.tensor([floor, 1 - floor])]))
     state = model.context(torch.stack(context)[:, None])[1].flatten()
-    dialog, speaker = corpus.dialogs[place], int(corpus.speakers[place])
+    dialog = corpus.dialogs[place]
     topic = model.topic.weight[corpus.topics[dialog]] if corpus.topics[dialog] >= 0 else torch.zeros(2)
-    people = [torch.tensor(corpus.people[dialog, who]) for who in (speaker, (1, 0, 2)[speaker])]
+    people = [torch.tensor(corpus.people[rows[place]]) for rows in (corpus.responder, corpus.addressee)]
     condition = torch.cat([topic, *people, state])
     hidden, _, last = model.prior_net
     p = last(torch.tanh(hidden(condition))).chunk(2)
@@ -267,7 +268,10 @@ def test_what_the_files_mean_is_read(tmp_path):
         return line
 
     found = switchboard.read(copied(tmp_path, "test", quirky))[0]["test"][1]
-    assert found.people == [(0.47, 1 / 3, 1.0, 0.0), (0.3, 2 / 3, 0.0, 1.0)]
+    assert found.people == [
+        {"age": 0.47, "education": 1 / 3, "female": 1.0, "male": 0.0},
+        {"age": 0.3, "education": 2 / 3, "female": 0.0, "male": 1.0},
+    ]
     assert found.topic == "AIR POLLUTION"
     assert found.utterances[0].words == ["don", "'", "t", "you", ",", "think"]
 
@@ -304,7 +308,7 @@ def test_what_is_unknown_is_counted_and_zero(splits, model):
     assert (val.topics == UNKNOWN).tolist() == [False, True, False]
     inside = int(np.flatnonzero(val.dialogs[val.places] == 1)[0])
     assert not model.shared(double(val.batch(np.array([inside])))).condition[0, : MODEL.topic].any()
-    stranger = int(np.flatnonzero(test.speakers[test.places] == STRANGER)[0])
+    stranger = int(np.flatnonzero(test.speakers[test.places] > 1)[0])
     assert not test.batch(np.array([stranger])).people.any()
 
 
@@ -340,9 +344,7 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
     assert people == [stranger, known, stranger, stranger, known, stranger]
     # who of `<d>`, C, A, D, C and B is D
     assert corpus.batch(own[5:]).floors.tolist() == [0, 0, 0, 1, 0, 0]
-    assert [chat._name(speaker) for speaker in corpus.speakers[corpus.places[own]]] == [
-        *("?", "A", "?2", "?", "B", "?2"),
-    ]
+    assert [corpus.name(place) for place in corpus.places[own]] == ["?", "A", "?2", "?", "B", "?2"]
 
 
 @pytest.mark.parametrize(
@@ -412,7 +414,7 @@ def test_switchboard_has_the_sizes_of_protocol_b(configured):
     for split, batches in (("val", 41), ("test", 21)):  # protocol B4
         windows = list(authors_windows(found.corpora[split], 60))
         assert len(windows) == batches and {len(responses) for responses, _ in windows} == {60}
-    model = DialogVAE(config.model, found.vocabulary, len(found.topics))
+    model = DialogVAE(config.model, found.vocabulary, len(found.topics), found.people)
     assert sum(p.numel() for p in model.parameters()) == 15_393_204 + 30 * 66 + GRU_BIASES
 
 
@@ -449,13 +451,13 @@ GRU_BIASES = 2 * 3 * 300 + 3 * 600 + 3 * 400  # torch's GRUs have a second bias 
 def test_the_full_model_has_the_authors_parameters(configured):
     config = configured("task=switchboard").model
     with torch.device("meta"):
-        model = DialogVAE(config, Vocabulary([str(n) for n in range(10_002)]), 42)
+        model = DialogVAE(config, Vocabulary([str(n) for n in range(10_002)]), 42, 8)
     assert sum(p.numel() for p in model.parameters()) == 15_393_204 + 30 * 42 + GRU_BIASES
 
 
 def test_initial_weights_are_the_authors(splits):
     torch.manual_seed(0)
-    model = DialogVAE(dataclasses.replace(MODEL, prior=40, bow_hidden=40), splits.vocabulary, 3)
+    model = DialogVAE(dataclasses.replace(MODEL, prior=40, bow_hidden=40), splits.vocabulary, 3, 8)
     assert model.embedding.weight.abs().max() <= 0.5 and model.output.weight.abs().max() <= 0.5
     for gru in (model.utterance, model.context, model.decoder):
         for name, parameter in gru.named_parameters():
@@ -567,12 +569,12 @@ def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
     assert more.item() == pytest.approx(bow)
     with_bow, without = latent.elbo_metrics(found), latent.elbo_metrics(bare)
     assert with_bow.pop("bow") == pytest.approx(bow) and with_bow == without
-    silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3).double()
+    silent = DialogVAE(dataclasses.replace(MODEL, bow=False), splits.vocabulary, 3, 8).double()
     assert not objective.terms(silent, batch).extra_losses
 
 
 def test_dropout_acts_on_the_words_and_outputs_of_the_decoder_in_training_only(splits):
-    model = DialogVAE(dataclasses.replace(MODEL, dropout=0.5), splits.vocabulary, 3).double()
+    model = DialogVAE(dataclasses.replace(MODEL, dropout=0.5), splits.vocabulary, 3, 8).double()
     batch, z, read = exchanges(splits), torch.randn(9, 3, dtype=torch.float64), []
     model.decoder.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0].data))
     model.output.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
@@ -583,7 +585,7 @@ def test_dropout_acts_on_the_words_and_outputs_of_the_decoder_in_training_only(s
 
 
 def test_word_dropout_takes_its_share_of_the_words_but_the_first(splits):
-    model = DialogVAE(dataclasses.replace(MODEL, word_dropout=0.3), splits.vocabulary, 3).double()
+    model = DialogVAE(dataclasses.replace(MODEL, word_dropout=0.3), splits.vocabulary, 3, 8).double()
     batch, read = model.shared(exchanges(splits, 60)), []
     model.embedding.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
     torch.manual_seed(0)
@@ -597,7 +599,7 @@ def test_word_dropout_takes_its_share_of_the_words_but_the_first(splits):
 def test_word_dropout_keeps_the_first_word_and_is_off_in_evaluation(splits):
     torch.manual_seed(0)
     config = dataclasses.replace(MODEL, word_dropout=1.0, dropout=0.0)
-    model = DialogVAE(config, splits.vocabulary, 3).double()
+    model = DialogVAE(config, splits.vocabulary, 3, 8).double()
     batch, z = exchanges(splits), torch.randn(9, 3, dtype=torch.float64)
     blind = model.decode_nll(batch.without_words(), z)
     torch.testing.assert_close(model.decode_nll(batch, z), blind)
@@ -612,7 +614,8 @@ def test_a_byte_order_mark_is_no_part_of_a_dialog(tmp_path):
     assert marked.count("\ufeff") > 2
     path = tmp_path / "marked.jsonl"
     path.write_text("\n\ufeff\n\ufeff".join([marked, *others]), encoding="utf-8-sig")
-    assert list(switchboard._dialogs(path)) == list(switchboard._dialogs(plain))
+    parse = functools.partial(switchboard._dialog, lower=True)
+    assert dialog_records.read(path, parse) == dialog_records.read(plain, parse)
 
 
 def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
@@ -620,13 +623,13 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
     path = tmp_path / "vectors.txt"
     lines = [f"{word} {n} 0 -1.5 2e-1 {n}.5" for n, word in enumerate([*known, "never-heard"])]
     path.write_text("\n".join(lines) + "\n")
-    model = DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3)
+    model = DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3, 8)
     for n in range(3):
         assert model.embedding.weight[5 + n].tolist() == pytest.approx([n, 0, -1.5, 0.2, n + 0.5])
     assert 0 < model.embedding.weight[8].abs().max() <= 0.5
     assert model.from_vectors == 3
     with pytest.raises(UserError, match=r"model\.embed must be 5, as in model\.vectors=.*, found 6"):
-        DialogVAE(dataclasses.replace(MODEL, vectors=str(path), embed=6), splits.vocabulary, 3)
+        DialogVAE(dataclasses.replace(MODEL, vectors=str(path), embed=6), splits.vocabulary, 3, 8)
     for text, wrong in (
         ("a 1 2\nb 1\n", "line 2: a word and 2 num"),
         ("a 1 x\n", "line 1"),
@@ -634,9 +637,9 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
     ):
         path.write_text(text)
         with pytest.raises(UserError, match=wrong):
-            DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3)
+            DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3, 8)
     with pytest.raises(UserError, match="no word vectors at"):
-        DialogVAE(dataclasses.replace(MODEL, vectors=str(tmp_path)), splits.vocabulary, 3)
+        DialogVAE(dataclasses.replace(MODEL, vectors=str(tmp_path)), splits.vocabulary, 3, 8)
 
 
 # ---- training ----
