@@ -66,7 +66,7 @@ def test_unknown_choice(group, refused):
         ("dataset.path=/x", "unknown key dataset.path (keys of dataset=toy: draws, sampler, sequences)"),
         ("~train", "train is missing"),
         ("~schedule", "schedule is missing"),
-        ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of ptb"),
+        ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of dialogs, ptb"),
         ("++lr=constant", "++lr=constant: lr is chosen without a +; lr is one of constant, cosine"),
         ("schedule=[constant,cyclical]", "schedule=[constant,cyclical]: a run takes one choice, not a"),
         ("schedule.name=constant", "schedule.name=constant: schedule is chosen with schedule=…, one of"),
