@@ -74,8 +74,10 @@ def restore(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the content of a checkpoint, tensors on the CPU; with `config` it must be that run's.
 
-    Raises CheckpointError with the file and what is wrong with it.
+    Safetensors are weights only. Raises CheckpointError with the file and what is wrong with it.
     """
+    if path.suffix == ".safetensors":
+        return {"model": _safetensors(path)}
     _check_archive(path)
     try:
         with warnings.catch_warnings():
@@ -98,6 +100,18 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
             " replaced by the statistics of the training sentences under its weights"
         )
     return content
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a file. Raises CheckpointError unless all of it is there."""
+    from safetensors.torch import load
+
+    try:
+        return load(path.read_bytes())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # of Rust, and for types that torch lacks
+        raise CheckpointError(f"{path} is no usable file of safetensors: {error}") from None
 
 
 def _check_archive(path: Path) -> None:

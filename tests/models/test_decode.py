@@ -251,6 +251,5 @@ def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys, monkeyp
     run(configured(*SMALL, "schedule=none"), folder)
     assert script("sample").main([str(folder.path), "prior"]) == 1
     assert capsys.readouterr().err.endswith("schedule=none has no prior to draw from\n")
-    assert list(
-        Sampler(reopen(folder.configuration("cpu"), folder), SamplingOptions()).reconstructions([["a"]])
-    )
+    task = reopen(folder.configuration("cpu"), folder)
+    assert Sampler(task, SamplingOptions()).reconstructions(["a"])["reconstructions"]
