@@ -60,7 +60,7 @@ class Sampler:
 
     def reconstructions(self, sentences: Sequence[str]) -> Samples:
         """Return each sentence with the decoding of its posterior mean."""
-        decoded = self._decode(self._means(sentences), self._generator())
+        decoded = self.decoded(self._means(sentences))
         pairs = zip(map(self._known, sentences), decoded, strict=True)
         return {"reconstructions": [{"sentence": read, "reconstruction": text} for read, text in pairs]}
 
@@ -68,7 +68,7 @@ class Sampler:
         """Return the decodings of `points` places on the line between two posterior means, both included."""
         ends = self._means([first, last])
         shares = torch.linspace(0, 1, points, device=ends.device)
-        decoded = self._decode(torch.lerp(ends[0], ends[1], shares[:, None]), self._generator())
+        decoded = self.decoded(torch.lerp(ends[0], ends[1], shares[:, None]))
         pairs = zip(shares.tolist(), decoded, strict=True)
         places = [{"share": round(share, 3), "sentence": sentence} for share, sentence in pairs]
         ends_read = {"from": self._known(first), "to": self._known(last)}
@@ -91,7 +91,7 @@ class Sampler:
         times = torch.linspace(0, 2, points, device=way.device)
         moved = []
         for sentence, z in zip(sentences, self._means(sentences), strict=True):
-            decoded = self._decode(z + times[:, None] * way, self._generator())
+            decoded = self.decoded(z + times[:, None] * way)
             pairs = zip(times.tolist(), decoded, strict=True)
             places = [{"times": round(factor, 3), "sentence": text} for factor, text in pairs]
             moved.append({"sentence": self._known(sentence), "places": places})
@@ -118,6 +118,10 @@ class Sampler:
         corpus = self.task.data.corpora[split]
         tokens = corpus.batch(fixed_subset(count, len(corpus))).tokens
         return [self.task.data.vocabulary.sentence(row) for row in tokens.tolist()]
+
+    def decoded(self, z: Tensor) -> list[str]:
+        """Return a sentence for each row of z [N, Z]."""
+        return self._decode(z, self._generator())
 
     def _generator(self) -> torch.Generator:
         return torch.Generator(self.task.codec.device).manual_seed(self.seed)

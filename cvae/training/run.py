@@ -145,11 +145,11 @@ def without_corpus(folder: RunFolder, device: str = "auto", which: str | None = 
         words = vocabulary.load(folder.path, getattr(config.dataset, "tokens", "words"))
     except OSError as error:
         raise FolderError(f"{folder} has no vocabulary that can be read: {error}") from None
-    place = choose_device(device)
+    splits: Splits = Splits(words, {}, {}, {})
     with torch.random.fork_rng(devices=[]):
-        model = models.build(config.model, data := Splits(words, {}, {}, {})).to(place)
+        model = models.build(config.model, splits).to(choose_device(device))
     assert isinstance(model, TextVAE)
-    task = LanguageTask(config, model, data)
+    task = LanguageTask(config, model, splits)
     load_checkpoint(task, folder, which)
     if (layer := normalisation(model.encoder)) is not None and layer.unknown:
         raise CheckpointError(
