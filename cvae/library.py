@@ -33,7 +33,7 @@ from cvae.models.decode import SamplingOptions
 from cvae.runs import hub
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
-from cvae.training import run
+from cvae.training.standalone import without_corpus
 
 Floats = NDArray[np.float32]
 SHOWN = 10  # unknown tokens that a warning names
@@ -80,7 +80,7 @@ def load(
     text only. `checkpoint` is by default the one that the run's results are of. Raises UserError for what is
     no model of single sentences, and for unusable files.
     """
-    return VAE(run.without_corpus(RunFolder(hub.local(str(source))), device, checkpoint))
+    return VAE(without_corpus(RunFolder(hub.local(str(source))), device, checkpoint))
 
 
 class VAE:
@@ -100,8 +100,7 @@ class VAE:
         """Return mean and std [N, Z] of q(z | x). The empty sentence has a z, too."""
         if not (texts := self._read(sentences)):
             return Codes(*np.zeros((2, 0, self.latent), np.float32))
-        q = self.codec.encode(texts)
-        return Codes(q.mean.float().cpu().numpy(), torch.exp(0.5 * q.logvar.float()).cpu().numpy())
+        return Codes(*self.codec.arrays(texts))
 
     def decode(self, z: ArrayLike, **choice: Unpack[Choice]) -> list[str]:
         """Return a sentence for each row of z [N, Z]. For `choice` see `Choice`."""

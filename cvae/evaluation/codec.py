@@ -58,6 +58,11 @@ class Codec:
         """Return q(z | x) of each text: mean and logvar [N, Z]."""
         return Gaussian(*self._of_batches(texts, self.model.posterior))
 
+    def arrays(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and standard deviation of q(z | x) of each text, float32 [N, Z]."""
+        q = self.encode(texts)
+        return q.mean.float().cpu().numpy(), torch.exp(0.5 * q.logvar.float()).cpu().numpy()
+
     def bound(self, texts: Sequence[str], noise: torch.Generator) -> Tensor:
         """Return -ELBO of each text with one sample of z, in nats, the NLL where there is no z: [N]."""
 

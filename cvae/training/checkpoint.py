@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -15,7 +16,7 @@ from torch import nn
 from cvae import __version__
 from cvae.config.load import identity
 from cvae.errors import CheckpointError
-from cvae.io import write_atomically
+from cvae.io import read_json, write_atomically
 from cvae.models.normalisation import without_running_values
 
 log = logging.getLogger("cvae")
@@ -107,11 +108,16 @@ def _safetensors(path: Path) -> dict[str, Any]:
     from safetensors.torch import load
 
     try:
-        return load(path.read_bytes())
+        content = path.read_bytes()
+        weights = load(content)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # of Rust, and for types that torch lacks
         raise CheckpointError(f"{path} is no usable file of safetensors: {error}") from None
+    digest = (read_json(path.with_name("run.json")) or {}).get("weights")
+    if digest not in (None, hashlib.sha256(content).hexdigest()):
+        raise CheckpointError(f"{path} has changed: its sha256 is not the one in run.json")
+    return weights
 
 
 def _check_archive(path: Path) -> None:

@@ -13,13 +13,10 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cvae import data, models, tasks
 from cvae.config.schema import Config, DialogModel, ModelConfig, SentenceFiles
 from cvae.data import vocabulary
-from cvae.data.text import Splits
 from cvae.data.vocabulary import Vocabulary
-from cvae.errors import CheckpointError, FolderError, UserError
+from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
-from cvae.models.normalisation import normalisation
-from cvae.models.sentence import TextVAE
 from cvae.runs import fingerprints
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
 from cvae.runs.devices import hidden_gpu_note
@@ -27,7 +24,6 @@ from cvae.runs.fingerprints import Fingerprints
 from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
-from cvae.tasks.language_model import LanguageTask
 from cvae.training.guards import disk_errors, log_file
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
@@ -126,36 +122,6 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     if unchecked := unchecked_files(folder, prints):
         log.warning(f"{folder}: {unchecked}")
     load_checkpoint(task, folder, which)
-    return task
-
-
-def without_corpus(folder: RunFolder, device: str = "auto", which: str | None = None) -> LanguageTask:
-    """Return a run's or an exported model with its vocabulary, for which no corpus need be here.
-
-    `data.corpora` is empty, and torch's random numbers stay as they are. Raises FolderError for a run without
-    a model of single sentences or without a vocabulary, CheckpointError for unusable weights.
-    """
-    config = folder.configuration(device)
-    if isinstance(config.model, DialogModel):
-        raise FolderError(
-            f"{folder} answers in dialogs and has no z of a single sentence: sample, --chat with it, and"
-            " evaluate are for such runs"
-        )
-    try:
-        words = vocabulary.load(folder.path, getattr(config.dataset, "tokens", "words"))
-    except OSError as error:
-        raise FolderError(f"{folder} has no vocabulary that can be read: {error}") from None
-    splits: Splits = Splits(words, {}, {}, {})
-    with torch.random.fork_rng(devices=[]):
-        model = models.build(config.model, splits).to(choose_device(device))
-    assert isinstance(model, TextVAE)
-    task = LanguageTask(config, model, splits)
-    load_checkpoint(task, folder, which)
-    if (layer := normalisation(model.encoder)) is not None and layer.unknown:
-        raise CheckpointError(
-            f"{folder.weights(which)} was saved between two validations, without the statistics of"
-            " model.batch_norm: take the best checkpoint"
-        )
     return task
 
 
