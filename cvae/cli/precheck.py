@@ -23,6 +23,7 @@ from cvae.cli.help import help_text
 from cvae.config.load import load
 from cvae.config.schema import Config, Files
 from cvae.errors import ConfigError, UserError
+from cvae.runs import hub
 from cvae.runs.compatibility import refuse_as_source, refuse_other_run
 from cvae.runs.folder import RunFolder, refuse_impossible
 from cvae.runs.sweeps import Sweep
@@ -120,7 +121,7 @@ def check_surroundings(config: Config, folder: str) -> None:
     if isinstance(config.dataset, Files):
         config.dataset.refuse_missing()
     if config.init_from is not None:
-        refuse_as_source(RunFolder(config.source), config)
+        refuse_as_source(RunFolder(hub.local(config.init_from)), config)
 
 
 # ---- sweeps ----

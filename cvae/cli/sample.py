@@ -185,8 +185,10 @@ def sampled(sampler: Sampler, options: argparse.Namespace) -> Samples:
         case "arithmetic":
             typed = typed or sampler.sentences(options.split, 3)
             return sampler.arithmetic(typed, options.start, options.end, options.count)
+    if typed:
+        return sampler.reconstructions(typed)
     some = sampler.sentences(options.split, max(2, options.count))
-    readings = sampler.reconstructions(typed or some[: options.count])
+    readings = sampler.reconstructions(some[: options.count])
     if mode == "reconstruct":
         return readings
     found = (sampler.prior(options.count) if has_prior else {}) | readings

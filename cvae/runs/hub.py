@@ -19,10 +19,27 @@ def local(source: str) -> Path:
     What begins with a folder that is here is a path. Of a model of the hub only the files of an export are
     fetched: safetensors, JSON and text, nothing that could run. Raises FolderError where it cannot be had.
     """
+    name = _name(source)
+    return located(source) if name is None else _fetched(*name)
+
+
+def cached(source: str) -> Path:
+    """Return what `local` does without asking the network; a folder that may not be there."""
+    name = _name(source)
+    if name is None:
+        return located(source)
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(name[0], WEIGHTS, revision=name[1])
+    return Path(found).parent if isinstance(found, str) else located(source)
+
+
+def _name(source: str) -> tuple[str, str | None] | None:
+    """Return name and revision of a model of the hub, None for a path."""
     name = NAME.fullmatch(source)
     if name is None or located(source).exists() or located(source.partition("/")[0]).exists():
-        return located(source)
-    return _fetched(*name.groups())
+        return None
+    return name[1], name[2]
 
 
 @functools.cache

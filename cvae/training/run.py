@@ -17,7 +17,7 @@ from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
-from cvae.runs import fingerprints
+from cvae.runs import fingerprints, hub
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
 from cvae.runs.devices import hidden_gpu_note
 from cvae.runs.fingerprints import Fingerprints
@@ -50,7 +50,7 @@ def run(
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
         if config.init_from is not None and config.pretrains and starts:
-            load_weights(RunFolder(config.source), task, encoder_only=config.reset_decoder)
+            load_weights(RunFolder(hub.local(config.init_from)), task, encoder_only=config.reset_decoder)
     except BaseException:
         discard_if_empty(folder)
         raise
@@ -92,7 +92,7 @@ def prepare(config: Config, known: Vocabulary | None = None) -> Task:
     model = models.build(_located(config), splits).to(device)
     task = tasks.build(config, model, splits)
     if config.init_from is not None and not config.pretrains:
-        load_weights(RunFolder(config.source), task, encoder_only=True)
+        load_weights(RunFolder(hub.local(config.init_from)), task, encoder_only=True)
     return task
 
 

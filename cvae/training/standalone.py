@@ -67,5 +67,6 @@ def measure(task: LanguageTask, path: Path, column: str | None) -> dict[str, flo
     texts = {"text": files.Texts((path,), checked.fingerprint, column)}
     data = text.splits(texts, task.data.vocabulary, task.device, {})
     measured = LanguageTask(task.config, task.model, data)
-    sizes = {key: value for key, value in measured.counts().items() if key.startswith("text/")}
+    counts = measured.counts()
+    sizes = {key: counts[key] for key in ("text/sentences", "text/tokens", "text/unknown_share")}
     return sizes | {f"text/{key}": value for key, value in measured.evaluate("text", thorough=True).items()}
