@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cvae.config.messages import listing
 from cvae.data.text import Batch, Corpus, bucketed
-from cvae.data.vocabulary import RESERVED, Vocabulary, words_of
+from cvae.data.vocabulary import RESERVED, WHY_RESERVED, Vocabulary, words_of
 from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.models import objective
@@ -49,9 +49,7 @@ class Codec:
         """Return texts as numbers. Raises UserError for a text with a reserved word."""
         for number, text in enumerate(texts, start=1):
             if reserved := RESERVED & set(words_of(text)):
-                raise UserError(
-                    f"sentence {number}: {listing(reserved)} is reserved, only <unk> may stand in a text"
-                )
+                raise UserError(f"sentence {number}: {listing(reserved)}: {WHY_RESERVED}")
         return Corpus(self.vocabulary.encode_texts(texts), len(self.vocabulary), self.device)
 
     def encode(self, texts: Sequence[str]) -> Gaussian:
