@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import datasets
 import pytest
 import torch
 
@@ -16,8 +18,11 @@ from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceMo
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import PAD
 from cvae.models.sentence import SentenceVAE
+from cvae.report import figures
+from cvae.runs.folder import RunFolder
 from cvae.schedules import Constant, ConstantRate
 from cvae.tasks.language_model import LanguageTask
+from cvae.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
@@ -78,6 +83,12 @@ REVIEWS = (  # a small task=yelp
     "task.finetune.map_sentences=12",
 )
 MEASURED = {"path_sentences": 4, "iw_samples": 3, "iw_sentences": 2, "iw_chunk": 4}
+TEXTS = [
+    f"{who} {adjective} {animal} saw it"
+    for who in ("the", "a", "my", "no")
+    for adjective in ("old", "red", "wild")
+    for animal in ("cat", "dog", "fox", "hen")
+]
 layers = pytest.mark.parametrize("layers", [1, 2])
 
 
@@ -130,6 +141,29 @@ def parts(config: Config) -> tuple[SentenceVAE, Splits, LanguageTask]:
     splits = data.build(config.dataset, CPU)
     model = SentenceVAE(config.model, len(splits.vocabulary))
     return model, splits, tasks.build(config, model, splits)
+
+
+def text_run(configured: Callable[..., Config], folder: Path, *overrides: str) -> RunFolder:
+    """A finished run of a few steps on TEXTS, which are folder/corpus."""
+    (folder / "corpus").mkdir(parents=True)
+    for name in ("train", "valid", "test"):
+        (folder / "corpus" / f"{name}.txt").write_text("\n".join(TEXTS) + "\n")
+    sizes = ("embed=4", "hidden=6", "latent=3")
+    config = configured(
+        *(
+            "task=ptb",
+            "dataset=text",
+            f"dataset.path={folder / 'corpus'}",
+            *(f"model.{size}" for size in sizes),
+        ),
+        *("task.iw_samples=3", "task.iw_sentences=5", "train.batch_size=8", "train.epochs=null", "threads=1"),
+        *("train.steps=8", "train.validate_every=4", "train.save_every=3", *overrides),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        patch.setattr(figures, "run_pictures", lambda path: [])
+        run.run(config, RunFolder(folder / "run"))
+    return RunFolder(folder / "run")
 
 
 def script(name: str) -> ModuleType:

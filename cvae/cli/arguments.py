@@ -49,17 +49,50 @@ def which(text: str) -> str:
     raise argparse.ArgumentTypeError(f"invalid checkpoint: {text!r}, must be best, last or a step")
 
 
-def add_run(head: Parser) -> None:
+def add_model(head: Parser) -> None:
     """Add the arguments of commands that open a checkpoint."""
-    head.add_argument("folder", type=Path, help="a run folder")
+    head.add_argument("folder", metavar="RUN", help="a run folder, an exported one, or owner/name of the hub")
     head.add_argument(
         "--checkpoint",
         type=which,
         metavar="best|last|STEP",
         help="(default: the one the run reports; STEP: one that train.keep kept)",
     )
-    head.add_argument("--data", metavar="DIR", help="where the corpus is now (default: where it was)")
     head.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+
+
+def add_run(head: Parser, data: str = "where the corpus is now (default: where it was)") -> None:
+    """Add the arguments of commands that open a checkpoint and may need a corpus."""
+    add_model(head)
+    head.add_argument("--data", metavar="PATH", help=data)
+
+
+def add_choice(head: Parser) -> None:
+    """Add the options of commands that write sentences: how words are chosen."""
+    add = head.add_argument
+    add("--temperature", type=temperature, default=0.0, metavar="T", help="default: 0, the likeliest word")
+    add("--top-p", type=share, default=1.0, metavar="P", help="draw from the likeliest P only")
+    add("--beam", type=count, default=1, metavar="K", help="the likeliest sentence that K beginnings lead to")
+    add("--no-unk", action="store_true", help="never say <unk>")
+    longest = "words at most (60; answers: as many as the model has read)"
+    add("--longest", type=count, metavar="N", help=longest)
+    add("--seed", type=seed, default=0, help="of z and of drawn words (0)")
+
+
+def refuse_choice(head: Parser, options: argparse.Namespace, given: set[str]) -> None:
+    """End the program where one option of `add_choice` leaves another unread."""
+    if "top_p" in given and not options.temperature:
+        head.error("--top-p is for drawn words: give --temperature too")
+    if options.beam > 1 and options.temperature:
+        head.error("--beam draws nothing: leave out --temperature")
+
+
+def parsed(head: Parser, arguments: Arguments) -> tuple[argparse.Namespace, set[str]]:
+    """Return the parsed command line, and the names of the arguments that were given."""
+    options = head.parse_args(arguments)
+    unset = object()
+    marked = head.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(options), unset)))
+    return options, {name for name, value in vars(marked).items() if value is not unset}
 
 
 def add_folders(head: Parser, at_least: str = "+") -> None:
@@ -81,6 +114,9 @@ def number(
     return convert
 
 
+share = number("share", float, "above 0 and at most 1", lambda value: 0 < value <= 1)
+temperature = number("temperature", float, "0 or above", lambda value: 0 <= value < float("inf"))
+seed = number("seed", int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 count = number("count", int, "a whole number from 1 to 1,000,000", lambda value: 1 <= value <= 1_000_000)
 
 

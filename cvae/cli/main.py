@@ -1,4 +1,4 @@
-"""The program `cvae`, also `python -m cvae`: hands over to one of its nine commands."""
+"""The program `cvae`, also `python -m cvae`: hands over to one of its commands."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from cvae.cli.arguments import Arguments, entry_point
 
 COMMANDS = {
     "train": "train a model, continue a run, or sweep over settings",
-    "evaluate": "measure a run's checkpoint again",
+    "evaluate": "measure a run's checkpoint again, or another text with it",
     "sample": "print sentences or answers of a run's model",
+    "encode": "write the z of each sentence of a file",
+    "decode": "print a sentence for each z of a file",
+    "export": "write a run for others: safetensors, JSON, a model card",
     "table": "print a table of runs: a row per setting, seeds as mean ± std",
     "figures": "draw the paper's figures, curves, and an animation",
     "claims": "print the paper's claims and ours, each with its numbers and a verdict",
@@ -57,6 +60,12 @@ def entry(name: str) -> Callable[[Arguments], int]:
             from cvae.cli.evaluate import main
         case "sample":
             from cvae.cli.sample import main
+        case "encode":
+            from cvae.cli.encode import main
+        case "decode":
+            from cvae.cli.decode import main
+        case "export":
+            from cvae.cli.export import main
         case "table":
             from cvae.cli.table import main
         case "figures":

@@ -23,6 +23,7 @@ from cvae.cli.help import help_text
 from cvae.config.load import load
 from cvae.config.schema import Config, Files
 from cvae.errors import ConfigError, UserError
+from cvae.runs import hub
 from cvae.runs.compatibility import refuse_as_source, refuse_other_run
 from cvae.runs.continuation import refuse_to_continue
 from cvae.runs.folder import RunFolder, refuse_impossible
@@ -124,9 +125,9 @@ def check_surroundings(config: Config, folder: str) -> None:
     refuse_unusable(config)
     starts = config.overwrite or not run.has_checkpoint
     if config.init_from is not None and (starts or not config.pretrains):
-        refuse_as_source(RunFolder(config.source), config)
+        refuse_as_source(RunFolder(hub.source(config)), config)
     if config.continue_from is not None and starts:
-        refuse_to_continue(RunFolder(config.source), config)
+        refuse_to_continue(RunFolder(hub.source(config)), config)
 
 
 # ---- sweeps ----

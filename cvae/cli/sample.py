@@ -9,10 +9,21 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from cvae.cli.arguments import Arguments, Parser, add_run, count, entry_point, number, parser
+from cvae.cli.arguments import (
+    Arguments,
+    Parser,
+    add_choice,
+    add_run,
+    count,
+    entry_point,
+    parsed,
+    parser,
+    refuse_choice,
+)
 from cvae.config.schema import DialogFiles
 from cvae.data.vocabulary import words_of
 from cvae.errors import UserError
+from cvae.runs import hub
 from cvae.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -22,7 +33,7 @@ if TYPE_CHECKING:
 EXAMPLES = """\
   %(prog)s outputs/ptb/schedule-cyclical_task-ptb                       some of everything
   %(prog)s outputs/ptb/default prior --count 20 --temperature 1 --top-p 0.9 --no-unk
-  %(prog)s outputs/ptb/default reconstruct "the company said it agreed"
+  %(prog)s outputs/ptb/default reconstruct "the company said it agreed" --beam 10
   %(prog)s outputs/ptb/default interpolate "stocks fell" "the company said it agreed"
   %(prog)s outputs/ptb/default neighbours "stocks fell" --split train --count 5
   %(prog)s outputs/yelp/default arithmetic "the food was good" --from 1 --to 0 --count 5
@@ -31,8 +42,9 @@ EXAMPLES = """\
   %(prog)s outputs/switchboard/default --chat
   %(prog)s outputs/switchboard_quick/A --beside outputs/switchboard_quick/B --count 20
 
-Words of a sentence are split at spaces and must be spelt as in the corpus. Without --temperature each word
-is the most likely one. Runs of dialog tasks answer contexts of --split, or what you type (--chat)."""
+Words of a sentence are split at spaces and must be spelt as in the corpus, which is read only where
+sentences or labels come from it. Without --temperature each word is the most likely one. Runs of
+dialog tasks answer contexts of --split, or what you type (--chat)."""
 
 # the sentences that each mode takes, and the options that it reads beside those of every mode
 SENTENCES = {
@@ -43,7 +55,7 @@ SENTENCES = {
     "neighbours": None,
     "arithmetic": None,
 }
-WORDS = {"temperature", "top_p", "no_unk", "longest", "seed"}
+WORDS = {"temperature", "top_p", "beam", "no_unk", "longest", "seed"}
 READ = {
     "all": {"count", "split", "answers", "beside", *WORDS},
     "prior": {"count", *WORDS},
@@ -53,20 +65,16 @@ READ = {
     "neighbours": {"count", "split"},
     "arithmetic": {"count", "split", "start", "end", *WORDS},
     "arithmetic with sentences": {"count", "start", "end", *WORDS},
-    "--chat": {"chat", "topic", "answers", *WORDS},
+    "--chat": {"chat", "topic", "answers", *WORDS} - {"beam"},
 }
 EVERY = {"folder", "mode", "sentences", "checkpoint", "data", "device", "json"}
 SPELT = {"start": "from", "end": "to", "top_p": "top-p", "no_unk": "no-unk"}
-
-share = number("share", float, "above 0 and at most 1", lambda value: 0 < value <= 1)
-temperature = number("temperature", float, "0 or above", lambda value: 0 <= value < float("inf"))
-seed = number("seed", int, "a whole number from 0 to 2^63 - 1", lambda value: 0 <= value < 2**63)
 
 
 def parse(arguments: Arguments = None) -> argparse.Namespace:
     """Return the parsed command line; options that would not be read are refused."""
     head = parser("sample", __doc__, EXAMPLES)
-    add_run(head)
+    add_run(head, "where the corpus is now, for what takes sentences or labels from it")
     add = head.add_argument
     add("mode", nargs="?", choices=SENTENCES, default="all")
     add("sentences", nargs="*", help="to reconstruct, or the two to go between, in quotes")
@@ -75,23 +83,16 @@ def parse(arguments: Arguments = None) -> argparse.Namespace:
     add("--count", type=count, default=10, metavar="N", help="sentences, places or neighbours (default: 10)")
     add("--from", dest="start", metavar="SET", help="of arithmetic: a file of sentences, or a label")
     add("--to", dest="end", metavar="SET", help="so that z + t (mean of TO - mean of FROM)")
-    add("--temperature", type=temperature, default=0.0, metavar="T", help="default: 0, the likeliest word")
-    add("--top-p", type=share, default=1.0, metavar="P", help="draw from the likeliest P only")
-    add("--no-unk", action="store_true", help="never say <unk>")
-    longest = "words at most (60; answers: as many as the model has read)"
-    add("--longest", type=count, metavar="N", help=longest)
-    add("--seed", type=seed, default=0, help="of z and of drawn words (0)")
+    add_choice(head)
     add("--json", action="store_true", help="one object instead of text")
     add = head.add_argument_group("runs of task=switchboard and task=dialogs").add_argument
     add("--chat", action="store_true", help="type what A says, read what B may answer")
     add("--topic", default="", help="of the chat, as in the corpus: 'music' (default: unknown)")
     add("--answers", type=count, metavar="N", help="to each context (default: the run's)")
     add("--beside", type=Path, nargs="+", default=[], metavar="RUN", help="more runs, for the same contexts")
-    options = head.parse_args(arguments)
-    unset = object()
-    marked = head.parse_args(arguments, argparse.Namespace(**dict.fromkeys(vars(options), unset)))
+    options, given = parsed(head, arguments)
     _refuse_sentences(head, options)
-    _refuse_unread(head, options, {name for name, value in vars(marked).items() if value is not unset})
+    _refuse_unread(head, options, given)
     return options
 
 
@@ -117,8 +118,7 @@ def _refuse_unread(head: Parser, options: argparse.Namespace, given: set[str]) -
     unread = [name for name in vars(options) if name in given - READ[mode] - EVERY]
     if unread:
         head.error(f"{' and '.join(f'--{SPELT.get(name, name)}' for name in unread)}: not read by {mode}")
-    if "top_p" in given and not options.temperature:
-        head.error("--top-p is for drawn words: give --temperature too")
+    refuse_choice(head, options, given)
     if "seed" in given and not options.temperature and mode not in ("all", "prior", "--chat"):
         head.error(f"--seed: {mode} draws nothing without --temperature")
 
@@ -127,7 +127,7 @@ def _refuse_unread(head: Parser, options: argparse.Namespace, given: set[str]) -
 def main(arguments: Arguments = None) -> None:
     """Print the sentences or answers."""
     options = parse(arguments)
-    folder = RunFolder(options.folder)
+    folder = RunFolder(hub.local(options.folder))
     task = folder.configuration(options.device, options.data).task.name
     if options.chat:
         chat(options)
@@ -144,13 +144,26 @@ def sentences(folder: RunFolder, options: argparse.Namespace) -> str:
     from cvae.evaluation.samples import Sampler, SentenceTask, text, without_unknown
     from cvae.models.decode import SamplingOptions
     from cvae.training import run
+    from cvae.training.standalone import without_corpus
 
-    how = SamplingOptions(options.temperature, options.top_p)
+    how = SamplingOptions(options.temperature, options.top_p, beam=options.beam)
     how = without_unknown(how) if options.no_unk else how
-    config = folder.configuration(options.device, options.data)
-    task = cast(SentenceTask, run.reopen(config, folder, options.checkpoint, options.split))
+    if _needs_corpus(options):
+        config = folder.configuration(options.device, options.data)
+        task = cast(SentenceTask, run.reopen(config, folder, options.checkpoint, options.split))
+    else:
+        task = without_corpus(folder, options.device, options.checkpoint)
     found = sampled(Sampler(task, how, options.longest or 60, options.seed), options)
     return json.dumps(found, indent=1, ensure_ascii=False) if options.json else text(found)
+
+
+def _needs_corpus(options: argparse.Namespace) -> bool:
+    """Return whether sentences or labels of the corpus are asked for."""
+    if options.mode == "arithmetic" and not all(
+        Path(name).is_file() for name in (options.start, options.end)
+    ):
+        return True
+    return options.mode == "neighbours" or not (options.sentences or options.mode == "prior")
 
 
 def sampled(sampler: Sampler, options: argparse.Namespace) -> Samples:
@@ -158,9 +171,8 @@ def sampled(sampler: Sampler, options: argparse.Namespace) -> Samples:
     mode, has_prior = options.mode, not sampler.task.config.autoencoder
     if mode == "prior" and not has_prior:
         raise UserError(f"{options.folder}: schedule=none has no prior to draw from")
-    typed, vocabulary = options.sentences, sampler.task.data.vocabulary
-    tokens = {token for sentence in typed for token in vocabulary.split(sentence)}
-    if unknown := tokens - set(vocabulary.index):
+    typed = options.sentences
+    if unknown := sampler.task.codec.unknown(typed):
         print(f"read as <unk>: {' '.join(sorted(unknown))}", file=sys.stderr)
     match mode:
         case "prior":
@@ -173,8 +185,10 @@ def sampled(sampler: Sampler, options: argparse.Namespace) -> Samples:
         case "arithmetic":
             typed = typed or sampler.sentences(options.split, 3)
             return sampler.arithmetic(typed, options.start, options.end, options.count)
+    if typed:
+        return sampler.reconstructions(typed)
     some = sampler.sentences(options.split, max(2, options.count))
-    readings = sampler.reconstructions(typed or some[: options.count])
+    readings = sampler.reconstructions(some[: options.count])
     if mode == "reconstruct":
         return readings
     found = (sampler.prior(options.count) if has_prior else {}) | readings
@@ -190,6 +204,8 @@ def dialog_task(folder: RunFolder, options: argparse.Namespace) -> DialogTask:
         raise UserError(f"{folder} is a run of task={config.task.name}, which does not answer")
     if config.autoencoder:
         raise UserError(f"{folder}: schedule=none has no prior to answer from")
+    if options.beam > 1:
+        raise UserError(f"{folder} draws several answers to a context: leave out --beam")
     if options.mode != "all":
         raise UserError(f"{folder} answers in a dialog: leave out {options.mode}")
     config = folder.configuration(options.device, options.data, **words, **samples)

@@ -219,8 +219,11 @@ def counted(texts: Iterable[str], hashes: array, words: array) -> Iterator[str]:
 
 
 def overlap(hashes: dict[str, array]) -> dict[str, float]:
-    """Return the share of each split's sentences that train has too, from the hashes of their words."""
-    others = (split for split in hashes if split != "train")
+    """Return the share of each split's sentences that train has too, from the hashes of their words.
+
+    Empty where there is no train.
+    """
+    others = (split for split in hashes if split != "train" and "train" in hashes)
     return {split: float(np.isin(hashes[split], hashes["train"]).mean()) for split in others}
 
 

@@ -183,11 +183,20 @@ def build(config: SentenceFiles, texts: Iterable[str]) -> Vocabulary:
 
 
 def load(folder: Path, tokens: str) -> Vocabulary:
-    """Return the vocabulary that `Vocabulary.save` wrote; `tokens` are those of the dataset."""
+    """Return the vocabulary that `Vocabulary.save` wrote; `tokens` are those of the dataset.
+
+    Raises FileNotFoundError where it is not there, UserError for a file that is none.
+    """
     if tokens == "bpe":
         refuse_without_tokenizers()
         return Pieces.read(folder / TOKENIZER)
-    words = (folder / "vocabulary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    path = folder / "vocabulary.txt"
+    try:
+        words = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8") from None
+    if tuple(words[: len(SPECIALS)]) != SPECIALS or len(set(words)) < len(words):
+        raise UserError(f"{path} is no vocabulary: {', '.join(SPECIALS)} come first, and no token twice")
     return (Characters if tokens == "chars" else Vocabulary)(words)
 
 

@@ -75,6 +75,11 @@ def log_weights(
     return ratio - torch.cat([model.decode_nll(batch, part).double() for part in z.split(at_once)])
 
 
+def weighted_nll(weights: Tensor) -> Tensor:
+    """Return -log 1/K Σ_k exp(w_k) [B] of the log-weights [K, B]."""
+    return math.log(len(weights)) - torch.logsumexp(weights, 0)
+
+
 def importance_weighted(
     model: LatentModel, batches: Iterable[AnyBatch], samples: int, chunk: int, generator: torch.Generator
 ) -> dict[str, float]:
@@ -86,7 +91,7 @@ def importance_weighted(
     total, sentences = torch.zeros(()), 0
     for batch in batches:
         weights = log_weights(model, batch, samples, chunk, generator)
-        nll = math.log(samples) - torch.logsumexp(weights, 0)
+        nll = weighted_nll(weights)
         total = total + torch.stack([nll.sum(), weights.mean(0).sum(), batch.counted.double().sum()])
         sentences += len(batch.lengths)
     total_nll, total_elbo, tokens = total.tolist()

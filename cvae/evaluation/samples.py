@@ -16,12 +16,12 @@ from torch import Tensor
 from cvae.config.messages import listing
 from cvae.config.schema import Config
 from cvae.data import files, sources
-from cvae.data.text import Batch, Corpus, Splits, fixed_subset
+from cvae.data.text import Batch, Splits, fixed_subset
 from cvae.data.vocabulary import UNK, words_of
 from cvae.errors import UserError
+from cvae.evaluation.codec import Codec
 from cvae.models import gaussian
-from cvae.models.decode import SamplingOptions, generate
-from cvae.models.sentence import TextVAE
+from cvae.models.decode import SamplingOptions
 
 Samples = dict[str, Any]
 
@@ -33,10 +33,7 @@ class SentenceTask(Protocol):
     data: Splits
 
     @property
-    def model(self) -> TextVAE: ...
-
-    @property
-    def device(self) -> torch.device: ...
+    def codec(self) -> Codec: ...
 
     def means(self, batches: Iterable[Batch]) -> Tensor: ...
 
@@ -45,7 +42,10 @@ class SentenceTask(Protocol):
 
 @dataclass(frozen=True)
 class Sampler:
-    """Samples from a model of sentences; its noise depends on the seed only, so calls can be repeated."""
+    """Samples from a model of sentences; its noise depends on the seed only, so calls can be repeated.
+
+    Only `neighbours`, `sentences` and labels need a task with a corpus.
+    """
 
     task: SentenceTask
     options: SamplingOptions
@@ -55,12 +55,12 @@ class Sampler:
     def prior(self, count: int) -> Samples:
         """Return `count` sentences with z from N(0, I)."""
         noise = self._generator()
-        like = torch.empty(count, self.task.config.model.latent, device=self.task.device)
+        like = torch.empty(count, self.task.config.model.latent, device=self.task.codec.device)
         return {"prior": self._decode(gaussian.sample(gaussian.standard(like), noise), noise)}
 
     def reconstructions(self, sentences: Sequence[str]) -> Samples:
         """Return each sentence with the decoding of its posterior mean."""
-        decoded = self._decode(self._means(sentences), self._generator())
+        decoded = self.decoded(self._means(sentences))
         pairs = zip(map(self._known, sentences), decoded, strict=True)
         return {"reconstructions": [{"sentence": read, "reconstruction": text} for read, text in pairs]}
 
@@ -68,10 +68,11 @@ class Sampler:
         """Return the decodings of `points` places on the line between two posterior means, both included."""
         ends = self._means([first, last])
         shares = torch.linspace(0, 1, points, device=ends.device)
-        decoded = self._decode(torch.lerp(ends[0], ends[1], shares[:, None]), self._generator())
+        decoded = self.decoded(torch.lerp(ends[0], ends[1], shares[:, None]))
         pairs = zip(shares.tolist(), decoded, strict=True)
         places = [{"share": round(share, 3), "sentence": sentence} for share, sentence in pairs]
-        return {"interpolation": {"from": self._known(first), "to": self._known(last), "places": places}}
+        ends_read = {"from": self._known(first), "to": self._known(last)}
+        return {"interpolation": {**ends_read, "places": places}}
 
     def neighbours(self, sentences: Sequence[str], split: str, count: int) -> Samples:
         """Return for each sentence the `count` sentences of a split with the nearest posterior means."""
@@ -90,7 +91,7 @@ class Sampler:
         times = torch.linspace(0, 2, points, device=way.device)
         moved = []
         for sentence, z in zip(sentences, self._means(sentences), strict=True):
-            decoded = self._decode(z + times[:, None] * way, self._generator())
+            decoded = self.decoded(z + times[:, None] * way)
             pairs = zip(times.tolist(), decoded, strict=True)
             places = [{"times": round(factor, 3), "sentence": text} for factor, text in pairs]
             moved.append({"sentence": self._known(sentence), "places": places})
@@ -101,17 +102,16 @@ class Sampler:
 
         Raises UserError for what is neither, and for a file that is no text.
         """
-        train, size = self.task.data.corpora["train"], self.task.config.train.batch_size
         if Path(what).is_file():
             files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))
-            corpus = self._corpus([line for _, line in sources.lines(Path(what)) if words_of(line)])
-            return self.task.means(corpus.batches(np.arange(len(corpus)), size)).mean(0)
+            return self._means([line for _, line in sources.lines(Path(what)) if words_of(line)]).mean(0)
         classes = self.task.data.classes
         numbers = {name: n for n, name in enumerate(classes)} | {str(n): n for n in range(len(classes))}
         if what not in numbers:
             raise UserError(f"{what} is no file" + (f" and no class: {listing(classes)}" if classes else ""))
+        train = self.task.data.corpora["train"]
         rows = np.flatnonzero(train.labels == numbers[what])
-        return self.task.means(train.batches(rows, size)).mean(0)
+        return self.task.means(train.batches(rows, self.task.config.train.batch_size)).mean(0)
 
     def sentences(self, split: str, count: int) -> list[str]:
         """Return `count` sentences of a split, the same in every run on it."""
@@ -119,27 +119,24 @@ class Sampler:
         tokens = corpus.batch(fixed_subset(count, len(corpus))).tokens
         return [self.task.data.vocabulary.sentence(row) for row in tokens.tolist()]
 
+    def decoded(self, z: Tensor) -> list[str]:
+        """Return a sentence for each row of z [N, Z]."""
+        return self._decode(z, self._generator())
+
     def _generator(self) -> torch.Generator:
-        return torch.Generator(self.task.device).manual_seed(self.seed)
+        return torch.Generator(self.task.codec.device).manual_seed(self.seed)
 
     def _known(self, sentence: str) -> str:
         """Return a sentence as the model reads it."""
-        vocabulary = self.task.data.vocabulary
-        return vocabulary.join(vocabulary.known(vocabulary.split(sentence)))
+        return self.task.codec.known(sentence)
 
     def _means(self, sentences: Sequence[str]) -> Tensor:
         """Return the posterior means [N, Z]."""
-        corpus = self._corpus(sentences)
-        return self.task.means([corpus.batch(np.arange(len(corpus)))])
-
-    def _corpus(self, sentences: Sequence[str]) -> Corpus:
-        vocabulary = self.task.data.vocabulary
-        return Corpus(vocabulary.encode_texts(sentences), len(vocabulary), self.task.device)
+        return self.task.codec.encode(sentences).mean
 
     def _decode(self, z: Tensor, noise: torch.Generator) -> list[str]:
         """Return a sentence for each row of z [N, Z]."""
-        rows = generate(self.task.model.eval(), None, z, self.longest, self.options, noise)
-        return [self.task.data.vocabulary.sentence(row) for row in rows]
+        return self.task.codec.decode(z, self.options, self.longest, noise)
 
 
 def without_unknown(options: SamplingOptions) -> SamplingOptions:

@@ -1,4 +1,4 @@
-"""Generation word by word: greedy, or sampled with a temperature and top-p."""
+"""Generation word by word: greedy, sampled with a temperature and top-p, or by beam search."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ class SamplingOptions:
     temperature: 0 takes the most likely word; otherwise a word is drawn from softmax(logits / temperature).
     top_p: draw from the smallest set of words with at least this probability (Holtzman et al. 2020).
     forbid: numbers of words that are never chosen, beside `<pad>` and `<s>`.
+    beam: sentences that a beam search keeps; 1 is none. It draws nothing, so it needs temperature 0.
     """
 
     temperature: float = 0.0
     top_p: float = 1.0
     forbid: tuple[int, ...] = ()
+    beam: int = 1
 
     def choose(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
         """Return a word for each row of the logits [B, V]: [B]."""
-        logits = logits.to(torch.float32, copy=True)
-        for number in (PAD, BOS, *self.forbid):  # a tensor of them would be a copy that a GPU waits for
-            logits[..., number].fill_(-torch.inf)
+        logits = self.allowed(logits.to(torch.float32, copy=True))
         if not self.temperature:
             return logits.argmax(-1)
         temperature = min(max(self.temperature, LOWEST_TEMPERATURE), 1 / LOWEST_TEMPERATURE)
@@ -57,6 +57,12 @@ class SamplingOptions:
         noise = torch.empty_like(probabilities).exponential_(generator=generator)
         return (probabilities / noise).argmax(-1)
 
+    def allowed(self, logits: Tensor) -> Tensor:
+        """Set logits or log-probabilities [..., V] of words that are never chosen to -inf, in place."""
+        for number in (PAD, BOS, *self.forbid):  # a tensor of them would be a copy that a GPU waits for
+            logits[..., number].fill_(-torch.inf)
+        return logits
+
 
 @torch.no_grad()
 def generate(
@@ -68,6 +74,8 @@ def generate(
     generator: torch.Generator | None = None,
 ) -> list[list[int]]:
     """Return a sentence for each row of z [B, Z]: at most `longest` word numbers, no `<s>` or `</s>`."""
+    if options.beam > 1:
+        return beam_search(model, batch, z, longest, options)
     state = model.begin(batch, z)
     words = torch.full((len(z),), BOS, device=z.device)
     ended = torch.zeros_like(words, dtype=torch.bool)
@@ -79,5 +87,44 @@ def generate(
         columns.append(words)
         if number % check_every == 0 and ended.all():
             break
-    rows: list[list[int]] = torch.stack(columns, 1).tolist() if columns else [[] for _ in z]
+    return _until_the_end(torch.stack(columns, 1)) if columns else [[] for _ in z]
+
+
+@torch.no_grad()
+def beam_search(
+    model: Autoregressive, batch: Any, z: Tensor, longest: int, options: SamplingOptions
+) -> list[list[int]]:
+    """Return the likeliest sentence that a beam of K = `options.beam` finds for each row of z [B, Z].
+
+    After each word the K likeliest beginnings are kept, ended ones among them: likeliest by the sum of the
+    log-probabilities of all words and `</s>`, which is not divided by the length, so that a wider beam comes
+    closer to the most likely sentence of the model, often a short one. What has not ended after `longest`
+    words is cut there and counts with these. K = 1 is greedy; no fewer than all sentences is exact.
+    """
+    beam, first = options.beam, torch.arange(len(z), device=z.device)[:, None] * options.beam
+    state = tuple(part.repeat_interleave(beam, -2) for part in model.begin(batch, z))
+    words = torch.full((len(z) * beam,), BOS, device=z.device)
+    scores = z.new_full((len(z), beam), -torch.inf, dtype=torch.float32)
+    scores[:, 0] = 0  # the only beginning; the others are not there yet, and -inf keeps them so
+    ended = torch.zeros_like(scores, dtype=torch.bool)
+    beginnings = words.new_empty(len(z), beam, 0)
+    for _ in range(longest):
+        logits, state = model.step(words, state)
+        steps = options.allowed(logits.float().log_softmax(-1)).view(len(z), beam, -1)
+        stays = torch.full_like(steps[0, 0], -torch.inf).index_fill(0, words.new_tensor([EOS]), 0.0)
+        steps = torch.where(ended[..., None], stays, steps)
+        scores, best = (scores[..., None] + steps).flatten(1).topk(beam)
+        parents, chosen = best // steps.size(-1), best % steps.size(-1)
+        kept = beginnings.gather(1, parents[..., None].expand(-1, -1, beginnings.size(-1)))
+        beginnings = torch.cat([kept, chosen[..., None]], -1)
+        ended, words, rows = chosen == EOS, chosen.flatten(), (first + parents).flatten()
+        state = tuple(part.index_select(-2, rows) for part in state)
+        if ended[:, 0].all():  # scores only fall, so nothing overtakes a sentence that leads and has ended
+            break
+    return _until_the_end(beginnings[:, 0])
+
+
+def _until_the_end(words: Tensor) -> list[list[int]]:
+    """Return each row of word numbers [B, T] up to its first `</s>`."""
+    rows: list[list[int]] = words.tolist()
     return [row[: row.index(EOS)] if EOS in row else row for row in rows]

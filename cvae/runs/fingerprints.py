@@ -11,6 +11,8 @@ from pathlib import Path
 
 from cvae.config.schema import Config, Files
 from cvae.io import located, sha256
+from cvae.runs import hub
+from cvae.runs.folder import WEIGHTS
 
 BESIDE = ("task.references", "task.vectors", "model.vectors")  # keys of files that may lie beside the data
 
@@ -38,7 +40,9 @@ def others(config: Config) -> Fingerprints:
     if (tokenizer := getattr(config.dataset, "tokenizer", None)) is not None:
         prints["dataset.tokenizer"] = fingerprint(located(tokenizer))
     if config.init_from is not None:
-        prints["init_from"] = fingerprint(config.source / f"checkpoint_{config.task.reported}.pt")
+        weights = f"checkpoint_{config.task.reported}.pt"
+        source = hub.cached(config.init_from)
+        prints["init_from"] = fingerprint(source / WEIGHTS) or fingerprint(source / weights)
     if config.continue_from is not None:
         prints["continue_from"] = fingerprint(config.source / "checkpoint_last.pt")
     return prints

@@ -23,6 +23,9 @@ from cvae.runs.lock import FolderLock
 
 RECORD_FORMAT = 1
 ERROR = "error.txt"
+WEIGHTS = "model.safetensors"  # in place of checkpoints where a run was exported
+# what an exported model is read from; beside these it has a README.md
+EXPORTED = ["run.json", "results.json", "vocabulary.txt", "tokenizer.json", WEIGHTS]
 # all that a run leaves beside .hydra
 FILES = [ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md"]
 FILES += ["train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png"]
@@ -96,9 +99,28 @@ class RunFolder:
         return any((self / f"checkpoint_{name}.pt").exists() for name in ("last", "previous"))
 
     @property
+    def exported(self) -> bool:
+        """Whether this is a run for others to use: its weights are safetensors, and nothing else is read."""
+        return (self / WEIGHTS).exists()
+
+    @property
     def reported(self) -> Path:
-        """The checkpoint that the run's results and sentences are of."""
-        return self / f"checkpoint_{reported((self.record or {}).get('config', {}))}.pt"
+        """The weights that the run's results and sentences are of; of an exported run those it has."""
+        return self.weights(None)
+
+    def weights(self, which: str | None) -> Path:
+        """Return the path of the best or last weights, by default of the reported ones.
+
+        Raises FolderError where the run was exported with others.
+        """
+        record = self.record or {}
+        if not self.exported:
+            return self / f"checkpoint_{which or reported(record.get('config', {}))}.pt"
+        if which not in (None, record.get("checkpoint")):
+            raise FolderError(
+                f"{self} was exported with the {record.get('checkpoint')} weights, not the {which}"
+            )
+        return self / WEIGHTS
 
     def configuration(self, device: str, data: str | None = None, **task: Any) -> Config:
         """Return the run's configuration for this machine's device and data, with keys of its task changed.

@@ -8,10 +8,11 @@ from cvae.config.schema import Config
 from cvae.data.text import Batch, Batches, Corpus, Splits, fixed_subset
 from cvae.errors import UserError
 from cvae.evaluation import samples
+from cvae.evaluation.codec import Codec
 from cvae.evaluation.metrics import perplexity
 from cvae.models.normalisation import normalisation
 from cvae.models.sentence import TextVAE
-from cvae.tasks.base import Task
+from cvae.tasks.base import Task, estimate_population
 
 
 class LanguageTask(Task):
@@ -21,8 +22,15 @@ class LanguageTask(Task):
 
     def __init__(self, config: Config, model: TextVAE, data: Splits) -> None:
         super().__init__(config, model, data)
-        if normalisation(model.inference_network()) is not None:
+        if "train" in self.batches and normalisation(model.inference_network()) is not None:
             refuse_single_sentences(self.batches["train"])
+
+    @property
+    def codec(self) -> Codec:
+        """The model, put into evaluation mode, and its vocabulary."""
+        self.model.eval()
+        estimate_population(self, self.model.encoder)
+        return Codec(self.model, self.data.vocabulary)
 
     def make_batches(self, corpus: Corpus) -> Batches:
         dataset: Any = self.config.dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import warnings
@@ -16,7 +17,7 @@ from torch import nn
 from cvae import __version__
 from cvae.config.load import identity
 from cvae.errors import CheckpointError
-from cvae.io import write_atomically
+from cvae.io import read_json, write_atomically
 from cvae.models.normalisation import without_running_values
 
 log = logging.getLogger("cvae")
@@ -91,8 +92,10 @@ def restore(module: nn.Module, weights: dict[str, Any], path: Path) -> None:
 def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the content of a checkpoint, tensors on the CPU; with `config` it must be that run's.
 
-    Raises CheckpointError with the file and what is wrong with it.
+    Safetensors are weights only. Raises CheckpointError with the file and what is wrong with it.
     """
+    if path.suffix == ".safetensors":
+        return {"model": _safetensors(path)}
     _check_archive(path)
     try:
         with warnings.catch_warnings():
@@ -115,6 +118,23 @@ def load(path: Path, config: dict[str, Any] | None = None) -> dict[str, Any]:
             " replaced by the statistics of the training sentences under its weights"
         )
     return content
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    """Return the tensors of a file. Raises CheckpointError unless all of it is there."""
+    from safetensors.torch import load
+
+    try:
+        content = path.read_bytes()
+        weights = load(content)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    except Exception as error:  # of Rust, and for types that torch lacks
+        raise CheckpointError(f"{path} is no usable file of safetensors: {error}") from None
+    digest = (read_json(path.with_name("run.json")) or {}).get("weights")
+    if digest not in (None, hashlib.sha256(content).hexdigest()):
+        raise CheckpointError(f"{path} has changed: its sha256 is not the one in run.json")
+    return weights
 
 
 def _check_archive(path: Path) -> None:

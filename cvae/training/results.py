@@ -22,9 +22,9 @@ log = logging.getLogger("cvae")
 PRINTED = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")  # of the reported checkpoint
 
 
-def load_checkpoint(task: Task, folder: RunFolder, which: str) -> None:
-    """Load the weights of the best or last checkpoint. Raises CheckpointError for an unusable file."""
-    path = folder / f"checkpoint_{which}.pt"
+def load_checkpoint(task: Task, folder: RunFolder, which: str | None) -> None:
+    """Load the best, last or reported weights of a run. Raises CheckpointError for an unusable file."""
+    path = folder.weights(which)
     checkpoint.restore(task.model, checkpoint.load(path, (folder.record or {}).get("config"))["model"], path)
 
 

@@ -17,7 +17,7 @@ from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
-from cvae.runs import continuation, fingerprints
+from cvae.runs import continuation, fingerprints, hub
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
 from cvae.runs.devices import hidden_gpu_note
 from cvae.runs.fingerprints import Fingerprints
@@ -53,9 +53,9 @@ def run(
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
         if config.init_from is not None and config.pretrains and starts:
-            load_weights(RunFolder(config.source), task, encoder_only=config.reset_decoder)
+            load_weights(RunFolder(hub.source(config)), task, encoder_only=config.reset_decoder)
         if config.continue_from is not None and starts:
-            refuse_continuation(RunFolder(config.source), task)
+            refuse_continuation(RunFolder(hub.source(config)), task)
     except BaseException:
         discard_if_empty(folder)
         raise
@@ -86,7 +86,7 @@ def _known_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
     own = None if config.overwrite else stored_vocabulary(folder, config)
     if not keeps_vocabulary(config):
         return own
-    known = own or vocabulary_of(RunFolder(config.source), config)
+    known = own or vocabulary_of(RunFolder(hub.source(config)), config)
     known.source = config.init_from or ""
     return known
 
@@ -107,7 +107,7 @@ def prepare(config: Config, known: Vocabulary | None = None) -> Task:
     model = models.build(_located(config), splits).to(device)
     task = tasks.build(config, model, splits)
     if config.init_from is not None and not config.pretrains:
-        load_weights(RunFolder(config.source), task, encoder_only=True)
+        load_weights(RunFolder(hub.local(config.init_from)), task, encoder_only=True)
     return task
 
 
@@ -136,7 +136,7 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     refuse_other_data(folder, prints)
     if unchecked := unchecked_files(folder, prints):
         log.warning(f"{folder}: {unchecked}")
-    load_checkpoint(task, folder, which or config.task.reported)
+    load_checkpoint(task, folder, which)
     return task
 
 

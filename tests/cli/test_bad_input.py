@@ -26,7 +26,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cvae import data
-from cvae.cli import claims, evaluate, figures, report, sample, status, table
+from cvae.cli import claims, decode, encode, evaluate, export, figures, report, sample, status, table
 from cvae.cli import data as data_command
 from cvae.config.load import load
 from cvae.config.schema import Config, DialogData, OwnDialogs
@@ -356,8 +356,11 @@ def test_records_with_other_values(folder, seed, value, capsys):
 PARSERS = {
     "bench": bench.parse,
     "claims": claims.parse,
+    "decode": decode.parse,
     "docs": docs.parse,
+    "encode": encode.parse,
     "evaluate": evaluate.parse,
+    "export": export.parse,
     "figures": figures.parse,
     "get_data": data_command.parse,
     "gpu_check": gpu_check.parse,

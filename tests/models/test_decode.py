@@ -16,6 +16,7 @@ from cvae.models.decode import SamplingOptions, generate
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
+from cvae.training.standalone import without_corpus
 from tests.helpers import WORDS, batch_of, layers, make, script
 
 SMALL = (
@@ -150,11 +151,11 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
 def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):
     taken = []
 
-    def taking(config, folder, which="best", *rest):
+    def taking(folder, device, which):
         taken.append(which)
-        return reopen(config, folder, which, *rest)
+        return without_corpus(folder, device, which)
 
-    monkeypatch.setattr("cvae.training.run.reopen", taking)
+    monkeypatch.setattr("cvae.training.standalone.without_corpus", taking)
     for flags in ((), ("--checkpoint", "last")):
         said(folder, capsys, "prior", "--count", "1", *flags)
     assert taken == [None, "last"]  # the one that the task reports, and the one asked for
@@ -258,6 +259,5 @@ def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys, monkeyp
     run(configured(*SMALL, "schedule=none"), folder)
     assert script("sample").main([str(folder.path), "prior"]) == 1
     assert capsys.readouterr().err.endswith("schedule=none has no prior to draw from\n")
-    assert list(
-        Sampler(reopen(folder.configuration("cpu"), folder), SamplingOptions()).reconstructions(["a"])
-    )
+    task = reopen(folder.configuration("cpu"), folder)
+    assert Sampler(task, SamplingOptions()).reconstructions(["a"])["reconstructions"]

@@ -1,0 +1,63 @@
+"""Models that others share: names of the Hugging Face hub as folders. Torch-free."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+from cvae.config.schema import Config
+from cvae.errors import FolderError
+from cvae.io import located
+from cvae.runs.folder import EXPORTED, WEIGHTS
+
+NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
+
+
+def local(source: str) -> Path:
+    """Return the folder of a run or of an exported model; `owner/name` or `owner/name@revision` is fetched.
+
+    What begins with a folder that is here is a path. Of a model of the hub only the files of an export are
+    fetched: safetensors, JSON and text, nothing that could run. Raises FolderError where it cannot be had.
+    """
+    name = _name(source)
+    return located(source) if name is None else _fetched(*name)
+
+
+def source(config: Config) -> Path:
+    """Return the folder that `init_from` or `continue_from` names. Raises FolderError as `local` does."""
+    return local(config.init_from) if config.init_from is not None else config.source
+
+
+def cached(source: str) -> Path:
+    """Return what `local` does without asking the network; a folder that may not be there."""
+    name = _name(source)
+    if name is None:
+        return located(source)
+    import huggingface_hub
+
+    found = huggingface_hub.try_to_load_from_cache(name[0], WEIGHTS, revision=name[1])
+    return Path(found).parent if isinstance(found, str) else located(source)
+
+
+def _name(source: str) -> tuple[str, str | None] | None:
+    """Return name and revision of a model of the hub, None for a path."""
+    name = NAME.fullmatch(source)
+    if name is None or located(source).exists() or located(source.partition("/")[0]).exists():
+        return None
+    return name[1], name[2]
+
+
+@functools.cache
+def _fetched(name: str, revision: str | None) -> Path:
+    """Return the folder of a model of the hub, from the cache where there is no network."""
+    import huggingface_hub
+
+    try:
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=EXPORTED))
+    except Exception as error:  # many kinds, of several libraries
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise FolderError(f"{name} is no folder here, and cannot be had from the hub: {what[:300]}") from None
+    if not (folder / WEIGHTS).exists():
+        raise FolderError(f"{name} of the hub has no {WEIGHTS}: it is no model that `export` wrote")
+    return folder

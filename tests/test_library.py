@@ -1,0 +1,175 @@
+"""`cvae.load`: a trained model from Python, without its corpus."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+import cvae
+from cvae.errors import UserError
+from cvae.library import UnknownTokens
+from cvae.training import checkpoint
+from cvae.training.run import reopen
+from tests.helpers import ROOT, TEXTS, text_run
+
+OPTIONS = {
+    "words": (),
+    "chars": ("dataset.tokens=chars",),
+    "bpe": ("dataset.tokens=bpe", "dataset.vocabulary=270", "remedy=[batch_norm]"),
+}
+
+
+@pytest.fixture(scope="module", params=OPTIONS)
+def folder(request, tmp_path_factory, configured):
+    """A run whose corpus is not there any more."""
+    if request.param == "bpe":
+        pytest.importorskip("tokenizers")
+    folder = text_run(configured, tmp_path_factory.mktemp(request.param), *OPTIONS[request.param])
+    shutil.rmtree(folder.path.parent / "corpus")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vae(folder):
+    return cvae.load(folder.path)
+
+
+def test_the_import_alone_needs_neither_torch_nor_hydra():
+    code = (
+        "import sys, cvae; assert cvae.__version__ and not {'torch', 'hydra', 'numpy'} & set(sys.modules);"
+        " assert {'load', 'VAE'} <= set(cvae.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        _ = cvae.lod
+
+
+def test_encode_gives_the_posteriors_in_the_order_of_the_sentences(vae):
+    sentences = [*TEXTS, "", "the cat"] * 8  # more than one batch
+    mean, std = vae.encode(sentences)
+    assert mean.shape == std.shape == (len(sentences), vae.latent) and mean.dtype == np.float32
+    assert (std > 0).all() and np.ptp(mean, axis=0).max() > 0
+    alone = np.concatenate([vae.encode([text]).mean for text in sentences[34:40]])
+    np.testing.assert_allclose(mean[34:40], alone, atol=0.05)  # batch_norm magnifies differences of 1e-7
+    assert vae.encode([]).mean.shape == (0, vae.latent)
+
+
+def test_decode_sample_and_interpolate_are_seeded(vae):
+    mean, _ = vae.encode(TEXTS)
+    texts = vae.decode(mean, longest=5)
+    assert len(texts) == len(mean) and texts == vae.decode(mean.tolist(), longest=5)
+    drawn = {"temperature": 1.0, "top_p": 0.9, "longest": 9}
+    assert vae.sample(9, **drawn) == vae.sample(9, **drawn) != vae.sample(9, **drawn, seed=1)
+    assert "<unk>" not in "".join(vae.sample(50, **drawn, no_unk=True))
+    way = vae.interpolate(*TEXTS[:2], points=3, longest=5)
+    assert len(way) == 3 and [way[0], way[2]] == texts[:2]
+    assert len(vae.decode(mean, beam=3, longest=5)) == len(mean)
+    assert vae.decode(np.zeros((0, vae.latent))) == []
+
+
+def test_nll_is_the_bound_or_the_weighted_estimate(vae):
+    one, many = vae.nll(TEXTS), vae.nll(TEXTS, samples=200)
+    assert one.shape == many.shape == (len(TEXTS),) and (one > 0).all()
+    assert many.mean() < one.mean() + 0.2
+    assert (vae.nll(TEXTS, samples=200) == many).all() and (vae.nll(TEXTS, seed=1) != one).any()
+    assert vae.nll([]).shape == (0,)
+
+
+def test_it_is_the_model_that_was_measured(configured, tmp_path):
+    folder = text_run(configured, tmp_path)
+    task, vae = reopen(folder.configuration("cpu"), folder), cvae.load(folder.path)
+    with task.eval_mode():
+        batch = task.data.corpora["test"].batch(np.arange(4))
+        q = task.model.posterior(batch)
+    sentences = [task.data.vocabulary.sentence(row) for row in batch.tokens.tolist()]
+    np.testing.assert_allclose(vae.encode(sentences).mean, q.mean.numpy(), atol=1e-5)
+    results = folder.results
+    assert vae.nll(TEXTS).mean() == pytest.approx(-results["test/elbo"], abs=0.2)  # another z
+    assert vae.nll(TEXTS, samples=300).mean() == pytest.approx(results["test/iw_nll"], abs=0.5)
+
+
+def test_random_numbers_and_threads_of_the_caller_stay(folder):
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    cvae.load(folder.path, device="cpu").sample(2)
+    assert (torch.get_rng_state() == state).all() and torch.get_num_threads() == threads
+
+
+def test_unknown_tokens_are_counted_and_warned_about_once(vae):
+    strange = ["the ζ saw ζ", "zebra ξ"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        unknown = vae.unknown(strange)
+        vae.encode(strange)
+        vae.nll(strange)
+    if type(vae.codec.vocabulary).__name__ == "Pieces":
+        assert not unknown and not caught  # bytes are all known
+        return
+    assert unknown["ζ"] == 2 and unknown["ξ"] == 1 and next(iter(unknown)) == "ζ"
+    (warning,) = caught
+    assert warning.category is UnknownTokens and str(warning.message).startswith("read as <unk>: ζ ")
+    assert warning.filename == __file__
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda vae: vae.decode([[0.0]]), r"z must be finite numbers \[N, 3\], found \[1, 1\]"),
+        (lambda vae: vae.decode([[0.0, math.nan, 0.0]]), r"z must be finite numbers \[N, 3\]"),
+        (lambda vae: vae.encode("the cat"), "sentences must be a list of texts"),
+        (lambda vae: vae.encode(["a <s> b"]), "sentence 1: <s>: of the special words"),
+        (lambda vae: vae.sample(0), "n must be at least 1 sentence, found 0"),
+        (lambda vae: vae.sample(1, temperature=-1.0), "temperature must be 0 or above"),
+        (lambda vae: vae.sample(1, top_p=0.0), "top_p above 0 and at most 1"),
+        (lambda vae: vae.sample(1, beam=2, temperature=1.0), "a beam search draws nothing"),
+        (lambda vae: vae.interpolate("a", "b", points=1), "points must be at least 2"),
+        (lambda vae: vae.nll(["a"], samples=0), "samples must be at least 1"),
+    ],
+)
+def test_mistakes_end_in_a_sentence(vae, call, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call(vae)
+    with pytest.raises(TypeError, match="unexpected topp"):
+        vae.sample(1, topp=0.5)
+
+
+def test_an_autoencoder_has_no_prior_and_no_likelihood(configured, tmp_path):
+    vae = cvae.load(text_run(configured, tmp_path, "schedule=none").path)
+    assert len(vae.decode(vae.encode(["the cat"]).mean)) == 1
+    for call in (lambda: vae.sample(1), lambda: vae.nll(["a"])):
+        with pytest.raises(UserError, match=r"an autoencoder \(schedule=none\) has no"):
+            call()
+
+
+def test_statistics_of_batch_norm_that_are_not_saved_are_missed(folder):
+    path = folder / "checkpoint_last.pt"
+    content = checkpoint.load(path)
+    if "encoder.normalise.spread" not in content["model"]:
+        return
+    cvae.load(folder.path, "last")
+    content["model"]["encoder.normalise.spread"].fill_(-1.0)  # as a save between validations has it
+    checkpoint.save(path, content)
+    with pytest.raises(UserError, match="saved between two validations, without the statistics"):
+        cvae.load(folder.path, "last")
+
+
+def test_a_folder_without_a_model_or_its_vocabulary_is_refused(tmp_path, folder):
+    with pytest.raises(UserError, match=r"is not a run folder: it has no run\.json"):
+        cvae.load(tmp_path)
+    copy = shutil.copytree(folder.path, tmp_path / "copy")
+    name = "tokenizer.json" if (copy / "tokenizer.json").exists() else "vocabulary.txt"
+    (copy / name).write_text("the\n")
+    with pytest.raises(UserError, match=rf"{name} is no (vocabulary|tokenizer\.json)"):
+        cvae.load(copy)
+    (copy / name).write_bytes(b"\xff\n")
+    with pytest.raises(UserError, match=rf"{name} is n(ot UTF-8|o tokenizer)"):
+        cvae.load(copy)
+    (copy / name).unlink()
+    with pytest.raises(UserError, match=r"no vocabulary that can be read|cannot be read"):
+        cvae.load(copy)
