@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cvae.data.vocabulary import EOS, UNK
-from cvae.evaluation import samples
+from cvae.evaluation import chat, samples
 from cvae.models import kernels, objective
 from cvae.models.decode import SamplingOptions, generate
 from cvae.report import figures
@@ -52,6 +52,7 @@ CASES = {
     "toy": ("task=toy", "dataset.draws=2", "task.samples=10"),
     "language": (*TINY, *SIZES),
     "autoencoder": (*TINY, *SIZES, "schedule=none"),
+    "no z": (*TINY, *SIZES[:2], "model=lm"),
     "review model": (*TINY, *SIZES, "model=review", "model.filters=4"),
     "reviews": (*REVIEWS, "model.filters=4"),
     "reviews with an LSTM": (*REVIEWS, "model=sentence"),
@@ -108,6 +109,30 @@ def test_a_run_is_stopped_goes_on_and_is_measured(case, on_gpu, tmp_path, monkey
         run(replace(config, train=replace(config.train, stop_after=2)), folder)
         run(config, folder)
     assert folder.state == "done" and folder.record["device"] == "cuda (a pretended GPU)"
+
+
+def test_a_pretrained_encoder_is_loaded(on_gpu, tmp_path, monkeypatch):
+    source, folder = RunFolder(tmp_path / "source"), RunFolder(tmp_path / "run")
+    with pretended_gpu(monkeypatch):
+        run(on_gpu("autoencoder"), source)
+        run(on_gpu("language", "remedy=[pretrained]", f"init_from={source.path}"), folder)
+    assert folder.state == "done"
+
+
+def test_sentences_are_moved_and_compared(on_gpu, tmp_path, monkeypatch):
+    (texts := tmp_path / "texts").write_text("the dog sees a king\n")
+    with pretended_gpu(monkeypatch):
+        task = prepare(on_gpu("language"))
+        sampler, sentences = samples.Sampler(task, SamplingOptions()), ["the dog", "a king"]
+        assert sampler.interpolation(*sentences, 3) and sampler.neighbours(sentences, "val", 2)
+        assert sampler.arithmetic(sentences, str(texts), str(texts), 3)
+
+
+def test_a_dialog_is_answered(on_gpu, monkeypatch):
+    with pretended_gpu(monkeypatch):
+        task = prepare(on_gpu("dialog"))
+        task.model.eval()
+        assert len(list(chat.chat(task, ["how are you", "1", "fine"]))) == 4
 
 
 def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_gpu(
