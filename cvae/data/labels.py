@@ -114,10 +114,11 @@ def read_own(config: OwnLabels) -> tuple[dict[str, Classes], tuple[str, ...]]:
         if not found[split]:
             raise UserError(f"{paths[0]} has no sentence in it")
     ranked(found)
-    parts = [f"{split} {_size(texts):,} sentences of {len(texts)} classes" for split, texts in found.items()]
+    read = list(found)
     if missing := [split for split in layout.SPLIT_NAMES if split not in found]:
         _hold_out(config, found, missing)
-        parts += [f"{split} {_size(found[split]):,} of train (dataset.held_out)" for split in missing]
+    parts = [f"{split} {_size(found[split]):,} sentences of {len(found[split])} classes" for split in read]
+    parts += [f"{split} {_size(found[split]):,} held out of train (dataset.held_out)" for split in missing]
     note = "; ".join(parts) + (f"; {left_out:,} empty or longer ones left out" if left_out else "")
     return found, (note,)
 

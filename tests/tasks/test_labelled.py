@@ -61,7 +61,7 @@ def test_a_table_is_split_class_by_class_and_its_column_of_text_is_found(tmp_pat
     for row in (0, 20, 47):
         text = built.vocabulary.sentence(train.batch(np.array([row])).tokens[0].tolist())
         assert WORDS[CLASSES[train.labels[row]]] in text
-    assert built.notes[0].startswith("train 60 sentences of 3 classes; val 6 of train (dataset.held_out)")
+    assert built.notes[0].startswith("train 48 sentences of 3 classes; val 6 held out of train (dataset.held")
 
 
 def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
