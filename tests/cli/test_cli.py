@@ -63,8 +63,8 @@ def test_a_wrong_command_ends_in_one_sentence(command, said, train, tmp_path):
 @pytest.mark.parametrize(
     "typed",
     [
-        *("~/a.txt", "~/Räume und 1/ä (1)'s [x] #&;=!.txt", '"~/a.txt"', '"~/Räume und 1/e\u0301.txt"'),
-        *("../home/a::b.txt", "../home/Räume und 1/日本.txt", "${oc.env:HOME}/Räume und 1/日本.txt"),
+        *("~/Räume und 1/ä (1)'s [x] #&;=!.txt", '"~/Räume und 1/e\u0301.txt"', "../home/a::b.txt"),
+        "${oc.env:HOME}/Räume und 1/日本.txt",
     ],
 )
 def test_a_path_is_taken_as_typed(typed, train, tmp_path, monkeypatch):

@@ -33,15 +33,23 @@ SIZES += (
 PIECES = ("dataset.tokens=bpe", "dataset.vocabulary=270")
 
 
-@pytest.fixture
-def command(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def command(tmp_path_factory):
     """The overrides of a run on a small corpus whose three splits have the same words."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    corpus = tmp_path / "corpus"
-    corpus.mkdir()
+    datasets.config.HF_DATASETS_CACHE = tmp_path_factory.mktemp("cache")
+    corpus = tmp_path_factory.mktemp("corpus")
     for name, lines in (("train", LINES), ("valid", LINES[::5]), ("test", LINES[::7])):
         (corpus / f"{name}.txt").write_text("\n".join(lines))
     return "task=ptb", "dataset=text", f"dataset.path={corpus}", *SIZES
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, command, configured):
+    """The folder of a run with each kind of tokens."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name, extra in (("words", ()), ("chars", ("dataset.tokens=chars",)), ("bpe", PIECES)):
+        run(configured(*command, *extra, "train.steps=4"), RunFolder(folder / name))
+    return folder
 
 
 def results(folder) -> dict:
@@ -71,10 +79,8 @@ def test_a_tokenizer_is_trained_once_and_the_run_goes_on_bit_for_bit(
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bpe"])
-def test_perplexity_per_word_counts_the_words_of_the_text(tmp_path, command, configured, tokens):
-    extra = {"words": (), "chars": ("dataset.tokens=chars",), "bpe": PIECES}[tokens]
-    run(configured(*command, *extra, "train.steps=4"), RunFolder(tmp_path / "run"))
-    found = results(tmp_path / "run")
+def test_perplexity_per_word_counts_the_words_of_the_text(runs, tokens):
+    found = results(runs / tokens)
     for name, nats in (("word_ppl", "elbo"), ("iw_word_ppl", "iw_nll")):
         # five words and the end in every sentence
         assert found[f"test/{name}"] == pytest.approx(math.exp(abs(found[f"test/{nats}"]) / 6), rel=1e-6)
@@ -82,21 +88,17 @@ def test_perplexity_per_word_counts_the_words_of_the_text(tmp_path, command, con
     assert found["data/test/unknown_share"] == 0
 
 
-def test_runs_with_other_tokens_rank_by_word_unless_a_token_is_unknown(tmp_path, command, configured):
-    for name, extra in (("words", ()), ("chars", ("dataset.tokens=chars",)), ("bpe", PIECES)):
-        run(configured(*command, *extra, "train.steps=4"), RunFolder(tmp_path / "runs" / name))
+def test_runs_with_other_tokens_rank_by_word_unless_a_token_is_unknown(runs, command, configured):
     columns = ["test/ppl", "test/word_ppl", "test/elbo"]
-    table = results_table(find_runs([tmp_path / "runs"]), (), columns)
+    table = results_table(find_runs([runs]), (), columns)
     best = [[cell.best for cell in row[-3:]] for row in table.body]
     assert [sum(marks) for marks in zip(*best, strict=True)] == [0, 1, 1]
     assert table.notes[-1].startswith(
         "ppl and iw_ppl are of tokens and not in bold: the runs differ in dataset."
     )
-    assert {"test/word_ppl", "test/iw_word_ppl"} <= set(
-        results_table(find_runs([tmp_path / "runs"]), ()).head
-    )
-    run(configured(*command, "dataset.vocabulary=4", "train.steps=4"), RunFolder(tmp_path / "runs" / "few"))
-    table = results_table(find_runs([tmp_path / "runs"]), (), columns)
+    assert {"test/word_ppl", "test/iw_word_ppl"} <= set(results_table(find_runs([runs]), ()).head)
+    run(configured(*command, "dataset.vocabulary=4", "train.steps=4"), RunFolder(runs / "few"))
+    table = results_table(find_runs([runs]), (), columns)
     assert table.head[-1] == "data/test/unknown_share"
     assert not any(getattr(cell, "best", False) for row in table.body for cell in row)
 
