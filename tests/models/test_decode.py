@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
 from cvae.evaluation.samples import Sampler
-from cvae.models.decode import SamplingOptions, generate
+from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
@@ -123,6 +124,71 @@ def test_no_sentence_is_longer_than_asked_and_the_seed_decides_the_draws():
     first = generate(model, None, z, 7, how, noise(1))
     assert max(map(len, first)) <= 7
     assert generate(model, None, z, 7, how, noise(1)) == first != generate(model, None, z, 7, how, noise(2))
+
+
+def score(model, z, row: list[int], longest: int) -> float:
+    """Return log p of the words, and of the end of a sentence that is not cut."""
+    state, total = model.begin(None, z[None]), 0.0
+    following = [*row, EOS] if len(row) < longest else row
+    for word, target in zip([BOS, *row], following, strict=False):
+        logits, state = model.step(torch.tensor([word]), state)
+        total += float(logits.log_softmax(-1)[0, target])
+    return total
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("latent", [0, 3])
+def test_a_beam_as_wide_as_there_are_sentences_is_exact(latent):
+    model, z, longest = make(words=6, seed=3, latent=latent).eval(), 3 * torch.randn(5, latent), 3
+    model.decoder.output.bias[EOS] -= 6  # so that the empty sentence is not the likeliest
+    words = [word for word in range(6) if word not in (PAD, BOS, EOS)]
+    every = [list(row) for n in range(longest + 1) for row in itertools.product(words, repeat=n)]
+    found = beam_search(model, None, z, longest, SamplingOptions(beam=6**longest))
+    for row, own in zip(found, z, strict=True):
+        scores = {tuple(other): score(model, own, other, longest) for other in every}
+        assert row and scores[tuple(row)] == pytest.approx(max(scores.values()), abs=1e-5)
+
+
+@torch.no_grad()
+def test_a_beam_of_one_is_greedy_and_wider_ones_are_likelier():
+    model, z = make(seed=2).eval(), torch.randn(20, 3)
+    greedy = generate(model, None, z, 8, SamplingOptions())
+    assert beam_search(model, None, z, 8, SamplingOptions(beam=1)) == greedy
+    rows = [greedy, *(generate(model, None, z, 8, SamplingOptions(beam=k)) for k in (3, 500))]
+    scores = [sum(score(model, own, row, 8) for own, row in zip(z, part, strict=True)) for part in rows]
+    assert scores[0] < scores[1] <= scores[2] + 1e-4
+
+
+def test_a_beam_says_nothing_forbidden_goes_on_behind_no_end_and_keeps_rows_apart():
+    model, z = make(seed=1).eval(), torch.randn(12, 3)
+    how = SamplingOptions(beam=4, forbid=(UNK, 5))
+    rows = generate(model, None, z, 6, how)
+    assert not {word for row in rows for word in row} & {PAD, BOS, EOS, UNK, 5}
+    assert max(map(len, rows)) <= 6
+    assert [generate(model, None, own[None], 6, how)[0] for own in z] == rows
+    assert generate(model, None, z, 0, how) == [[]] * 12
+
+
+class Endings:
+    """A model that ends at once with probability 0.40, else begins with 4 or 5; 5 follows 4 and is last."""
+
+    def begin(self, batch: object, z: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (z,)
+
+    def step(self, words: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
+        shares = torch.full((len(words), 6), 1e-9)
+        first = words == BOS
+        shares[first, EOS], shares[first, 4], shares[first, 5] = 0.40, 0.35, 0.25
+        shares[words == 4, 5] = shares[words == 5, EOS] = shares[words == EOS, 4] = 1.0
+        return shares.log(), state
+
+
+def test_an_ended_sentence_keeps_its_score_and_competes_with_longer_ones():
+    z = torch.zeros(3, 1)
+    for beam, longest in ((2, 9), (3, 9), (3, 1), (50, 2)):
+        assert beam_search(Endings(), None, z, longest, SamplingOptions(beam=beam)) == [[]] * 3
+    no_end = SamplingOptions(beam=3, forbid=(EOS,))
+    assert beam_search(Endings(), None, z, 2, no_end) == [[4, 5]] * 3
 
 
 @pytest.fixture(scope="module")
