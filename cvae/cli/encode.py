@@ -39,7 +39,7 @@ def main(arguments: Arguments = None) -> None:
     from cvae.training.standalone import without_corpus
 
     codes.refuse_format(options.to)
-    column = sources.text_column(options.file, options.column, "--column")
+    column = sources.text_column(options.file, options.column, setting="--column")
     texts = [text for _, text in sources.texts(options.file, column)]
     if not texts:
         raise UserError(f"{options.file} has no sentence in it")

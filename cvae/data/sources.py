@@ -48,25 +48,28 @@ def columns(path: Path) -> list[str]:
     return list(dict.fromkeys(name for _, row in itertools.islice(rows(path), SEEN) for name in row))
 
 
-def text_column(path: Path, wanted: str | None, besides: str | None = None) -> str | None:
+def text_column(
+    path: Path, wanted: str | None, besides: str | None = None, setting: str = "dataset.column"
+) -> str | None:
     """Return the column of a table that holds its text: the wanted one, or the only one; None for no table.
 
-    `besides` is a column that is not meant. Raises UserError where there is no such column, or more than one.
+    `besides` is a column that is not meant, `setting` the key that names the wanted one. Raises UserError
+    where there is no such column, or more than one.
     """
     if not table_format(path):
         if wanted is not None:
-            raise UserError(f"dataset.column={wanted} names a column, and {path} is plain text")
+            raise UserError(f"{setting}={wanted} names a column, and {path} is plain text")
         return None
     names = columns(path)
     if wanted is not None:
         if names and wanted not in names:
-            raise UserError(f"{path} has no column {wanted} (dataset.column): it has {listing(names)}")
+            raise UserError(f"{path} has no column {wanted} ({setting}): it has {listing(names)}")
         return wanted
     seen = [row for _, row in itertools.islice(rows(path), SEEN)]
     found = [name for name in names if name != besides and _is_text([row.get(name) for row in seen])]
     if len(found) != 1:
         what = f"the text columns {listing(found)}" if found else "no column of text"
-        raise UserError(f"{path} has {what}: dataset.column must name one of {listing(names)}")
+        raise UserError(f"{path} has {what}: {setting} must name one of {listing(names)}")
     return found[0]
 
 

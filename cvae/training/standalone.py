@@ -61,7 +61,7 @@ def measure(task: LanguageTask, path: Path, column: str | None) -> dict[str, flo
     """
     if isinstance(task.config.task, ToyTaskConfig):
         raise UserError("a run of task=toy knows its ten sequences only: there is no other text to measure")
-    column = sources.text_column(path, column, "--column")
+    column = sources.text_column(path, column, setting="--column")
     longest = getattr(task.config.dataset, "max_words", math.inf)
     checked = files.check(path, longest, column=column)
     texts = {"text": files.Texts((path,), checked.fingerprint, column)}

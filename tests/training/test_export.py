@@ -1,0 +1,247 @@
+"""Exported runs: what is written, and what is read of folders that others made."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+import cvae
+from cvae.cli import export
+from cvae.errors import UserError
+from cvae.runs import fingerprints, hub
+from cvae.runs.folder import EXPORTED, RunFolder
+from cvae.training import checkpoint
+from cvae.training.run import run
+from tests.helpers import JARGON, TEXTS, text_run
+
+OWN = ("task=ptb", "dataset=text", "model.embed=4", "model.hidden=6", "model.latent=3", "train.batch_size=8")
+OWN += ("task.iw_samples=3", "train.epochs=null", "train.steps=4", "train.validate_every=2", "threads=1")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, configured) -> RunFolder:
+    """A finished run."""
+    return text_run(configured, tmp_path_factory.mktemp("exported"))
+
+
+@pytest.fixture(scope="module")
+def shared(folder) -> Path:
+    """The same, exported."""
+    target = folder.path.parent / "shared"
+    assert export.main([str(folder.path), str(target)]) == 0
+    return target
+
+
+@pytest.fixture
+def copy(shared, tmp_path) -> Path:
+    """An exported folder that a test may break."""
+    return Path(shutil.copytree(shared, tmp_path / "copy"))
+
+
+def test_an_exported_model_is_the_run_s(folder, shared):
+    there, here = cvae.load(folder.path), cvae.load(shared)
+    np.testing.assert_array_equal(there.encode(TEXTS).mean, here.encode(TEXTS).mean)
+    assert there.sample(5, temperature=1.0) == here.sample(5, temperature=1.0)
+    assert {path.name for path in shared.iterdir()} == {*EXPORTED, "README.md"} - {"tokenizer.json"}
+
+
+def test_the_last_checkpoint_is_exported_where_asked(folder, tmp_path, capsys):
+    assert export.main([str(folder.path), str(tmp_path / "last"), "--checkpoint", "last"]) == 0
+    weights = load_file(tmp_path / "last" / "model.safetensors")
+    saved = checkpoint.load(folder / "checkpoint_last.pt")["model"]
+    assert weights.keys() == saved.keys()
+    assert all(torch.equal(weights[name], weight) for name, weight in saved.items())
+    card = (tmp_path / "last" / "README.md").read_text()
+    assert "The weights are those of the last checkpoint, the measures those of the best one." in card
+    with pytest.raises(UserError, match="was exported with the last weights, not the best"):
+        cvae.load(tmp_path / "last", "best")
+    assert export.main([str(tmp_path / "last"), str(tmp_path / "again")]) == 0  # which is itself a run
+    assert json.loads((tmp_path / "again" / "run.json").read_text())["checkpoint"] == "last"
+
+
+def test_the_card_is_made_from_the_run(folder, shared):
+    page = (shared / "README.md").read_text()
+    head = yaml.safe_load(page.split("---")[1])
+    assert head["library_name"] == "cvae" and "text-vae" in head["tags"]
+    results = folder.results
+    assert f"| elbo | {results['val/elbo']:.2f} | {results['test/elbo']:.2f} |" in page
+    assert f"| train | 48 | {results['data/train/tokens']:,} | 0.00 % |" in page
+    assert "`model.latent` | `3`" in page and "cvae.load(" in page and "## Limits" in page
+    assert "{{" not in page and "None" not in page
+
+
+def test_nothing_of_this_machine_is_in_it(folder, shared):
+    for path in shared.iterdir():
+        if path.suffix != ".safetensors":
+            assert str(folder.path.parent) not in path.read_text(encoding="utf-8"), path
+    assert json.loads((shared / "run.json").read_text())["config"]["dataset"]["path"] == "corpus"
+
+
+def test_a_folder_that_is_not_empty_is_left_as_it_is(folder, tmp_path, capsys):
+    (tmp_path / "mine.txt").write_text("mine")
+    for target in (tmp_path, tmp_path / "mine.txt", folder.path):
+        assert export.main([str(folder.path), str(target)]) == 1
+        assert capsys.readouterr().err.endswith("is not empty: export to a new folder\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_reviews_whose_modules_share_vectors_are_exported(tmp_path, configured):
+    folder = text_run(configured, tmp_path, "model=review", "model.filters=4", "schedule=constant")
+    assert export.main([str(folder.path), str(tmp_path / "shared")]) == 0
+    there, here = cvae.load(folder.path), cvae.load(tmp_path / "shared")
+    np.testing.assert_array_equal(there.encode(TEXTS).mean, here.encode(TEXTS).mean)
+
+
+def rewrite(name: str, **changes: object):
+    """Return a change of a JSON file of a folder; a value of None removes its key."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text()) | changes
+        kept = {key: value for key, value in content.items() if value is not None}
+        (folder / name).write_text(json.dumps(kept))
+
+    return change
+
+
+def reshape(name: str, weight: torch.Tensor | None):
+    """Return a change of one weight, which is removed for None."""
+
+    def change(folder: Path) -> None:
+        rewrite("run.json", weights=None)(folder)
+        weights = load_file(folder / "model.safetensors") | {name: weight}
+        save_file({key: w for key, w in weights.items() if w is not None}, folder / "model.safetensors")
+
+    return change
+
+
+def cut(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def flip(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+BREAKAGES = {
+    "cut": (cut, r"model\.safetensors is no usable file of safetensors"),
+    "pickle": (lambda at: torch.save({}, at / "model.safetensors"), "is no usable file of safetensors"),
+    "flipped": (flip, r"model\.safetensors has changed: its sha256 is not the one in run\.json"),
+    "shape": (reshape("decoder.output.bias", torch.zeros(7)), "has the weights of another model: size"),
+    "missing": (reshape("decoder.output.bias", None), "has the weights of another model: Missing key"),
+    "more": (reshape("other", torch.zeros(2)), "has the weights of another model: Unexpected key"),
+    "json": (lambda at: (at / "run.json").write_text('{"format": 1,'), r"run\.json cannot be read"),
+    "list": (lambda at: (at / "run.json").write_text("[]"), "must hold a JSON object, found list"),
+    "format": (rewrite("run.json", format=99), "has format 99"),
+    "no config": (rewrite("run.json", config={}), r"run\.json: "),
+    "text config": (rewrite("run.json", config="x"), "has format 1"),
+    "no run.json": (lambda at: (at / "run.json").unlink(), r"is not a run folder: it has no run\.json"),
+}
+
+
+@pytest.mark.parametrize("kind", BREAKAGES)
+def test_a_broken_folder_is_refused_in_a_sentence(copy, kind):
+    change, sentence = BREAKAGES[kind]
+    change(copy)
+    with pytest.raises(UserError, match=sentence) as caught:
+        cvae.load(copy)
+    assert not JARGON.search(str(caught.value)) and "\n" not in str(caught.value)
+
+
+class Trap:
+    """An object whose unpickling makes a file."""
+
+    path = ""
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_no_pickle_of_a_foreign_folder_is_opened(copy, tmp_path, configured, monkeypatch):
+    trap = Trap()
+    trap.path = str(tmp_path / "sprung")
+    for name in ("best", "last", "previous"):
+        torch.save({"model": trap}, copy / f"checkpoint_{name}.pt")
+    cvae.load(copy)  # safetensors, whatever lies beside them
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="holds other things than weights and plain values"):
+        cvae.load(copy)  # as any checkpoint: weights only
+    (copy / "run.json").unlink()
+    with pytest.raises(UserError, match=r"no run\.json"):
+        cvae.load(copy)
+    assert not (tmp_path / "sprung").exists()
+
+
+def hub_of(monkeypatch, folder: Path | Exception) -> list[tuple]:
+    """Make `folder` what the hub has; return the requests it gets."""
+    asked: list[tuple] = []
+
+    def download(name: str, revision: str | None = None, allow_patterns: list[str] | None = None) -> str:
+        asked.append((name, revision, allow_patterns))
+        if isinstance(folder, Exception):
+            raise folder
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    hub._fetched.cache_clear()
+    return asked
+
+
+def test_a_name_of_the_hub_is_fetched_by_a_list_of_names(shared, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    asked = hub_of(monkeypatch, shared)
+    assert cvae.load("owner/name").latent == cvae.load("owner/name@v1").latent == 3
+    assert asked == [("owner/name", None, EXPORTED), ("owner/name", "v1", EXPORTED)]
+    assert {Path(name).suffix for name in EXPORTED} == {".json", ".txt", ".safetensors"}
+    (tmp_path / "owner").mkdir()  # now it is a path
+    with pytest.raises(UserError, match="is not a run folder"):
+        cvae.load("owner/name")
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (OSError("no\nnetwork"), "owner/name is no folder here, and cannot be had from the hub: no network"),
+        (None, r"owner/name of the hub has no model\.safetensors: it is no model that `export` wrote"),
+    ],
+)
+def test_without_network_or_model_it_ends_in_a_sentence(answer, sentence, copy, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (copy / "model.safetensors").unlink()
+    torch.save({}, copy / "checkpoint_best.pt")  # of a hub, no checkpoint will do
+    hub_of(monkeypatch, answer or copy)
+    with pytest.raises(UserError, match=re.escape(sentence) if answer else sentence):
+        cvae.load("owner/name")
+
+
+def test_init_from_takes_an_exported_folder_and_a_name_of_the_hub(
+    folder, shared, tmp_path, configured, monkeypatch
+):
+    weights = checkpoint.load(folder.reported)["model"]
+    corpus = f"dataset.path={folder.path.parent / 'corpus'}"
+    monkeypatch.chdir(tmp_path)
+    hub_of(monkeypatch, shared)
+    monkeypatch.setattr("cvae.report.figures.run_pictures", lambda path: [])
+    for number, source in enumerate((str(shared), "owner/name")):
+        config = configured(*OWN, corpus, f"init_from={source}", "lr.value=1e-12")
+        own = RunFolder(tmp_path / f"run{number}")
+        run(config, own)
+        after = checkpoint.load(own / "checkpoint_last.pt")["model"]
+        assert all(torch.allclose(after[name], weight, atol=1e-6) for name, weight in weights.items())
+    prints = fingerprints.of_config(configured(*OWN, corpus, f"init_from={shared}"))
+    assert prints["init_from"] == fingerprints.fingerprint(shared / "model.safetensors")
+    config = configured(*OWN, corpus, f"init_from={shared}", "model.hidden=7")
+    with pytest.raises(UserError, match="is a model of another shape"):
+        run(config, RunFolder(tmp_path / "other"))
