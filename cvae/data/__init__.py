@@ -17,7 +17,7 @@ from cvae.config.schema import (
     TinyData,
     ToyData,
 )
-from cvae.data import files, labels, own_dialogs, switchboard, toy
+from cvae.data import files, labelled, own_dialogs, switchboard, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import Vocabulary
@@ -28,7 +28,7 @@ REGISTRY: dict[type, Callable[[Any, torch.device, Vocabulary | None], Splits]] =
     TinyData: lambda config, device, _: toy.build(toy.tiny(config), device),
     TextFiles: files.build_text,
     OwnText: files.build_text,
-    LabelledData: labels.build,
+    LabelledData: labelled.build,
     DialogData: lambda config, device, _: switchboard.build(config, device),
     OwnDialogs: lambda config, device, _: own_dialogs.build(config, device),
 }

@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from cvae.config.schema import DialogFiles
+from cvae.data.device import to_device
 from cvae.data.dialog_records import START, UNKNOWN, Attributes, Dialog, Labels, Utterance
 from cvae.data.text import Batches, Splits, order, overlap
-from cvae.data.transfer import to_device
 from cvae.data.vocabulary import BOS, EOS, UNK
 
 NOT_ENCODED = torch.empty(0)

@@ -6,6 +6,7 @@ import csv
 import gzip
 import itertools
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -39,8 +40,14 @@ def texts(path: Path, column: str | None) -> Iterator[tuple[int, str]]:
 
 def rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a table. Raises UserError, naming file and line, for what is none."""
-    readers = {".jsonl": _json_rows, ".csv": _csv_rows, ".tsv": _csv_rows, ".parquet": _parquet_rows}
-    return {**readers, ".arrow": _arrow_rows}[table_format(path)](path)
+    readers = {
+        ".jsonl": _json_rows,
+        ".csv": _csv_rows,
+        ".tsv": _csv_rows,
+        ".parquet": _parquet_rows,
+        ".arrow": _arrow_rows,
+    }
+    return readers[table_format(path)](path)
 
 
 def columns(path: Path) -> list[str]:
@@ -119,7 +126,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
     try:
         with cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb") as file:
             yield from file
-    except (EOFError, gzip.BadGzipFile, gzip.zlib.error) as error:  # type: ignore[attr-defined]
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise UserError(f"{path} is no complete gzip file: {error}") from None
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cvae.data.transfer import to_device
+from cvae.data.device import to_device
 from cvae.data.vocabulary import BOS, RESERVED, UNK, WHY_RESERVED, Vocabulary, words_of
 from cvae.errors import UserError
 

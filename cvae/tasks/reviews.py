@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cvae import models
-from cvae.data.labelled import held_out, stratified, without_words
+from cvae.data.label_sets import held_out, stratified, without_words
 from cvae.data.text import fixed_subset
 from cvae.evaluation.classifier import Classifier, Probe, Scaling, judge, posteriors, probe, train
 from cvae.evaluation.projector import Projection

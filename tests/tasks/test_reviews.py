@@ -24,8 +24,8 @@ from torch import nn
 
 from cvae import data
 from cvae.config.schema import Shares, ShenFiles
-from cvae.data import labels
-from cvae.data.labelled import held_out, stratified, without_words
+from cvae.data import labelled
+from cvae.data.label_sets import held_out, stratified, without_words
 from cvae.data.text import Batch, Corpus, Splits
 from cvae.data.vocabulary import BOS, EOS, SPECIALS
 from cvae.errors import Diverged, FolderError, UserError
@@ -141,9 +141,9 @@ def test_a_third_class_is_refused(folder, tmp_path, name):
     for other in ("sentiment.train.0.gz", "sentiment.train.1~", "sentiment.all.2", name):
         (tmp_path / "reviews" / other).write_text("so so\n")
     with pytest.raises(UserError, match=rf"{name} is a class of its own: dataset=yelp tells two apart"):
-        labels.read_reviews(described(tmp_path / "reviews"))
+        labelled.read_reviews(described(tmp_path / "reviews"))
     (tmp_path / "reviews" / name).unlink()
-    labels.read_reviews(described(tmp_path / "reviews"))
+    labelled.read_reviews(described(tmp_path / "reviews"))
 
 
 def test_a_share_of_nothing_is_refused_by_file_and_key(folder):
@@ -153,7 +153,7 @@ def test_a_share_of_nothing_is_refused_by_file_and_key(folder):
 
 def test_words_rarer_than_min_count_in_the_used_share_are_unknown(folder):
     words = data.build(described(folder, least=16), CPU).vocabulary.words
-    classes = labels.read_reviews(described(folder))["train"]
+    classes = labelled.read_reviews(described(folder))["train"]
     flat = [word for texts in classes.values() for line in texts for word in line.split()]
     assert set(words) == {*SPECIALS, *(word for word in flat if flat.count(word) >= 16)}
     assert 6 < len(words) < len(SPECIALS) + len(set(flat))

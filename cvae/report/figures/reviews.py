@@ -78,7 +78,7 @@ def _axes(ax: Axes, title: str, counts: Mapping[float, int], most_frequent: floa
     ax.set_title(title, loc="left", fontsize=12)
     if most_frequent is not None:
         ax.axhline(most_frequent, color=GREY, lw=1, ls=(0, (4, 3)), label="most frequent class")
-    ax.legend(loc="upper left", fontsize=10, frameon=False)
+    ax.legend(loc="best", fontsize=10, frameon=False)
 
 
 def map_figure(runs: Sequence[Run]) -> Figure:
