@@ -21,7 +21,7 @@ from cvae.data.sources import place, text_column
 from cvae.data.text import Splits, order, splits
 from cvae.data.vocabulary import RESERVED, WHY_RESERVED, Vocabulary, words_of
 from cvae.errors import UserError
-from cvae.io import sha256
+from cvae.io import located, sha256
 
 TEXTS_A_ROW = 1000  # of the cache; one text a row takes twice the time
 
@@ -151,7 +151,7 @@ def _notes(
         count, empty, longer = (sum(numbers) for numbers in list(zip(*checked[split], strict=True))[1:4])
         reasons = {"empty": empty, f"of more than {config.longest} words (dataset.longest)": longer}
         left_out = " and ".join(f"{number:,} {why}" for why, number in reasons.items() if number)
-        name = part.paths[0].name if len(part.paths) == 1 else f"{len(part.paths)} files"
+        name = _name(part.paths[0], config) if len(part.paths) == 1 else f"{len(part.paths)} files"
         parts.append(
             f"{split} {count if part.chosen is None else len(part.chosen):,} sentences of {name}"
             + (f", column {part.column}" if part.column else "")
@@ -206,3 +206,9 @@ def check(path: Path, max_words: float, longest: float = math.inf, column: str |
         limit = "" if longest == math.inf else f" of at most {longest} words"
         raise UserError(f"{path} has no sentence{limit} in it")
     return Checked(sha256(path), sentences, empty, longer, single)
+
+
+def _name(path: Path, config: OwnText) -> str:
+    """Return a file's name, below the folder of the data set if it is there."""
+    folder = located(config.path)
+    return str(path.relative_to(folder)) if folder in path.parents else path.name

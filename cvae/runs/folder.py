@@ -125,7 +125,7 @@ class RunFolder:
     def configuration(self, device: str, data: str | None = None, **task: Any) -> Config:
         """Return the run's configuration for this machine's device and data, with keys of its task changed.
 
-        Raises FolderError where there is no run, UserError where `data` is given for generated data.
+        Raises FolderError where there is no run, UserError where `data` is absent or the data are generated.
         """
         if (record := self.record) is None:
             raise FolderError(f"{self} is not a run folder: it has no run.json")
@@ -137,6 +137,8 @@ class RunFolder:
         if data is not None:
             if not isinstance(config.dataset, Files):
                 raise UserError(f"--data: the dataset {config.dataset.name} of this run is generated")
+            if not located(data).exists():
+                raise UserError(f"--data: there is no file or folder {data}")
             changed["dataset"] = dataclasses.replace(config.dataset, path=data)
         return dataclasses.replace(config, **changed)
 

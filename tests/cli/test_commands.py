@@ -118,6 +118,9 @@ def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys
     assert evaluate([str(folder), "test", "--data", str(moved)]) == 0
     assert evaluate([str(folder)]) == 1
     assert f"no data at {corpus}" in capsys.readouterr().err
+    for command in ("evaluate", "sample"):
+        assert script(command).main([str(folder), "--data", str(corpus)]) == 1
+        assert capsys.readouterr().err == f"--data: there is no file or folder {corpus}\n"
     (moved / "test.txt").write_text("the cat sat\n")
     assert evaluate([str(folder), "test", "--data", str(moved)]) == 1
     assert "other data: test changed" in capsys.readouterr().err

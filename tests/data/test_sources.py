@@ -107,6 +107,7 @@ def test_a_saved_folder_of_splits_is_read_by_its_splits(tmp_path):
     )
     built = data.build(own(tmp_path / "d"), CPU)
     assert {split: len(part) for split, part in built.corpora.items()} == {"train": 4, "val": 2, "test": 1}
+    assert "val 2 sentences of validation/data-" in built.notes[0]
 
 
 def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
