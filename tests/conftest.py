@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from cvae.cli.overrides import quoted
 from cvae.config.load import load
 from cvae.config.schema import Config
+from cvae.report import figures
 from tests.helpers import ROOT
 
 
@@ -31,6 +33,22 @@ def without_tf32() -> Iterator[None]:
     yield
     for switch, allowed in zip(switches, before, strict=True):
         switch.allow_tf32 = allowed
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures() -> Iterator[Callable[[], AbstractContextManager[None]]]:
+    """A run draws its pictures, which takes longer than a small run, only in `with pictures():`."""
+    draw = figures.run_pictures
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures, "run_pictures", lambda folder: [])
+
+        @contextmanager
+        def drawn() -> Iterator[None]:
+            with pytest.MonkeyPatch.context() as inner:
+                inner.setattr(figures, "run_pictures", draw)
+                yield
+
+        yield drawn
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceMo
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import PAD
 from cvae.models.sentence import SentenceVAE
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.schedules import Constant, ConstantRate
 from cvae.tasks.language_model import LanguageTask
@@ -161,7 +160,6 @@ def text_run(configured: Callable[..., Config], folder: Path, *overrides: str) -
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        patch.setattr(figures, "run_pictures", lambda path: [])
         run.run(config, RunFolder(folder / "run"))
     return RunFolder(folder / "run")
 

@@ -13,7 +13,6 @@ from cvae.data.vocabulary import EOS, UNK
 from cvae.evaluation import chat, samples
 from cvae.models import kernels, objective
 from cvae.models.decode import SamplingOptions, generate
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
@@ -82,8 +81,7 @@ def on_gpu(configured, tmp_path) -> Callable:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Draw no pictures, which are made of recorded numbers, and generate short sentences."""
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    """Generate short sentences."""
     monkeypatch.setattr(samples.Sampler.__init__, "__defaults__", (9, 0))  # the longest, and the seed
 
 

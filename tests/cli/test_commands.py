@@ -51,13 +51,11 @@ SIZES = (
 def runs(tmp_path_factory, configured) -> Path:
     """Two schedules, two seeds, and a third schedule that is not finished."""
     folder = tmp_path_factory.mktemp("outputs") / "toy"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "run_pictures", lambda path: [])
-        for schedule, seed in (("constant", 0), ("constant", 1), ("cyclical", 0), ("cyclical", 1)):
-            config = configured(f"schedule={schedule}", f"seed={seed}", *SIZES)
-            run(config, RunFolder(folder / f"{schedule}-{seed}"))
-        config = configured("schedule=monotonic", "train.stop_after=12", *SIZES)
-        run(config, RunFolder(folder / "monotonic-0"))
+    for schedule, seed in (("constant", 0), ("constant", 1), ("cyclical", 0), ("cyclical", 1)):
+        config = configured(f"schedule={schedule}", f"seed={seed}", *SIZES)
+        run(config, RunFolder(folder / f"{schedule}-{seed}"))
+    config = configured("schedule=monotonic", "train.stop_after=12", *SIZES)
+    run(config, RunFolder(folder / "monotonic-0"))
     return folder
 
 
@@ -465,7 +463,6 @@ TINY = ("experiment=ptb_debug", "train.steps=20", "train.validate_every=10", "da
 def worse(request, tmp_path, configured, monkeypatch) -> tuple[Path, str, int]:
     """A run whose first validation is its best, the checkpoint that its task reports, and its step."""
     overrides, which, step = request.param
-    monkeypatch.setattr(figures, "run_pictures", lambda path: [])
     scores = iter((1.0, 2.0))
     monkeypatch.setattr(LanguageTask, "score", lambda self, found: next(scores))
     assert run(configured(*overrides), RunFolder(tmp_path)) == {"best": 1.0, "last": 2.0}[which]
@@ -585,8 +582,7 @@ def test_a_line_of_the_projector_is_a_sentence(tmp_path):
     assert lines == ["sentence\tlabel", "a b\tx", "(no words)\ty", "c d\tz"]
 
 
-def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configured, monkeypatch):
-    monkeypatch.setattr(figures, "run_pictures", lambda path: [])
+def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configured):
     (tmp_path / "code.txt").write_text("def __init__ ( self , *args* )\n" * 40)
     own = ("task=ptb", "dataset=text", f"dataset.path={tmp_path / 'code.txt'}", "train.steps=4", "threads=1")
     sizes = ("model.embed=4", "model.hidden=4", "model.latent=2", "task.iw_samples=2")

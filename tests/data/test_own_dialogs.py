@@ -20,7 +20,6 @@ from cvae.config.schema import OwnDialogs
 from cvae.data.dialog_records import MOST_VALUES, UNKNOWN
 from cvae.data.own_dialogs import addressees
 from cvae.errors import UserError
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.run import prepare, run
 from tests.helpers import CPU, JARGON, ROOT
@@ -365,9 +364,7 @@ def trained(request, tmp_path_factory, configured) -> tuple[str, Path, Path]:
     folder = tmp_path_factory.mktemp(request.param)
     make = full if request.param == "full" else bare
     path = write(folder / "my.jsonl", *map(make, range(24)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "run_pictures", lambda path: [])
-        run(configured(*SMALL, f"dataset.path={path}"), RunFolder(folder / "run"))
+    run(configured(*SMALL, f"dataset.path={path}"), RunFolder(folder / "run"))
     return request.param, path, folder / "run"
 
 

@@ -30,7 +30,7 @@ from cvae.evaluation.acts import ActClassifier
 from cvae.evaluation.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
 from cvae.evaluation.samples import literal
 from cvae.models.gaussian import Gaussian
-from cvae.report import figures, tables
+from cvae.report import tables
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import read_run
@@ -500,9 +500,7 @@ def folders(tmp_path_factory, configured) -> list[Path]:
     found = []
     for schedule in ("monotonic", "cyclical"):
         path = tmp_path_factory.mktemp("dialog") / schedule
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(figures, "run_pictures", lambda path: [])
-            run(configured(*SMALL, f"schedule={schedule}"), RunFolder(path))
+        run(configured(*SMALL, f"schedule={schedule}"), RunFolder(path))
         found.append(path)
     return found
 
@@ -774,9 +772,7 @@ def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
 
 def test_an_autoencoder_has_no_prior_to_answer_from(folders, tmp_path, configured):
     steps = ("train.epochs=null", "train.steps=2", "train.validate_every=2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "run_pictures", lambda path: [])
-        run(configured(*SMALL, "schedule=none", *steps), RunFolder(tmp_path))
+    run(configured(*SMALL, "schedule=none", *steps), RunFolder(tmp_path))
     results = json.loads((tmp_path / "results.json").read_text())
     assert "test/rec" in results and "test/kl" not in results and "test/bleu1_f1" not in results
     assert (tmp_path / "samples.md").read_text() == "schedule=none has no prior to answer from.\n"

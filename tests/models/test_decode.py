@@ -14,7 +14,6 @@ from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
 from cvae.evaluation.samples import Sampler
 from cvae.models.decode import SamplingOptions, beam_search, generate
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
 from cvae.training.standalone import without_corpus
@@ -195,9 +194,7 @@ def test_an_ended_sentence_keeps_its_score_and_competes_with_longer_ones():
 def folder(tmp_path_factory, configured) -> str:
     """A finished run on the generated corpus."""
     path = tmp_path_factory.mktemp("sampled") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "run_pictures", lambda path: [])
-        run(configured(*SMALL), RunFolder(path))
+    run(configured(*SMALL), RunFolder(path))
     return str(path)
 
 
@@ -317,10 +314,9 @@ def test_wrong_arguments_are_answered_in_a_sentence(arguments, sentence, capsys)
     assert sentence in capsys.readouterr().err
 
 
-def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys, monkeypatch):
+def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys):
     assert script("sample").main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"{tmp_path} is not a run folder: it has no run.json\n"
-    monkeypatch.setattr(figures, "run_pictures", lambda path: [])
     folder = RunFolder(tmp_path / "run")
     run(configured(*SMALL, "schedule=none"), folder)
     assert script("sample").main([str(folder.path), "prior"]) == 1

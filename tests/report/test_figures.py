@@ -17,6 +17,7 @@ from PIL import Image
 from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
+from cvae.report.figures import run_pictures
 from cvae.runs.reader import Run, find_runs, measured, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.helpers import ROOT
@@ -285,7 +286,7 @@ def test_the_curves_of_a_run_have_its_validations_beside_its_training(tmp_path: 
 
 
 def test_run_pictures_of_a_toy_run(tmp_path: Path):
-    written = figures.run_pictures(make_run(tmp_path / "run"))
+    written = run_pictures(make_run(tmp_path / "run"))
     assert [path.name for path in written] == ["curves.png", "latents.png"]
     assert colours(written[0]) > 50
     assert colours(written[1]) > 1000
@@ -293,7 +294,7 @@ def test_run_pictures_of_a_toy_run(tmp_path: Path):
 
 @pytest.mark.parametrize("until", [0, 3000])
 def test_run_pictures_of_an_unfinished_autoencoder(tmp_path: Path, until: int):
-    written = figures.run_pictures(make_run(tmp_path / "run", "none", until=until))
+    written = run_pictures(make_run(tmp_path / "run", "none", until=until))
     assert [path.name for path in written] == ["curves.png", "latents.png"][: 2 if until else 1]
 
 
@@ -301,7 +302,7 @@ def test_run_pictures_skip_a_latent_that_is_no_plane(tmp_path: Path):
     folder = make_run(tmp_path / "run", task="ptb", until=1000)
     record = {"step": 1000, "mean": [[0, 0, 0]], "logvar": [[0, 0, 0]], "label": [0]}
     write(folder / "latents.jsonl", [record])
-    assert figures.run_pictures(folder) == [folder / "curves.png"]
+    assert run_pictures(folder) == [folder / "curves.png"]
     with pytest.raises(RunsError, match="2-d"):
         figures.latent_figure(find_runs([folder]))
 

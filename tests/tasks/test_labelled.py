@@ -191,8 +191,7 @@ def test_a_classifier_of_three_classes_starts_as_its_probe():
     assert loss == pytest.approx(-judge(logits, labels).fit, abs=1e-5)
 
 
-def test_the_whole_second_stage_runs_on_three_classes_with_their_names(tmp_path, configured, monkeypatch):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_the_whole_second_stage_runs_on_three_classes_with_their_names(tmp_path, configured):
     labels = ("dataset=labelled", f"dataset.path={table(tmp_path)}", "dataset.label=stars")
     config = configured(*REVIEWS, *labels, "train.epochs=3", "task.finetune.modes=[probe,finetune,scratch]")
     run(config, RunFolder(tmp_path / "run"))

@@ -121,9 +121,8 @@ def test_a_share_is_not_less_for_how_it_is_stored(tmp_path):
     assert np.bincount(train.labels).tolist() == [29, 29]
 
 
-def test_a_share_is_said_and_recorded(folder, tmp_path, monkeypatch, configured):
+def test_a_share_is_said_and_recorded(folder, tmp_path, configured):
     assert data.build(described(folder), CPU).notes == ()
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     shares = ("dataset.share.train=0.5", "dataset.share.test=0.125")
     config = configured(*REVIEWS, *shares, f"dataset.path={folder}", "train.epochs=null", "train.steps=4")
     run(config, RunFolder(tmp_path))
@@ -209,7 +208,6 @@ def outcome(path: Path) -> dict:
 def test_pretraining_that_is_stopped_anywhere_is_that_which_was_not(
     more, folder, tmp_path, monkeypatch, configured
 ):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     small = [key for key in REVIEWS if "model=sentence" not in more or "filters" not in key]
     config = configured(*small, *more, f"dataset.path={folder}")
     run(config, RunFolder(tmp_path / "whole"))
@@ -243,10 +241,11 @@ def cells(path: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(folder, tmp_path_factory, configured) -> Path:
-    """A run of both stages."""
+def finished(folder, tmp_path_factory, configured, pictures) -> Path:
+    """A run of both stages, with its pictures."""
     path = tmp_path_factory.mktemp("fertig é ")
-    run(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(path))
+    with pictures():
+        run(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(path))
     return path
 
 
@@ -558,10 +557,7 @@ def test_the_pictures_and_the_projector_are_there(finished):
 
 
 @pytest.mark.parametrize("killed", [0, 8, 12])
-def test_the_second_stage_goes_on_after_any_classifier(
-    killed, finished, folder, tmp_path, monkeypatch, configured
-):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_the_second_stage_goes_on_after_any_classifier(killed, finished, folder, tmp_path, configured):
     for path in finished.iterdir():
         if path.name not in ("classifier.jsonl", "results.json", ".lock", "map.jsonl"):
             shutil.copy(path, tmp_path / path.name)
@@ -589,7 +585,6 @@ def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
     folder, tmp_path, monkeypatch, configured
 ):
     """Whatever is judged with it, and however small a batch of labelled sentences is."""
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     small = [key for key in REVIEWS if "filters" not in key and "modes" not in key]
     own = ("model=sentence", "remedy=[batch_norm]", "task.finetune.batch_size=7", f"dataset.path={folder}")
     config = configured(*small, *own)
@@ -606,10 +601,7 @@ def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
     assert RunFolder(tmp_path).results["finished"]
 
 
-def test_init_from_restores_exactly_and_gives_the_same_classifiers(
-    finished, folder, tmp_path, monkeypatch, configured
-):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_init_from_restores_exactly_and_gives_the_same_classifiers(finished, folder, tmp_path, configured):
     own = ("task.finetune.modes=[probe]", f"init_from={finished}", f"dataset.path={folder}")
     task = prepare(configured(*REVIEWS, *own))
     best = checkpoint.load(finished / "checkpoint_best.pt")["model"]
@@ -622,10 +614,7 @@ def test_init_from_restores_exactly_and_gives_the_same_classifiers(
     assert not (tmp_path / "checkpoint_last.pt").exists()
 
 
-def test_pretraining_that_goes_on_makes_its_classifiers_anew(
-    finished, folder, tmp_path, monkeypatch, configured
-):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_pretraining_that_goes_on_makes_its_classifiers_anew(finished, folder, tmp_path, configured):
     own = (MODES, f"dataset.path={folder}", "train.epochs=6")
     own += (f"continue_from={finished}", "continue_beta=cycles")
     run(configured(*REVIEWS, *LEARNING, *own), RunFolder(tmp_path))
@@ -636,10 +625,7 @@ def test_pretraining_that_goes_on_makes_its_classifiers_anew(
     assert RunFolder(tmp_path).results["updates"] == 1.5 * RunFolder(finished).results["updates"]
 
 
-def test_a_run_that_only_classified_has_nothing_that_could_go_on(
-    finished, folder, tmp_path, monkeypatch, configured
-):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_a_run_that_only_classified_has_nothing_that_could_go_on(finished, folder, tmp_path, configured):
     own = (*REVIEWS, "task.finetune.modes=[probe]", f"dataset.path={folder}")
     run(configured(*own, f"init_from={finished}"), RunFolder(tmp_path / "probes"))
     config = configured(*own, f"continue_from={tmp_path / 'probes'}", "continue_beta=hold")
@@ -669,9 +655,8 @@ def test_an_encoder_that_does_not_fit_is_refused(other, said, finished, folder, 
 
 
 def test_scratch_alone_needs_no_pretraining_and_is_the_same_for_every_schedule(
-    finished, folder, tmp_path, monkeypatch, configured
+    finished, folder, tmp_path, configured
 ):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     own = ("task.finetune.modes=[scratch]", "schedule=none", f"dataset.path={folder}")
     run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     assert cells(tmp_path) == [cell for cell in cells(finished) if cell["mode"] == "scratch"]

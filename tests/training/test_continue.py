@@ -14,7 +14,6 @@ import torch
 
 from cvae.config.schema import Config
 from cvae.errors import CheckpointError, FolderError, RunsError
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run, refuse_mixture
 from cvae.tasks.dialog import DialogTask
@@ -51,9 +50,8 @@ BOTH = ("continue_beta=cycles", "continue_lr=restarts")
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_to_look_at():
-    """Drawing and generating take longer than these runs."""
+    """Generating takes longer than these runs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "run_pictures", lambda folder: [])
         for task in (LanguageTask, DialogTask):
             patch.setattr(task, "page", lambda self: "")
             patch.setattr(task, "preview", lambda self: "a sentence")

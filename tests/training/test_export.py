@@ -168,7 +168,7 @@ class Trap:
         return Path.touch, (Path(self.path),)
 
 
-def test_no_pickle_of_a_foreign_folder_is_opened(copy, tmp_path, configured, monkeypatch):
+def test_no_pickle_of_a_foreign_folder_is_opened(copy, tmp_path, configured):
     trap = Trap()
     trap.path = str(tmp_path / "sprung")
     for name in ("best", "last", "previous"):
@@ -233,7 +233,6 @@ def test_init_from_takes_an_exported_folder_and_a_name_of_the_hub(
     corpus = f"dataset.path={folder.path.parent / 'corpus'}"
     monkeypatch.chdir(tmp_path)
     hub_of(monkeypatch, shared)
-    monkeypatch.setattr("cvae.report.figures.run_pictures", lambda path: [])
     for number, source in enumerate((str(shared), "owner/name")):
         config = configured(*OWN, corpus, f"init_from={source}", "lr.value=1e-12")
         own = RunFolder(tmp_path / f"run{number}")

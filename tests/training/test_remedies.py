@@ -415,8 +415,7 @@ class TestBatchNorm:
         assert floor * (1 - 1e-4) <= task.evaluate("train")["kl"] < floor * 1.1
         assert floor / 2 < task.evaluate("val")["kl"] < 2 * floor
 
-    def test_checkpoints_hold_the_population_of_their_weights(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    def test_checkpoints_hold_the_population_of_their_weights(self, tmp_path):
         folder, name = RunFolder(tmp_path), "encoder.normalise.spread"
         values = {"train.validate_every": 6, "train.save_every": 4, "train.epochs": None, "train.steps": 12}
         run(tiny("batch_norm", **values, **{"train.stop_after": 8}), folder)
@@ -433,8 +432,7 @@ class TestBatchNorm:
         task.means(task.fixed_subset("val", 2))
         assert torch.equal(task.model.encoder.normalise.spread, last[name])
 
-    def test_running_values_of_older_checkpoints_are_replaced(self, tmp_path, monkeypatch, caplog):
-        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    def test_running_values_of_older_checkpoints_are_replaced(self, tmp_path, caplog):
         config, folder = tiny("batch_norm"), RunFolder(tmp_path)
         run(config, folder)
         path = tmp_path / "checkpoint_best.pt"
@@ -795,9 +793,7 @@ class TestPretrained:
     @classmethod
     def source(cls, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("ae")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(figures, "run_pictures", lambda folder: [])
-            run(load(container(*SMALL, "schedule=none", "train.steps=20")), RunFolder(folder))
+        run(load(container(*SMALL, "schedule=none", "train.steps=20")), RunFolder(folder))
         return folder
 
     @pytest.mark.parametrize("reset", [False, True])
@@ -814,7 +810,6 @@ class TestPretrained:
     def test_a_run_starts_there_and_its_continuation_does_not_need_it(
         self, reset, source, tmp_path, monkeypatch
     ):
-        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
         values = {"init_from": str(source), "reset_decoder": reset}
         values |= {"train.steps": 6, "schedule.cycles": 1, "lr.value": 1e-9}
         run(tiny("pretrained", **values, **{"train.stop_after": 2}), RunFolder(tmp_path))
@@ -828,7 +823,6 @@ class TestPretrained:
         assert RunFolder(tmp_path).results["finished"]
 
     def test_a_run_that_starts_anew_starts_there_anew(self, source, tmp_path, monkeypatch):
-        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
         taken = []
         monkeypatch.setattr(
             "cvae.training.run.load_weights", lambda *arguments, **named: taken.append(arguments)
@@ -842,8 +836,7 @@ class TestPretrained:
         run(tiny("pretrained", **values), RunFolder(tmp_path))
         assert len(taken) == 2
 
-    def test_the_weights_taken_are_those_that_the_task_reports(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+    def test_the_weights_taken_are_those_that_the_task_reports(self, tmp_path):
         small = ("train.steps=4", "train.validate_every=2", "dataset.draws=1", "task.samples=10")
         run(load(container(*small)), RunFolder(tmp_path))  # the toy, which reports its last checkpoint
         (tmp_path / "checkpoint_best.pt").unlink()

@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,19 +127,14 @@ def board(folder: Path) -> dict[str, list[int]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, configured) -> dict[str, Path]:
-    """Each command, run without a stop."""
+def whole(tmp_path_factory, configured, pictures) -> dict[str, Path]:
+    """Each command, run without a stop; `tiny` draws its pictures."""
     folders = {}
     for name, command in COMMANDS.items():
         folders[name] = tmp_path_factory.mktemp(f"{name} – Läufe 1")
-        run(configured(*command), RunFolder(folders[name]))
+        with pictures() if name == "tiny" else nullcontext():
+            run(configured(*command), RunFolder(folders[name]))
     return folders
-
-
-@pytest.fixture(autouse=True)
-def no_pictures(whole, monkeypatch) -> None:
-    """Drawing takes longer than these runs; those of `whole` are made before this and have theirs."""
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
 
 
 def crash_after(monkeypatch, updates: int, where: str = "_advance") -> None:
@@ -525,7 +521,6 @@ def overflown(tmp_path_factory, configured) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LanguageTask, "__init__", far)
-        patch.setattr(figures, "run_pictures", lambda folder: [])
         for stop in ("null", "14"):
             own = (*TOY, "schedule=constant", "schedule.stop=0", f"train.stop_after={stop}")
             run(configured(*own), RunFolder(folder / f"until {stop}"))

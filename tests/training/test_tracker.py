@@ -13,7 +13,6 @@ import pytest
 from cvae.cli import precheck
 from cvae.config.load import identity
 from cvae.errors import UserError
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import tracker
@@ -59,7 +58,6 @@ class Store:
 
 @pytest.fixture(autouse=True)
 def nothing_to_look_at(monkeypatch):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
     for method in ("page", "preview"):
         monkeypatch.setattr(LanguageTask, method, lambda self: "")
 

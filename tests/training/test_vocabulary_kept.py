@@ -13,7 +13,6 @@ import torch
 
 from cvae.cli import precheck
 from cvae.errors import FolderError, UserError
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -29,7 +28,6 @@ SIZES += ("train.steps=4", "train.epochs=null", "train.validate_every=2", "threa
 def nothing_to_look_at(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        patch.setattr(figures, "run_pictures", lambda folder: [])
         for method in ("page", "preview"):
             patch.setattr(LanguageTask, method, lambda self: "")
         yield
@@ -81,7 +79,7 @@ def test_the_vocabulary_stays_and_what_is_unknown_is_said(on, source, tmp_path):
     assert results["data/train/unknown_share"] == pytest.approx(16 / 51)
 
 
-def test_it_resumes_and_is_opened_when_the_source_is_gone(on, source, tmp_path, monkeypatch):
+def test_it_resumes_and_is_opened_when_the_source_is_gone(on, source, tmp_path):
     gone = shutil.copytree(source, tmp_path / "source")
     command = (f"init_from={gone}",)
     run(on("new", *command), RunFolder(tmp_path / "whole"))
