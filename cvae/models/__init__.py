@@ -9,7 +9,8 @@ from cvae.config.schema import DialogModel, ModelConfig, ReviewModel, SentenceMo
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
 from cvae.models.review import ReviewVAE
-from cvae.models.sentence import SentenceVAE, TextVAE
+from cvae.models.sentence import SentenceVAE
+from cvae.models.text import TextVAE
 
 Model = TextVAE | DialogVAE
 REGISTRY: dict[type, Callable[[Any, Any], Model]] = {

@@ -16,7 +16,8 @@ from cvae.config.schema import ReviewModel
 from cvae.data.text import Batch
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian
-from cvae.models.sentence import Decoder, TextVAE
+from cvae.models.sentence import Decoder
+from cvae.models.text import TextVAE
 
 LEFT_PADS, POSITIONS = 4, 25  # pads before the first word; positions that one window of the encoder reads
 WINDOW_STRIDE = 4  # positions
