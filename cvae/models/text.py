@@ -1,8 +1,10 @@
-"""What models of sentences share: the three densities, from an encoder and a decoder."""
+"""What models of sentences share: the three densities and generation, from an encoder and a decoder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import abc
+from collections.abc import Iterable
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,53 @@ from cvae.data.vocabulary import UNK
 from cvae.models import gaussian
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian
-from cvae.models.kernels.output import layer_nll
+from cvae.models.kernels.output import OutputLayer, layer_nll
+from cvae.models.normalisation import NormalisedMean
 from cvae.models.objective import LatentModel
 
-if TYPE_CHECKING:
-    from cvae.models.sentence import Decoder
+
+class GaussianEncoder(nn.Module, abc.ABC):
+    """q(z | x): mean and logvar, each linear in a summary of the sentence; batch_norm is optional."""
+
+    mean: nn.Linear
+    logvar: nn.Linear
+    normalise: nn.Module
+
+    @abc.abstractmethod
+    def summary(self, batch: Batch) -> Tensor:
+        """Return the vector of each sentence [B, size], which pads do not change."""
+
+    def add_heads(self, size: int, latent: int, gamma: float) -> None:
+        """Make the layers that read a summary of this size; `gamma` is that of batch_norm, 0 for none."""
+        self.mean = nn.Linear(size, latent)
+        self.logvar = nn.Linear(size, latent)
+        self.normalise = NormalisedMean(latent, gamma) if gamma else nn.Identity()
+
+    def forward(self, batch: Batch) -> Gaussian:
+        """Return mean and logvar [B, Z]."""
+        summary = self.summary(batch)
+        return Gaussian(self.normalise(self.mean(summary)), self.logvar(summary))
+
+    @torch.no_grad()
+    def estimate(self, batches: Iterable[Batch]) -> None:
+        """Estimate what batch_norm, if used, normalises by in evaluation, from these training sentences."""
+        if isinstance(self.normalise, NormalisedMean):
+            self.normalise.estimate(torch.cat([self.mean(self.summary(batch)) for batch in batches]))
+
+
+class Decoder(Protocol):
+    """p(x | z): a module that reads words from the left, whose states an output layer turns into logits."""
+
+    output: OutputLayer
+
+    def states(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """Return what the output layer reads, [B, T, H], for inputs [B, T] and z [B, Z]."""
+
+    def begin(self, z: Tensor) -> State:
+        """Return the state before the first word, without dropout, for z [B, Z] (`models.decode`)."""
+
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return what the output layer reads after `words` [B], [B, H], and the new state."""
 
 
 class TextVAE(LatentModel):
@@ -44,25 +88,20 @@ class TextVAE(LatentModel):
         return self.encoder(batch) if self.encoder is not None else self.prior(batch)
 
     def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """Return -log p(x | z) in nats per sentence, `</s>` predicted: [B]; [K, B] in evaluation."""
+        """Return -log p(x | z) in nats per sentence, `</s>` predicted: [B]; [K, B] in evaluation.
+
+        Raises ValueError for several samples of z [K, B, Z] in training mode.
+        """
         if z.dim() == 3:
-            return self._nll_of_samples(batch, z)
+            if self.training:
+                raise ValueError("several samples of z a sentence are for evaluation: call eval() first")
+            return self.nll_of_samples(batch, z)
         states = self.decoder.states(self._dropped(batch.inputs), z)
         return layer_nll(self.decoder.output, states.flatten(0, 1), batch.targets).sum(-1)
 
-    def _nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
-        """Return `decode_nll` of K samples, [K, B] for z [K, B, Z]; logits exist for one place at a time.
-
-        Raises ValueError in training mode: it has no dropout.
-        """
-        if self.training:
-            raise ValueError("several samples of z a sentence are for evaluation: call eval() first")
-        total = z.new_zeros(z.shape[:2])
-        state = self.decoder.begin(z)
-        for words, targets in zip(batch.inputs.T, batch.targets.T, strict=True):
-            outputs, state = self.decoder.step(words, state)
-            total = total + layer_nll(self.decoder.output, outputs.flatten(0, 1), targets.expand(len(z), -1))
-        return total
+    def nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
+        """Return `decode_nll` of K samples in evaluation, [K, B] for z [K, B, Z]."""
+        return torch.stack([self.decode_nll(batch, sample) for sample in z])
 
     def begin(self, batch: Batch | None, z: Tensor) -> State:
         """Return the state before the first word, for z [B, Z]; the batch plays no part (`models.decode`)."""
