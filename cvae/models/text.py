@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cvae.config.schema import ReviewModel, SentenceModel
+from cvae.config.schema import ReviewModel, SentenceModel, TransformerModel
 from cvae.data.text import Batch
 from cvae.data.vocabulary import UNK
 from cvae.models import gaussian
@@ -68,7 +68,10 @@ class TextVAE(LatentModel):
     """A model of sentences, made of a decoder and, unless it has no z, an encoder."""
 
     def __init__(
-        self, config: SentenceModel | ReviewModel, encoder: nn.Module | None, decoder: Decoder
+        self,
+        config: SentenceModel | ReviewModel | TransformerModel,
+        encoder: nn.Module | None,
+        decoder: Decoder,
     ) -> None:
         super().__init__()
         self.config = config
