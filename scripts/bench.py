@@ -59,6 +59,7 @@ EXAMPLES = """examples:
   python scripts/bench.py                                 PTB's training step, one minute
   python scripts/bench.py --task all --work all --seconds 20 --json all.json
   python scripts/bench.py --task ptb switchboard --parts  where the time of an update goes
+  python scripts/bench.py model=transformer               of that model, with torch's fused attention in both
   python scripts/bench.py --task ptb yelp --operations    how many operations an update dispatches
   python scripts/bench.py --task all --startup            from the command to the first update
   python scripts/bench.py --text 10000 1000000            the same for texts of so many sentences

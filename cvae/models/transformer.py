@@ -55,14 +55,17 @@ class Layer(nn.Module):
         self.widen = nn.Linear(size, 4 * size)
         self.narrow = nn.Linear(4 * size, size)
 
-    def forward(self, x: Tensor, mask: Tensor | None, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, mask: Tensor, past: Tensor | None = None, count: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return what follows x [B, T, H], of the same shape, and the keys and values that it attended to.
 
+        What follows is that of the first `count` places only, by default of all.
         `past` [2, B, heads, S, H / heads] are keys and values before those of x, which with them make S + T.
         `mask`, which broadcasts to [B, heads, T, S + T], is True where a place may attend to another.
         """
         projected = self.attention(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, read = projected[0], projected[1:]
+        query, read, x = projected[0, ..., :count, :], projected[1:], x[:, :count]
         if past is not None and past.size(-2):
             read = torch.cat([past, read], -2)
         heads = functional.scaled_dot_product_attention(query, read[0], read[1], attn_mask=mask)
@@ -89,9 +92,10 @@ class TransformerEncoder(GaussianEncoder):
     def summary(self, batch: Batch) -> Tensor:
         """Return the output at `<s>`, which attends to all tokens but pads: [B, H]."""
         x, mask = self.embedding(batch.tokens), (batch.tokens != PAD)[:, None, None]
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             x, _ = layer(x, mask)
-        return self.norm(x[:, 0])
+        return self.norm(last(x, mask, count=1)[0][:, 0])
 
 
 class TransformerDecoder(nn.Module):

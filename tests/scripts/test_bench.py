@@ -53,8 +53,9 @@ def test_a_transformers_step_has_the_flop_of_its_matrix_products(configured):
     shapes = [batch.tokens.shape for batch in batches]
     rows = sum(b for b, _ in shapes)
     places = {"encoder": sum(b * n for b, n in shapes), "decoder": sum(b * (n - 1) for b, n in shapes)}
-    layers = sum(places.values()) * 12 * 8 * 8
-    attention = 2 * 8 * sum(b * (n * n + (n - 1) * n) for b, n in shapes)  # z is a place before the words
+    # of the encoder's last layer all but keys and values is needed at <s> only
+    layers = (places["encoder"] * 3 + rows * 9 + places["decoder"] * 12) * 8 * 8
+    attention = 2 * 8 * sum(b * (n + (n - 1) * n) for b, n in shapes)  # z is a place before the words
     latent = rows * 4 * 8 * (2 + 2 + 1)  # mean and logvar, key and value, beside each word
     counted = sum(int(batch.counted.sum()) for batch in batches)
     for kind, rated in (("plain", places["decoder"]), ("ours", counted)):
