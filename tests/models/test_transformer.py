@@ -18,7 +18,6 @@ from cvae.models import gaussian, kernels, objective
 from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.models.refinement import refined
 from cvae.models.transformer import PlacedEmbedding, TransformerVAE
-from cvae.report import figures
 from cvae.runs.folder import RunFolder
 from cvae.training.export import export
 from cvae.training.run import prepare, run
@@ -317,15 +316,13 @@ RUN += ("train.epochs=null", "train.steps=4", "task.iw_samples=2", "task.path_se
     "remedies",
     ["free_bits,skip", "kl_target,batch_norm", "aggressive,word_dropout", "semi_amortized", "low_beta"],
 )
-def test_it_is_trained_with_every_remedy(remedies, configured, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_it_is_trained_with_every_remedy(remedies, configured, tmp_path):
     folder = RunFolder(tmp_path / "run")
     run(configured(*RUN, f"remedy=[{remedies}]"), folder)
     assert folder.state == "done" and math.isfinite(folder.results["test/iw_nll"])
 
 
-def test_an_autoencoders_encoder_is_taken_over_by_a_new_decoder(configured, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_an_autoencoders_encoder_is_taken_over_by_a_new_decoder(configured, tmp_path):
     source = RunFolder(tmp_path / "source")
     run(configured(*RUN, "schedule=none"), source)
     config = configured(*RUN, "remedy=[pretrained,free_bits_total]", f"init_from={source.path}")
@@ -338,8 +335,7 @@ def test_an_autoencoders_encoder_is_taken_over_by_a_new_decoder(configured, tmp_
     assert changed and all(name.startswith("encoder.") for name in changed)
 
 
-def test_a_run_is_opened_without_its_corpus_and_exported(configured, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures, "run_pictures", lambda folder: [])
+def test_a_run_is_opened_without_its_corpus_and_exported(configured, tmp_path):
     folder = RunFolder(tmp_path / "run")
     run(configured(*RUN, "model.tied=true"), folder)
     export(folder, tmp_path / "exported")
