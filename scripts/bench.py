@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the cvae beside this, whichever is installed
@@ -58,6 +59,7 @@ EXAMPLES = """examples:
   python scripts/bench.py                                 PTB's training step, one minute
   python scripts/bench.py --task all --work all --seconds 20 --json all.json
   python scripts/bench.py --task ptb switchboard --parts  where the time of an update goes
+  python scripts/bench.py model=transformer               of that model, with torch's fused attention in both
   python scripts/bench.py --task ptb yelp --operations    how many operations an update dispatches
   python scripts/bench.py --task all --startup            from the command to the first update
   python scripts/bench.py --text 10000 1000000            the same for texts of so many sentences
@@ -137,7 +139,7 @@ def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
 
 def plain_terms(model: LatentModel, batch: Any, noise: torch.Generator | None = None) -> Terms:
     """Return the terms of a batch by torch's own operations."""
-    with kernels.twice_differentiable():
+    with kernels.disabled():
         return objective.terms(model, batch, generator=noise)
 
 
@@ -166,14 +168,15 @@ def generation(model: Any, batch: Any, noise: torch.Generator) -> None:
 
 
 def flop(work: Work) -> int:
-    """Return the FLOP of a work's matrix products, recurrent ones by torch's own code, which shows them."""
+    """Return the FLOP of a work's matrix products, of LSTMs and attention by torch code that shows them."""
 
     def in_place(added: Any, left: Any, right: Any, **rest: Any) -> int:
         return 2 * left[0] * left[1] * right[1]
 
     torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = False
     try:
-        with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+        counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place})
+        with counter, sdpa_kernel(SDPBackend.MATH):
             work()
     finally:
         torch.backends.mkldnn.enabled = torch.backends.cudnn.enabled = True

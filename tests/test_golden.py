@@ -36,6 +36,8 @@ COMMON = (
 )
 TINY = ("task=ptb", "dataset=tiny", "dataset.sentences=80", "dataset.sampler=bucketed", "train.batch_size=8")
 TINY += ("model.embed=8", "model.hidden=12", "model.latent=4", "task.iw_samples=4", "lr.value=0.01")
+TRANSFORMER = (*TINY[:5], "model=transformer", "model.hidden=12", "model.layers=2", "model.heads=3")
+TRANSFORMER += ("model.latent=4", "task.iw_samples=4", "lr.value=0.01")
 DIALOG = ("task=switchboard", f"dataset.path={DIALOGS}", "dataset.vocabulary=60", "train.batch_size=6")
 DIALOG += tuple(f"model.{size}=6" for size in ("embed", "utterance", "context", "latent", "prior", "decoder"))
 REVIEWS = (
@@ -68,6 +70,8 @@ CASES = {
     **{remedy: (*TINY, f"remedy=[{remedy}]") for remedy in REMEDIES},
     "aggressive": (*TINY, "remedy=[aggressive]", "update.most=5"),
     "semi_amortized": (*TINY, "remedy=[semi_amortized]", "update.steps=3"),
+    "transformer": TRANSFORMER,
+    "refined transformer": (*TRANSFORMER, "remedy=[semi_amortized,batch_norm]", "update.steps=2"),
 }
 
 

@@ -25,22 +25,24 @@ SIZES = ("model.embed=6", "model.hidden=8", "model.latent=4")
 DIALOG = ("task=switchboard", f"dataset.path={DIALOGS}", "dataset.vocabulary=60", "task.samples=2")
 DIALOG += ("task.contexts=3", "task.examples=1")
 DIALOG += tuple(f"model.{size}=6" for size in ("embed", "utterance", "context", "latent", "prior", "decoder"))
-REVIEWS = ("task=yelp", "dataset.path={reviews}", "dataset.min_count=1", "train.batch_size=8", *SIZES)
-REVIEWS += (
+TRANSFORMER = ("model=transformer", "model.hidden=8", "model.layers=2", "model.heads=2", "model.latent=4")
+CLASSIFIED = ("task=yelp", "dataset.path={reviews}", "dataset.min_count=1", "train.batch_size=8")
+CLASSIFIED += (
     "dataset.share={{train:1.0,val:1.0,test:1.0}}",
     "task.finetune.shares=[0.5]",
     "task.finetune.seeds=1",
 )
-REVIEWS += (
+CLASSIFIED += (
     "task.finetune.modes=[probe,finetune,scratch]",
     "task.finetune.val_least=4",
     "task.finetune.epochs=1",
 )
-REVIEWS += (
+CLASSIFIED += (
     "task.finetune.penalties=[1.0]",
     "task.finetune.least_updates=2",
     "task.finetune.map_sentences=0",
 )
+REVIEWS = (*CLASSIFIED, *SIZES)
 REMEDIES = ("free_bits", "free_bits_total", "kl_target", "low_beta", "word_dropout", "batch_norm", "skip")
 FEWER = {"aggressive": ("update.window=2", "update.most=5"), "semi_amortized": ("update.steps=2",)}
 OF_THE_LOSS = ("free_bits", "free_bits_total", "kl_target", "low_beta")
@@ -55,8 +57,12 @@ CASES = {
     "review model": (*TINY, *SIZES, "model=review", "model.filters=4"),
     "reviews": (*REVIEWS, "model.filters=4"),
     "reviews with an LSTM": (*REVIEWS, "model=sentence"),
+    "transformer": (*TINY, *TRANSFORMER),
+    "refined transformer": (*TINY, *TRANSFORMER, "remedy=[semi_amortized,batch_norm]", "update.steps=2"),
+    "reviews with a transformer": (*CLASSIFIED, *TRANSFORMER),
     "dialog": DIALOG,
     "bf16, LSTM": (*TINY, *SIZES, "precision=bf16"),
+    "bf16, transformer": (*TINY, *TRANSFORMER, "precision=bf16"),
     "bf16, GRU": (*DIALOG, "precision=bf16"),
     **{
         remedy: (*TINY, *SIZES, f"remedy=[{remedy}]", *FEWER.get(remedy, ()))

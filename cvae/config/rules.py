@@ -39,6 +39,7 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
     yield from _training(known)
     yield from _continuing(known)
     yield from _remedies(known)
+    yield from _transformers(known)
     yield from _tasks(known)
     yield from _tokens(known)
     name = known.get("name")
@@ -123,6 +124,18 @@ def _remedies(known: Known) -> Iterator[str]:
             )
         if known.get("train.batch_size") == 1:
             yield "model.batch_norm needs several sentences in a batch: train.batch_size must be > 1"
+
+
+def _transformers(known: Known) -> Iterator[str]:
+    """Yield what is wrong between the keys of model=transformer."""
+    hidden, heads = known.number("model.hidden"), known.number("model.heads")
+    if hidden >= 1 and heads >= 1 and hidden % heads:
+        yield f"model.hidden={hidden} is shared out among model.heads={heads}: it must be a multiple of them"
+    if known.get("model.tied") is True and known.get("model.skip") is True:
+        yield (
+            "model.skip gives the output layer weights for z, which word vectors have not: model.tied must be"
+            " false, or leave skip out"
+        )
 
 
 def _tokens(known: Known) -> Iterator[str]:

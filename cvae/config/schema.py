@@ -351,6 +351,24 @@ class ReviewModel:
 
 
 @dataclass(frozen=True)
+class TransformerModel:
+    """Bidirectional encoder, diagonal Gaussian z, causal decoder: Optimus (Li et al. 2020) from scratch."""
+
+    name: Literal["transformer"]
+    hidden: Count
+    layers: Count
+    heads: Count
+    latent: Natural
+    dropout: Dropout
+    word_dropout: Annotated[float, Ge(0), Le(1)]
+    init: Positive
+    inject: Literal["memory", "embedding", "both"]
+    batch_norm: Annotated[float, Ge(0)] = 0.0
+    skip: bool = False
+    tied: bool = False
+
+
+@dataclass(frozen=True)
 class DialogModel:
     """The conditional VAE of the paper's dialog experiment: protocol B2."""
 
@@ -491,7 +509,7 @@ class SemiAmortized:
 
 Sentences = ToyData | TinyData | TextData | NamedFiles | OwnText | HubText
 Dataset = Sentences | ShenFiles | ShortYelp | OwnLabels | DialogData | OwnDialogs
-ModelConfig = SentenceModel | DialogModel | ReviewModel
+ModelConfig = SentenceModel | DialogModel | ReviewModel | TransformerModel
 AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
 
 

@@ -18,7 +18,7 @@ from cvae.evaluation import latent
 from cvae.models import objective
 from cvae.models.decode import SamplingOptions, generate
 from cvae.models.gaussian import Gaussian
-from cvae.models.sentence import TextVAE
+from cvae.models.text import TextVAE
 
 READ_AT_ONCE = 256  # sentences
 WRITTEN_AT_ONCE = 1024  # sentences, divided by the width of the beam

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cvae.config.schema import DialogModel, ModelConfig, ReviewModel, SentenceModel
+from cvae.config.schema import DialogModel, ModelConfig, ReviewModel, SentenceModel, TransformerModel
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
 from cvae.models.review import ReviewVAE
-from cvae.models.sentence import SentenceVAE, TextVAE
+from cvae.models.sentence import SentenceVAE
+from cvae.models.text import TextVAE
+from cvae.models.transformer import TransformerVAE
 
 Model = TextVAE | DialogVAE
 REGISTRY: dict[type, Callable[[Any, Any], Model]] = {
     SentenceModel: lambda config, data: SentenceVAE(config, len(data.vocabulary)),
     ReviewModel: lambda config, data: ReviewVAE(config, len(data.vocabulary)),
+    TransformerModel: lambda config, data: TransformerVAE(config, len(data.vocabulary)),
     DialogModel: lambda config, data: DialogVAE(config, data.vocabulary, len(data.topics), data.people),
 }
 

@@ -16,7 +16,7 @@ from cvae.config.schema import ReviewModel
 from cvae.data.text import Batch
 from cvae.models.decode import State
 from cvae.models.gaussian import Gaussian
-from cvae.models.sentence import Decoder, TextVAE
+from cvae.models.sentence import LSTMDecoder, RecurrentVAE
 
 LEFT_PADS, POSITIONS = 4, 25  # pads before the first word; positions that one window of the encoder reads
 WINDOW_STRIDE = 4  # positions
@@ -113,7 +113,7 @@ class TiedOutput(nn.Module):
         return functional.linear(states, self.weight, self.bias)
 
 
-class ReviewDecoder(Decoder):
+class ReviewDecoder(LSTMDecoder):
     """The sentence VAE's decoder, with what the output layer reads projected to the size of words, E."""
 
     def __init__(self, config: ReviewModel, embedding: UnitEmbedding) -> None:
@@ -145,7 +145,7 @@ class ReviewDecoder(Decoder):
         return self.project(outputs), state
 
 
-class ReviewVAE(TextVAE):
+class ReviewVAE(RecurrentVAE):
     """The CNN-LSTM VAE of the paper's Yelp experiment."""
 
     def __init__(self, config: ReviewModel, words: int) -> None:

@@ -6,54 +6,35 @@ Sizes and details follow the authors' PTB model (protocol A2): 8,801,874 paramet
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae.config.schema import ReviewModel, SentenceModel
 from cvae.data.text import Batch
-from cvae.data.vocabulary import UNK
-from cvae.models import gaussian, kernels
+from cvae.models import kernels
 from cvae.models.decode import State
-from cvae.models.gaussian import Gaussian
 from cvae.models.kernels.output import OutputLayer, layer_nll
-from cvae.models.normalisation import NormalisedMean
-from cvae.models.objective import LatentModel
+from cvae.models.text import GaussianEncoder, TextVAE
 
 
-class Encoder(nn.Module):
+class LSTMEncoder(GaussianEncoder):
     """q(z | x): a unidirectional LSTM reads `<s>` words `</s>`; its last output gives mean and logvar."""
 
     def __init__(self, config: SentenceModel, words: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(words, config.embed)
         self.lstm = nn.LSTM(config.embed, config.hidden, config.layers, batch_first=True)
-        self.mean = nn.Linear(config.hidden, config.latent)
-        self.logvar = nn.Linear(config.hidden, config.latent)
-        gamma = config.batch_norm
-        self.normalise = NormalisedMean(config.latent, gamma) if gamma else nn.Identity()
+        self.add_heads(config.hidden, config.latent, config.batch_norm)
 
-    def forward(self, batch: Batch) -> Gaussian:
-        """Return mean and logvar [B, Z]."""
-        last = self._last(batch)
-        return Gaussian(self.normalise(self.mean(last)), self.logvar(last))
-
-    @torch.no_grad()
-    def estimate(self, batches: Iterable[Batch]) -> None:
-        """Estimate what batch_norm, if used, normalises by in evaluation, from these training sentences."""
-        if isinstance(self.normalise, NormalisedMean):
-            self.normalise.estimate(torch.cat([self.mean(self._last(batch)) for batch in batches]))
-
-    def _last(self, batch: Batch) -> Tensor:
+    def summary(self, batch: Batch) -> Tensor:
         """Return the state at `</s>`, which has not read the pads behind it: [B, hidden]."""
         outputs, _ = kernels.call_rnn(self.lstm, self.embedding(batch.tokens))
         rows = torch.arange(len(batch.lengths), device=outputs.device)
         return outputs[rows, batch.lengths - 1]
 
 
-class Decoder(nn.Module):
+class LSTMDecoder(nn.Module):
     """p(x | z): z gives the LSTM its initial states and is read beside every previous word.
 
     With `skip` the output layer reads z too, beside the LSTM's output (Dieng et al. 2019: a path from z that
@@ -123,43 +104,13 @@ class Decoder(nn.Module):
         return w_x, w_h, b_x + b_h
 
 
-class TextVAE(LatentModel):
-    """A model of sentences, made of a decoder and, unless it has no z, an encoder."""
+class RecurrentVAE(TextVAE):
+    """A model of sentences with an LSTM decoder, which decodes several samples of z in one pass."""
 
-    def __init__(
-        self, config: SentenceModel | ReviewModel, encoder: nn.Module | None, decoder: Decoder
-    ) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = encoder
-        self.decoder = decoder
+    decoder: LSTMDecoder
 
-    def inference_network(self) -> nn.Module | None:
-        return self.encoder
-
-    def prior(self, batch: Batch) -> Gaussian:
-        """Return N(0, I): mean and logvar [B, Z]."""
-        shape = (len(batch.lengths), self.config.latent)
-        return gaussian.standard(self.decoder.output.bias.new_empty(shape))
-
-    def posterior(self, batch: Batch) -> Gaussian:
-        """Return q(z | x): mean and logvar [B, Z]; Z = 0 for the language model without z."""
-        return self.encoder(batch) if self.encoder is not None else self.prior(batch)
-
-    def decode_nll(self, batch: Batch, z: Tensor) -> Tensor:
-        """Return -log p(x | z) in nats per sentence, `</s>` predicted: [B]; [K, B] in evaluation."""
-        if z.dim() == 3:
-            return self._nll_of_samples(batch, z)
-        states = self.decoder.states(self._dropped(batch.inputs), z)
-        return layer_nll(self.decoder.output, states.flatten(0, 1), batch.targets).sum(-1)
-
-    def _nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
-        """Return `decode_nll` of K samples, [K, B] for z [K, B, Z]; logits exist for one place at a time.
-
-        Raises ValueError in training mode: it has no dropout.
-        """
-        if self.training:
-            raise ValueError("several samples of z a sentence are for evaluation: call eval() first")
+    def nll_of_samples(self, batch: Batch, z: Tensor) -> Tensor:
+        """Return `decode_nll` of K samples, [K, B]; logits exist for one place at a time."""
         total = z.new_zeros(z.shape[:2])
         state = self.decoder.begin(z)
         for words, targets in zip(batch.inputs.T, batch.targets.T, strict=True):
@@ -167,31 +118,14 @@ class TextVAE(LatentModel):
             total = total + layer_nll(self.decoder.output, outputs.flatten(0, 1), targets.expand(len(z), -1))
         return total
 
-    def begin(self, batch: Batch | None, z: Tensor) -> State:
-        """Return the state before the first word, for z [B, Z]; the batch plays no part (`models.decode`)."""
-        return self.decoder.begin(z)
 
-    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
-        """Return the logits [B, V] of the word after `words` [B], and the state after reading these."""
-        outputs, state = self.decoder.step(words, state)
-        return self.decoder.output(outputs), state
-
-    def _dropped(self, inputs: Tensor) -> Tensor:
-        """Replace words but `<s>` by `<unk>` in training (word dropout: Bowman et al. 2016, section 3.1)."""
-        if not (self.training and self.config.word_dropout):
-            return inputs
-        dropped = torch.rand(inputs.shape, device=inputs.device) < self.config.word_dropout
-        dropped[:, 0] = False
-        return inputs.masked_fill(dropped, UNK)
-
-
-class SentenceVAE(TextVAE):
+class SentenceVAE(RecurrentVAE):
     """The sentence VAE or, without z, the language model."""
 
     def __init__(self, config: SentenceModel, words: int) -> None:
-        encoder = Encoder(config, words) if config.latent else None
+        encoder = LSTMEncoder(config, words) if config.latent else None
         embedding = nn.Embedding(words, config.embed)
         output = nn.Linear(config.hidden + config.skip * config.latent, words)
-        super().__init__(config, encoder, Decoder(config, embedding, output, config.skip))
+        super().__init__(config, encoder, LSTMDecoder(config, embedding, output, config.skip))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -config.init, config.init)

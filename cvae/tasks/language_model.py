@@ -11,7 +11,7 @@ from cvae.evaluation import samples
 from cvae.evaluation.codec import Codec
 from cvae.evaluation.metrics import perplexity
 from cvae.models.normalisation import normalisation
-from cvae.models.sentence import TextVAE
+from cvae.models.text import TextVAE
 from cvae.tasks.base import Task, estimate_population
 
 

@@ -14,7 +14,7 @@ from cvae.data import files, sources, text, vocabulary
 from cvae.data.text import Splits
 from cvae.errors import CheckpointError, FolderError, UserError
 from cvae.models.normalisation import normalisation
-from cvae.models.sentence import TextVAE
+from cvae.models.text import TextVAE
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training.results import load_checkpoint

@@ -420,6 +420,16 @@ class TestCombinations:
                 "task=toy measures the ten synthetic sequences and needs dataset=toy, found tiny",
             ),
             ("model=lm", {}, "task=toy draws the latent space: model.latent must be > 0"),
+            (
+                "model=transformer",
+                {"model.heads": 3},
+                "model.hidden=256 is shared out among model.heads=3: it must be a multiple of them",
+            ),
+            (
+                "model=transformer",
+                {"model.tied": True, "model.skip": True},
+                "model.skip gives the output layer weights for z, which word vectors have not",
+            ),
         ],
     )
     def test_each_contradiction(self, choice, values, sentence, changed):

@@ -45,6 +45,25 @@ def test_a_step_has_the_flop_of_its_matrix_products_in_plain_torch_and_in_ours(c
         assert bench.flop(done) == 6 * (encoder + decoder + rated * 8 * words) - 2 * unused
 
 
+def test_a_transformers_step_has_the_flop_of_its_matrix_products(configured):
+    size = ("model=transformer", "model.hidden=8", "model.layers=1", "model.heads=2", "model.latent=4")
+    task = prepare(configured(*(key for key in SMALL if not key.startswith("model.")), *size))
+    words, train = len(task.data.vocabulary), task.batches["train"]
+    batches = [train.at(step) for step in range(bench.WORKS["step"])]
+    shapes = [batch.tokens.shape for batch in batches]
+    rows = sum(b for b, _ in shapes)
+    places = {"encoder": sum(b * n for b, n in shapes), "decoder": sum(b * (n - 1) for b, n in shapes)}
+    # of the encoder's last layer all but keys and values is needed at <s> only
+    layers = (places["encoder"] * 3 + rows * 9 + places["decoder"] * 12) * 8 * 8
+    attention = 2 * 8 * sum(b * (n + (n - 1) * n) for b, n in shapes)  # z is a place before the words
+    latent = rows * 4 * 8 * (2 + 2 + 1)  # mean and logvar, key and value, beside each word
+    counted = sum(int(batch.counted.sum()) for batch in batches)
+    for kind, rated in (("plain", places["decoder"]), ("ours", counted)):
+        done, tokens = bench.work(kind, "step", task)
+        assert tokens == counted
+        assert bench.flop(done) == 6 * (layers + attention + latent + rated * 8 * words)
+
+
 @pytest.mark.parametrize("name", bench.WORKS)
 def test_every_work_is_served_by_plain_torch_and_by_ours(name, config):
     tokens = {}

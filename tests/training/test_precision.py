@@ -37,6 +37,10 @@ TINY = {
         "update.steps=2",
     ],
     "review": ["task=ptb", *SMALL, "model=review", "model.filters=4", "model.hidden=8", "model.latent=4"],
+    "transformer": [
+        *("task=ptb", *SMALL, "model=transformer", "model.hidden=8", "model.heads=2", "model.layers=2"),
+        "model.latent=4",
+    ],
     "dialog": [
         *("task=switchboard", f"dataset.path={DIALOGS}", "dataset.vocabulary=60"),
         *(f"model.{size}=8" for size in ("embed", "utterance", "context", "latent", "prior", "decoder")),
@@ -138,7 +142,7 @@ class Waiting(TorchDispatchMode):
 
 
 # dialogs are left out: packed sequences have their sizes on the CPU, where torch reads them
-@pytest.mark.parametrize("kind", ["sentence", "batch_norm", "refined", "review"])
+@pytest.mark.parametrize("kind", ["sentence", "batch_norm", "refined", "review", "transformer"])
 def test_an_update_of_the_loop_waits_for_nothing(kind, configured, tmp_path):
     config = configured(*TINY[kind], "device=cpu")
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
@@ -151,7 +155,7 @@ def test_an_update_of_the_loop_waits_for_nothing(kind, configured, tmp_path):
 
 @pytest.mark.cuda
 @cuda
-@pytest.mark.parametrize("kind", ["sentence", "review", "dialog"])
+@pytest.mark.parametrize("kind", ["sentence", "review", "transformer", "dialog"])
 def test_an_update_on_a_gpu_waits_for_nothing(kind, configured, tmp_path):
     config = configured(*TINY[kind], "device=cuda")
     loop = Loop(config, prepare(config), RunFolder(tmp_path))

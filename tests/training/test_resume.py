@@ -80,6 +80,11 @@ DIALOG = (
     "train.save_every=5",
     "remedy=[word_dropout]",
 )
+TRANSFORMER = (
+    *("task=ptb", "dataset=tiny", "dataset.sentences=60", "train.batch_size=8", "train.epochs=null"),
+    *("model=transformer", "model.hidden=8", "model.layers=1", "model.heads=2", "model.latent=2"),
+    *("train.steps=24", "train.validate_every=8", "task.iw_samples=2", "remedy=[word_dropout]"),
+)
 COMMANDS = {
     "tiny": TINY,
     "toy": TOY,
@@ -87,6 +92,7 @@ COMMANDS = {
     "dialog": DIALOG,
     "aggressive": AGGRESSIVE,
     "semi_amortized": SEMI_AMORTIZED,
+    "transformer": TRANSFORMER,
 }
 
 
@@ -161,7 +167,9 @@ def survive(config: Config, folder: Path, monkeypatch, updates: int, where: str)
 PLACES = [(1, "_advance"), (13, "_advance"), (1, "_validate"), (2, "save"), (25, "_report")]
 CRASHES = [(name, *place) for name in ("tiny", "dialog") for place in PLACES]
 CRASHES += [(name, *place) for name in ("toy", "autoencoder") for place in PLACES[1:3]]
-CRASHES += [(name, 13, "_advance") for name in ("aggressive", "semi_amortized")]  # which take longer
+CRASHES += [
+    (name, 13, "_advance") for name in ("aggressive", "semi_amortized", "transformer")
+]  # which take longer
 
 
 @pytest.mark.parametrize(("name", "updates", "where"), CRASHES)

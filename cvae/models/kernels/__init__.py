@@ -1,7 +1,7 @@
 """Layers that train faster on a CPU than torch's own, equal to them in value and gradient.
 
-They can be differentiated once only. `with kernels.twice_differentiable():` is the one switch: inside it all
-models use torch's own operations.
+They can be differentiated once only. Inside `with kernels.disabled():` all models use torch's own operations,
+inside `with kernels.twice_differentiable():` those of them that have a second derivative.
 """
 
 from __future__ import annotations
@@ -13,19 +13,30 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.utils.rnn import PackedSequence
 
 _enabled = ContextVar("kernels enabled", default=True)
 
 
 @contextmanager
-def twice_differentiable() -> Iterator[None]:
-    """Use operations whose gradients can be differentiated; they take more time and memory."""
+def disabled() -> Iterator[None]:
+    """Use torch's own operations."""
     token = _enabled.set(False)
     try:
         yield
     finally:
         _enabled.reset(token)
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Use operations whose gradients can be differentiated; they take more time and memory.
+
+    torch's fused attention is none of them, its attention from matrix products is.
+    """
+    with disabled(), sdpa_kernel(SDPBackend.MATH):
+        yield
 
 
 def enabled(inputs: Tensor) -> bool:
