@@ -21,7 +21,7 @@ from cvae.io import located
 LONGEST_SLUG = 120
 # keys whose values are paths, in which brackets, quotes and equal signs are ordinary characters
 PATHS = {"dataset.path", "dataset.tokenizer", "init_from", "continue_from"}
-PATHS |= {"model.vectors", "task.vectors", "task.references"}
+PATHS |= {"model.decoder", "model.encoder", "model.vectors", "task.vectors", "task.references"}
 # what a run does not hand on to the one that continues it, and how long either is to be
 LEFT_BEHIND = {"continue_from", "continue_beta", "continue_lr", "init_from", "reset_decoder"}
 LEFT_BEHIND |= {"overwrite", "train.stop_after"}

@@ -369,6 +369,22 @@ class TransformerModel:
 
 
 @dataclass(frozen=True)
+class PretrainedModel:
+    """Pretrained GPT-2 or T5 as encoder and decoder, with a diagonal Gaussian z between them."""
+
+    name: Literal["pretrained"]
+    decoder: str
+    encoder: str | None
+    latent: Natural
+    dropout: Dropout
+    word_dropout: Annotated[float, Ge(0), Le(1)]
+    inject: Literal["memory", "prefix"]
+    prefix: Count
+    freeze: list[Literal["encoder", "decoder", "embeddings"]]
+    batch_norm: Annotated[float, Ge(0)] = 0.0
+
+
+@dataclass(frozen=True)
 class DialogModel:
     """The conditional VAE of the paper's dialog experiment: protocol B2."""
 
@@ -509,7 +525,7 @@ class SemiAmortized:
 
 Sentences = ToyData | TinyData | TextData | NamedFiles | OwnText | HubText
 Dataset = Sentences | ShenFiles | ShortYelp | OwnLabels | DialogData | OwnDialogs
-ModelConfig = SentenceModel | DialogModel | ReviewModel | TransformerModel
+ModelConfig = SentenceModel | DialogModel | ReviewModel | TransformerModel | PretrainedModel
 AnyTask = ToyTaskConfig | LanguageTaskConfig | DialogTaskConfig | ReviewTaskConfig
 
 

@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cvae.config.schema import DialogModel, ModelConfig, ReviewModel, SentenceModel, TransformerModel
+from cvae.config.schema import (
+    DialogModel,
+    ModelConfig,
+    PretrainedModel,
+    ReviewModel,
+    SentenceModel,
+    TransformerModel,
+)
 from cvae.data.text import Splits
 from cvae.models.dialog import DialogVAE
+from cvae.models.pretrained import PretrainedVAE
 from cvae.models.review import ReviewVAE
 from cvae.models.sentence import SentenceVAE
 from cvae.models.text import TextVAE
@@ -18,6 +26,7 @@ REGISTRY: dict[type, Callable[[Any, Any], Model]] = {
     SentenceModel: lambda config, data: SentenceVAE(config, len(data.vocabulary)),
     ReviewModel: lambda config, data: ReviewVAE(config, len(data.vocabulary)),
     TransformerModel: lambda config, data: TransformerVAE(config, len(data.vocabulary)),
+    PretrainedModel: lambda config, data: PretrainedVAE(config, data.vocabulary),
     DialogModel: lambda config, data: DialogVAE(config, data.vocabulary, len(data.topics), data.people),
 }
 

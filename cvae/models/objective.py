@@ -41,6 +41,10 @@ class LatentModel(nn.Module, abc.ABC):
         """Return what the objective adds beside nll and β KL, by name: [B], in nats; by default nothing."""
         return {}
 
+    def files(self) -> dict[str, str]:
+        """Return what building the model needs beside configuration and vocabulary: texts by file name."""
+        return {}
+
     def inference_network(self) -> nn.Module | None:
         """Return the module that only q(z | x) uses; by default there is none."""
         return None

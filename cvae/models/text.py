@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from cvae.config.schema import ReviewModel, SentenceModel, TransformerModel
+from cvae.config.schema import PretrainedModel, ReviewModel, SentenceModel, TransformerModel
 from cvae.data.text import Batch
 from cvae.data.vocabulary import UNK
 from cvae.models import gaussian
@@ -69,7 +69,7 @@ class TextVAE(LatentModel):
 
     def __init__(
         self,
-        config: SentenceModel | ReviewModel | TransformerModel,
+        config: SentenceModel | ReviewModel | TransformerModel | PretrainedModel,
         encoder: nn.Module | None,
         decoder: Decoder,
     ) -> None:

@@ -15,6 +15,7 @@ from cvae.runs import hub
 from cvae.runs.folder import WEIGHTS
 
 BESIDE = ("task.references", "task.vectors", "model.vectors")  # keys of files that may lie beside the data
+PRETRAINED = ("model.decoder", "model.encoder")  # of model=pretrained: checkpoints
 
 Fingerprints = Mapping[str, str | None]  # None: the file is not on this machine
 
@@ -31,7 +32,7 @@ def corpus(config: Config) -> Fingerprints:
 
 
 def others(config: Config) -> Fingerprints:
-    """Return those of references, word vectors, the tokenizer and the checkpoint that the run starts from."""
+    """Return those of references, word vectors, the tokenizer and the checkpoints that the run starts from."""
     prints = {}
     for key in BESIDE:
         group, _, last = key.partition(".")
@@ -39,6 +40,9 @@ def others(config: Config) -> Fingerprints:
             prints[key] = fingerprint(config.beside_data(name))
     if (tokenizer := getattr(config.dataset, "tokenizer", None)) is not None:
         prints["dataset.tokenizer"] = fingerprint(located(tokenizer))
+    for key in PRETRAINED:
+        if (name := getattr(config.model, key.removeprefix("model."), None)) and isinstance(name, str):
+            prints[key] = fingerprint(hub.cached(name))
     if config.init_from is not None:
         weights = f"checkpoint_{config.task.reported}.pt"
         source = hub.cached(config.init_from)

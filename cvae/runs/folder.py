@@ -24,12 +24,13 @@ from cvae.runs.lock import FolderLock
 RECORD_FORMAT = 1
 ERROR = "error.txt"
 WEIGHTS = "model.safetensors"  # in place of checkpoints where a run was exported
+ARCHITECTURE = "pretrained.json"  # of model=pretrained: what its networks are rebuilt from
 # what an exported model is read from; beside these it has a README.md
-EXPORTED = ["run.json", "results.json", "vocabulary.txt", "tokenizer.json", WEIGHTS]
+EXPORTED = ["run.json", "results.json", "vocabulary.txt", "tokenizer.json", ARCHITECTURE, WEIGHTS]
 # all that a run leaves beside .hydra
 FILES = [ERROR, "run.json", "results.json", "diverged.json", "vocabulary.txt", "samples.md", "accuracy.md"]
 FILES += ["train.log", "*.jsonl", "checkpoint_*.pt", "events.out.tfevents.*", "projector_*", "*.png"]
-FILES += ["tokenizer.json", "tracker.json", "*.tmp"]
+FILES += ["tokenizer.json", ARCHITECTURE, "tracker.json", "*.tmp"]
 
 
 def finite(record: dict[str, Any]) -> dict[str, Any]:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from pathlib import Path
 
-from cvae.config.schema import Config
+from cvae.config.schema import Config, PretrainedModel
 from cvae.errors import FolderError
 from cvae.io import located
-from cvae.runs.folder import EXPORTED, WEIGHTS
+from cvae.runs.folder import ARCHITECTURE, EXPORTED, WEIGHTS, RunFolder
 
+# of a checkpoint of the transformers library: nothing that is pickled or could run
+CHECKPOINT = ["config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
 NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 
 
@@ -22,6 +25,29 @@ def local(source: str) -> Path:
     """
     name = _name(source)
     return located(source) if name is None else _fetched(*name)
+
+
+def checkpoint(key: str, source: str) -> Path:
+    """Return the folder of a pretrained checkpoint, fetched where it is a name of the hub.
+
+    Raises FolderError, naming the `key`, where it cannot be had.
+    """
+    name = _name(source)
+    if name is None and not located(source).is_dir():
+        raise FolderError(f"{key}={source} is neither a folder here nor owner/name on the Hugging Face hub")
+    return located(source) if name is None else _downloaded(*name, tuple(CHECKPOINT))
+
+
+def pretrained(model: PretrainedModel, folder: RunFolder | None) -> PretrainedModel:
+    """Return the configuration with the folders of the checkpoints, or with the file that a run keeps of them.
+
+    A run that has begun, or was exported, has weights of its own. Raises FolderError as `checkpoint` does.
+    """
+    if folder is not None and (own := folder / ARCHITECTURE).exists():
+        return dataclasses.replace(model, decoder=str(own), encoder=None)
+    decoder = str(checkpoint("model.decoder", model.decoder))
+    encoder = str(checkpoint("model.encoder", model.encoder)) if model.encoder is not None else None
+    return dataclasses.replace(model, decoder=decoder, encoder=encoder)
 
 
 def source(config: Config) -> Path:
@@ -48,16 +74,21 @@ def _name(source: str) -> tuple[str, str | None] | None:
     return name[1], name[2]
 
 
-@functools.cache
 def _fetched(name: str, revision: str | None) -> Path:
-    """Return the folder of a model of the hub, from the cache where there is no network."""
-    import huggingface_hub
-
-    try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=EXPORTED))
-    except Exception as error:  # many kinds, of several libraries
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise FolderError(f"{name} is no folder here, and cannot be had from the hub: {what[:300]}") from None
+    """Return the folder of an exported model of the hub."""
+    folder = _downloaded(name, revision, tuple(EXPORTED))
     if not (folder / WEIGHTS).exists():
         raise FolderError(f"{name} of the hub has no {WEIGHTS}: it is no model that `export` wrote")
     return folder
+
+
+@functools.cache
+def _downloaded(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
+    """Return the folder with these files of a model of the hub, from the cache where there is no network."""
+    import huggingface_hub
+
+    try:
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files)))
+    except Exception as error:  # many kinds, of several libraries
+        what = " ".join(str(error).split()) or type(error).__name__
+        raise FolderError(f"{name} is no folder here, and cannot be had from the hub: {what[:300]}") from None

@@ -39,6 +39,8 @@ def export(folder: RunFolder, target: Path, which: str | None = None) -> list[Pa
     target.mkdir(parents=True, exist_ok=True)
     write_atomically(target / WEIGHTS, memoryview(content))
     task.data.vocabulary.save(target)
+    for name, text in task.model.files().items():
+        write_atomically(target / name, text)
     write_atomically(target / "README.md", page)
     write_json(target / "results.json", results)
     write_json(target / "run.json", record)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 import logging
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
-from cvae.config.schema import Config, DialogModel, ModelConfig, SentenceFiles
+from cvae.config.schema import Config, Dataset, DialogModel, ModelConfig, PretrainedModel, SentenceFiles
 from cvae.data import vocabulary
-from cvae.data.vocabulary import Vocabulary
+from cvae.data.vocabulary import TOKENIZER, Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
@@ -48,7 +49,7 @@ def run(
         (folder / ERROR).unlink()
     try:
         refuse_unusable(config)
-        task = prepare(config, _known_vocabulary(folder, config))
+        task = prepare(config, _known_vocabulary(folder, config), None if config.overwrite else folder)
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
@@ -91,10 +92,10 @@ def _known_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
     return known
 
 
-def prepare(config: Config, known: Vocabulary | None = None) -> Task:
+def prepare(config: Config, known: Vocabulary | None = None, folder: RunFolder | None = None) -> Task:
     """Read the data, initialise a model on the device, and return the task.
 
-    Sentences are numbered by the `known` vocabulary, if there is one.
+    Sentences are numbered by the `known` vocabulary, if there is one. `folder` is the run's.
     """
     memory.keep_freed()
     if config.threads is not None:
@@ -102,20 +103,30 @@ def prepare(config: Config, known: Vocabulary | None = None) -> Task:
     device = choose_device(config.device)
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
-    splits = data.build(config.dataset, device, known)
+    settings = located(config, folder)
+    splits = data.build(_with_tokenizer(config.dataset, settings), device, known)
     torch.manual_seed(config.seed)
-    model = models.build(_located(config), splits).to(device)
+    model = models.build(settings, splits).to(device)
     task = tasks.build(config, model, splits)
     if config.init_from is not None and not config.pretrains:
         load_weights(RunFolder(hub.local(config.init_from)), task, encoder_only=True)
     return task
 
 
-def _located(config: Config) -> ModelConfig:
-    """Return the model's configuration with the full path of the word vectors it starts from."""
+def located(config: Config, folder: RunFolder | None) -> ModelConfig:
+    """Return the model's configuration with the full paths of the word vectors or checkpoints it starts from."""
+    if isinstance(config.model, PretrainedModel):
+        return hub.pretrained(config.model, folder)
     if not isinstance(config.model, DialogModel) or config.model.vectors is None:
         return config.model
     return dataclasses.replace(config.model, vectors=str(config.beside_data(config.model.vectors)))
+
+
+def _with_tokenizer(dataset: Dataset, model: ModelConfig) -> Dataset:
+    """Return the dataset's configuration, with the tokenizer of a pretrained model if it names none."""
+    if not (isinstance(model, PretrainedModel) and isinstance(dataset, SentenceFiles)) or dataset.tokenizer:
+        return dataset
+    return dataclasses.replace(dataset, tokenizer=str(Path(model.decoder) / TOKENIZER))
 
 
 def _fingerprints(task: Task, config: Config) -> Fingerprints:
@@ -129,7 +140,7 @@ def reopen(config: Config, folder: RunFolder, which: str | None = None, split: s
     Raises FolderError where the data are not those of the run or have no such split, CheckpointError for an
     unusable file.
     """
-    task = prepare(config, stored_vocabulary(folder, config))
+    task = prepare(config, stored_vocabulary(folder, config), folder)
     if split not in task.data.corpora:
         raise FolderError(f"{folder} has no split {split}: {', '.join(task.data.corpora)}")
     prints = _fingerprints(task, dataclasses.replace(config, init_from=None, continue_from=None))
@@ -146,11 +157,13 @@ def evaluate(task: Task, split: str) -> dict[str, float]:
 
 
 def _write_texts(folder: RunFolder, task: Task, composition: dict[str, str]) -> None:
-    """Write Hydra's record of the composition, and the words behind the numbers."""
+    """Write Hydra's record of the composition, the words behind the numbers, and the model's own files."""
     for name, text in composition.items():
         (folder / ".hydra").mkdir(exist_ok=True)
         write_atomically(folder / ".hydra" / name, text)
     task.data.vocabulary.save(folder.path)
+    for name, text in task.model.files().items():
+        write_atomically(folder / name, text)
 
 
 def _train(config: Config, folder: RunFolder, task: Task) -> float:

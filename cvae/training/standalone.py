@@ -18,7 +18,7 @@ from cvae.models.text import TextVAE
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training.results import load_checkpoint
-from cvae.training.run import choose_device
+from cvae.training.run import choose_device, located
 
 
 def without_corpus(
@@ -42,7 +42,7 @@ def without_corpus(
         raise FolderError(f"{folder} has no vocabulary that can be read: {error}") from None
     splits: Splits = Splits(words, {}, {}, {})
     with torch.random.fork_rng(devices=[]):
-        model = models.build(config.model, splits).to(choose_device(device))
+        model = models.build(located(config, folder), splits).to(choose_device(device))
     assert isinstance(model, TextVAE)
     opened = LanguageTask(config, model, splits)
     load_checkpoint(opened, folder, which)

@@ -1,0 +1,389 @@
+"""A VAE of pretrained transformers: GPT-2 as decoder and encoder (Optimus: Li et al. 2020), or T5.
+
+The run's vocabulary is the checkpoint's own pieces, which this module numbers as the checkpoint does. Needs
+the `transformers` library, imported here only, and only when a model is built; it reads safetensors and
+JSON, and no code of a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cvae.config.schema import PretrainedModel
+from cvae.data.text import Batch
+from cvae.data.vocabulary import BOS, EOS, PAD, SPECIALS, TOKENIZER, UNK, Pieces, Vocabulary
+from cvae.errors import UserError
+from cvae.io import read_json
+from cvae.models.decode import State
+from cvae.models.kernels.output import OutputLayer
+from cvae.models.text import GaussianEncoder, TextVAE
+
+ARCHITECTURE = "pretrained.json"  # of a run: what its networks are rebuilt from without the checkpoints
+DECODERS = {
+    "gpt2": "GPT2LMHeadModel",
+    "t5": "T5ForConditionalGeneration",
+    "mt5": "MT5ForConditionalGeneration",
+}
+ENCODERS = {"gpt2": "GPT2Model", "t5": "T5EncoderModel", "mt5": "MT5EncoderModel"}
+STARTS = {"gpt2": "bos_token_id", "t5": "pad_token_id", "mt5": "pad_token_id"}  # what stands for <s>
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "dropout_rate")  # by GPT-2's and T5's names
+NEVER = -1e4  # the logit of what is no piece, whose exponential is 0
+STD = 0.02  # of new weights, as in GPT-2 and Optimus
+
+
+# ---- checkpoints ----
+
+
+def network(part: str, source: str, dropout: float) -> nn.Module:
+    """Return the decoder or encoder, `part`, of a checkpoint's folder, with its weights.
+
+    From a run's `pretrained.json` it is the same architecture without them. Raises UserError for what cannot
+    be used.
+    """
+    transformers = _library()
+    key, path = f"model.{part}", Path(source)
+    config = (read_json(path) or {}).get(part) if path.name == ARCHITECTURE else _config(key, path)
+    classes = DECODERS if part == "decoder" else ENCODERS
+    kind = (config or {}).get("model_type")
+    if kind not in classes:
+        raise UserError(f"{key}={source} is of the kind {kind}, which is none of {', '.join(classes)}")
+    cls = getattr(transformers, classes[kind])
+    changed = {name: dropout for name in DROPOUTS} | {"use_cache": part == "decoder"}
+    settings = cls.config_class.from_dict({**config, **changed})
+    if path.name == ARCHITECTURE:
+        return cast(nn.Module, cls(settings))
+    return _weights(key, path, cls, settings)
+
+
+def _library() -> Any:
+    """Return the transformers library. Raises UserError where it is not installed."""
+    try:
+        import transformers
+    except ImportError:
+        raise UserError(
+            "model=pretrained needs the transformers package: pip install 'cvae-lab[pretrained]'"
+        ) from None
+    return transformers
+
+
+def _config(key: str, folder: Path) -> dict[str, Any]:
+    """Return the configuration of a checkpoint. Raises UserError unless it can be read without pickle."""
+    if (config := read_json(folder / "config.json")) is None:
+        raise UserError(
+            f"{key}={folder} has no config.json: it must be the folder of a checkpoint of the transformers"
+            " library, or its name owner/name on the Hugging Face hub"
+        )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{key}={folder} has no weights in safetensors, and pickled ones are never read")
+    return config
+
+
+def _weights(key: str, folder: Path, cls: Any, settings: Any) -> nn.Module:
+    """Return a network with the weights of a folder. Raises UserError where they do not fit."""
+    try:
+        with _quiet():
+            loaded, report = cls.from_pretrained(
+                folder,
+                config=settings,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except Exception as error:  # many kinds, of several libraries
+        raise UserError(f"{key}={folder} cannot be read: {' '.join(str(error).split())[:300]}") from None
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{key}={folder} lacks weights of {cls.__name__}: {', '.join(missing[:3])}")
+    return cast(nn.Module, loaded)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what transformers prints off the console."""
+    logging = _library().utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# ---- pieces ----
+
+
+def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tensor:
+    """Return the checkpoint's number of each of our tokens: [V].
+
+    `<unk>` without a piece of its own, and `<pad>`, which nothing reads, get that of `</s>`. Raises
+    UserError where our tokens are not the checkpoint's pieces.
+    """
+    if not isinstance(vocabulary, Pieces):
+        raise UserError(f"model=pretrained reads the pieces of {key}: dataset.tokens must be bpe")
+    path = Path(source) / TOKENIZER
+    tokenizer = Pieces.read(path).tokenizer if Path(source).name != ARCHITECTURE else vocabulary.tokenizer
+    pieces = tokenizer.get_vocab()
+    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    special |= {token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()}
+    words = vocabulary.words[len(SPECIALS) :]
+    if foreign := [word for word in words if word not in pieces and word not in special]:
+        raise UserError(
+            f"{key}={source} has other pieces than the run's tokens, such as {foreign[0]!r}: dataset.tokenizer"
+            " must be left out, or be the checkpoint's own"
+        )
+    start, end = (_number(key, source, config, name) for name in (STARTS[config.model_type], "eos_token_id"))
+    firsts = {PAD: end, UNK: pieces.get(SPECIALS[UNK], end), BOS: start, EOS: end}
+    result = [
+        *(firsts[number] for number in range(len(SPECIALS))),
+        *(pieces.get(word, end) for word in words),
+    ]
+    if max(result) >= config.vocab_size:
+        raise UserError(f"{key}={source} has {config.vocab_size} word vectors, too few for its {TOKENIZER}")
+    return torch.tensor(result)
+
+
+def _number(key: str, source: str, config: Any, name: str) -> int:
+    """Return a special token's number. Raises UserError where the configuration names none."""
+    value = getattr(config, name, None)
+    value = value[0] if isinstance(value, list) and value else value
+    if not isinstance(value, int):
+        raise UserError(f"{key}={source} does not say where sentences begin and end: it has no {name}")
+    return value
+
+
+def never(vocabulary: Vocabulary, ids: Tensor) -> Tensor:
+    """Return the output bias: 0, and NEVER for `<pad>`, `<s>` and whatever is `</s>` by another name: [V]."""
+    bias = torch.zeros(len(ids))
+    bias[ids == ids[EOS]] = NEVER
+    bias[[PAD, BOS]] = NEVER
+    bias[EOS] = 0
+    return bias
+
+
+# ---- the model ----
+
+
+class PretrainedEncoder(GaussianEncoder):
+    """q(z | x): mean and logvar, linear in what a pretrained network says of a sentence; without dropout.
+
+    A causal network has read all of it at `</s>` only. Of T5's encoder, which no token sums up, the mean over
+    words and `</s>` is taken (Sentence-T5: Ni et al. 2022); it never saw an `<s>`, and is shown none.
+    """
+
+    ids: Tensor
+
+    def __init__(self, config: PretrainedModel, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        source = config.encoder or config.decoder
+        self.network: Any = network("encoder", source, 0.0)
+        settings = self.network.config
+        self.causal = settings.model_type == "gpt2"
+        self.register_buffer("ids", numbers("model.encoder", source, vocabulary, settings))
+        self.add_heads(settings.hidden_size, config.latent, config.batch_norm)
+
+    def summary(self, batch: Batch) -> Tensor:
+        """Return the vector of each sentence, [B, H]."""
+        tokens = batch.tokens if self.causal else batch.tokens[:, 1:]
+        _refuse_longer(tokens.size(1), self.network.config)
+        mask = tokens != PAD
+        states = self.network(input_ids=self.ids[tokens], attention_mask=mask.long()).last_hidden_state
+        if self.causal:
+            last = mask.sum(-1) - 1
+            return cast(Tensor, states[torch.arange(len(last), device=last.device), last])
+        return (states * mask[..., None]).sum(1) / mask.sum(-1, keepdim=True)
+
+
+class PieceOutput(nn.Module):
+    """The checkpoint's output layer, of the run's tokens only."""
+
+    ids: Tensor
+    bias: Tensor
+
+    def __init__(self, head: nn.Linear, ids: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.head, self.out_features = head, len(ids)
+        self.register_buffer("ids", ids)
+        self.register_buffer("bias", bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights of our tokens, [V, H]."""
+        return self.head.weight[self.ids]
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return logits [..., V] of states [..., H]."""
+        return functional.linear(states, self.head.weight)[..., self.ids] + self.bias
+
+
+class PretrainedDecoder(nn.Module):
+    """p(x | z): a pretrained causal network, which z reaches at every place.
+
+    `inject: memory` makes z a key and a value of each of GPT-2's layers, as in Optimus, and of T5 what its
+    cross-attention reads in place of an encoder's states; words keep the places of pretraining. `prefix` puts
+    vectors linear in z before `<s>`; T5's cross-attention then has nothing to read, and is left out.
+    """
+
+    output: OutputLayer
+
+    def __init__(self, config: PretrainedModel, vocabulary: Vocabulary) -> None:
+        super().__init__()
+        whole: Any = network("decoder", config.decoder, config.dropout)
+        self.settings = settings = whole.config
+        self.crosses = settings.is_encoder_decoder
+        self.base = whole.decoder if self.crosses else whole.base_model
+        ids = numbers("model.decoder", config.decoder, vocabulary, settings)
+        output = PieceOutput(whole.get_output_embeddings(), ids, never(vocabulary, ids))
+        self.output = cast(OutputLayer, output)
+        self.cached_as = (
+            "cache" if "cache" in inspect.signature(self.base.forward).parameters else "past_key_values"
+        )
+        scaled = self.crosses and getattr(settings, "scale_decoder_outputs", False)
+        self.scale = settings.hidden_size**-0.5 if scaled else 1.0
+        self.layers = settings.num_decoder_layers if self.crosses else settings.num_hidden_layers
+        self.heads = settings.num_attention_heads
+        self.size = settings.d_kv if self.crosses else settings.hidden_size // self.heads
+        self.memory = self.prompt = self.unknown = None
+        if config.latent and config.inject == "memory":
+            memories = settings.hidden_size if self.crosses else self.layers * 2 * self.heads * self.size
+            self.memory = nn.Linear(config.latent, memories, bias=False)
+        if config.latent and config.inject == "prefix":
+            self.prompt = nn.Linear(config.latent, config.prefix * settings.hidden_size, bias=False)
+        if ids[UNK] == ids[EOS]:  # word dropout needs a vector that stands for no word
+            self.unknown = nn.Parameter(self.embedding.weight.detach().mean(0))
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        """The vectors of the checkpoint's pieces."""
+        return cast(nn.Embedding, self.base.get_input_embeddings())
+
+    def states(self, inputs: Tensor, z: Tensor) -> Tensor:
+        """Return what the output layer reads, [B, T, H], for inputs [B, T] and z [B, Z]."""
+        prefix = self._prefix(z)
+        _refuse_longer(prefix.size(1) + inputs.size(1), self.settings)
+        x = torch.cat([prefix, self._vectors(inputs)], 1)
+        return self._read(x, z, self._memories(z))[0][:, prefix.size(1) :]
+
+    def begin(self, z: Tensor) -> State:
+        """Return z [B, Z] and, for each layer, keys and values of what was read, [2, heads, S, B, size].
+
+        S counts the words, the prefix, and z where it is a memory of the layer.
+        """
+        pasts, prefix = self._memories(z), self._prefix(z)
+        if prefix.size(1):
+            pasts = self._read(prefix, z, pasts)[1]
+        return (z, *(past.movedim(1, -2) for past in pasts))
+
+    def step(self, words: Tensor, state: State) -> tuple[Tensor, State]:
+        """Return what the output layer reads after `words` [B], [B, H], and the longer state."""
+        z, *caches = state
+        pasts = [cache.movedim(-2, 1) for cache in caches]
+        outputs, pasts = self._read(self._vectors(words[:, None]), z, pasts)
+        return outputs[:, 0], (z, *(past.movedim(1, -2) for past in pasts))
+
+    def _vectors(self, words: Tensor) -> Tensor:
+        """Return the vectors of words [B, T]: [B, T, H]."""
+        vectors = self.embedding(cast(Any, self.output).ids[words])
+        if self.unknown is None:
+            return cast(Tensor, vectors)
+        return torch.where((words == UNK)[..., None], self.unknown, vectors)
+
+    def _prefix(self, z: Tensor) -> Tensor:
+        """Return the vectors before `<s>`, [B, k, H]; k = 0 for none."""
+        width = self.settings.hidden_size
+        return (
+            z.new_empty(len(z), 0, width)
+            if self.prompt is None
+            else self.prompt(z).unflatten(-1, (-1, width))
+        )
+
+    def _memories(self, z: Tensor) -> list[Tensor]:
+        """Return each layer's key and value of z, [2, B, heads, 1, size]; S = 0 where it has none."""
+        if self.memory is None or self.crosses:
+            return [z.new_empty(2, len(z), self.heads, 0, self.size)] * self.layers
+        memories = self.memory(z).unflatten(-1, (self.layers, 2, self.heads, 1, -1))
+        return list(memories.movedim(0, 2).unbind())
+
+    def _read(self, x: Tensor, z: Tensor, pasts: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return what the output layer reads, [B, T, H], and all keys and values of each layer."""
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        cache: Any = DynamicCache()
+        for layer, (keys, values) in enumerate(pasts):
+            cache.update(keys, values, layer)
+        inputs: dict[str, Any] = {"inputs_embeds": x, "use_cache": True, self.cached_as: cache}
+        if self.crosses:
+            inputs[self.cached_as] = EncoderDecoderCache(cache, DynamicCache())
+            inputs["encoder_hidden_states"] = None if self.memory is None else self.memory(z)[:, None]
+        else:
+            first = pasts[0].size(-2) - (self.memory is not None)
+            places = torch.arange(first, first + x.size(1), device=x.device)[None]
+            inputs["position_ids"] = places.clamp(max=self.settings.n_positions - 1)  # of generated words
+        outputs = self.base(**inputs).last_hidden_state * self.scale
+        return outputs, [torch.stack([layer.keys, layer.values]) for layer in cache.layers]
+
+
+def _refuse_longer(places: int, settings: Any) -> None:
+    """Raise UserError for more places than a network has; T5, whose places are relative, has no limit."""
+    most = getattr(settings, "n_positions", None) if settings.model_type == "gpt2" else None
+    if most is not None and places > most:
+        raise UserError(
+            f"a sentence takes {places} places, and the pretrained network has {most}: leave out longer ones"
+            " (dataset.longest counts words)"
+        )
+
+
+class PretrainedVAE(TextVAE):
+    """The VAE of pretrained networks or, without z, the language model. Encoder and decoder share no weights.
+
+    `freeze` names the parts of the checkpoints that are not trained: `encoder`, `decoder` (with its output
+    layer) or `embeddings` (of words and places, of both, which are GPT-2's and T5's output layer, too). What
+    is new is always trained: mean and logvar, what z reaches the decoder by, and the vector of `<unk>`.
+    """
+
+    def __init__(self, config: PretrainedModel, vocabulary: Vocabulary) -> None:
+        decoder = PretrainedDecoder(config, vocabulary)
+        super().__init__(config, PretrainedEncoder(config, vocabulary) if config.latent else None, decoder)
+        self._initialise()
+        self._freeze(config.freeze)
+
+    def _initialise(self) -> None:
+        """Draw the weights that are new."""
+        new = [self.decoder.memory, self.decoder.prompt]
+        new += [self.encoder.mean, self.encoder.logvar] if self.encoder is not None else []
+        for layer in filter(None, new):
+            nn.init.normal_(layer.weight, std=STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+    def _freeze(self, parts: Sequence[str]) -> None:
+        networks = [self.decoder.base] + ([self.encoder.network] if self.encoder is not None else [])
+        if "decoder" in parts:
+            self.decoder.base.requires_grad_(False)
+            self.decoder.output.requires_grad_(False)
+        if "encoder" in parts and self.encoder is not None:
+            self.encoder.network.requires_grad_(False)
+        if "embeddings" in parts:
+            for part in networks:
+                part.get_input_embeddings().requires_grad_(False)
+                if hasattr(part, "wpe"):
+                    part.wpe.requires_grad_(False)
+
+    def files(self) -> dict[str, str]:
+        """Return the architecture of both networks, which a run keeps beside its weights."""
+        parts = {"decoder": self.decoder.settings.to_dict()}
+        if self.encoder is not None:
+            parts["encoder"] = self.encoder.network.config.to_dict()
+        return {ARCHITECTURE: json.dumps(parts, indent=1, default=str) + "\n"}
