@@ -51,13 +51,13 @@ def network(part: str, source: str, dropout: float) -> nn.Module:
     """
     transformers = _library()
     key, path = f"model.{part}", Path(source)
-    config = (read_json(path) or {}).get(part) if path.name == ARCHITECTURE else _config(key, path)
+    config = (read_json(path) or {}).get(part, {}) if path.name == ARCHITECTURE else _config(key, path)
     classes = DECODERS if part == "decoder" else ENCODERS
-    kind = (config or {}).get("model_type")
+    kind = config.get("model_type")
     if kind not in classes:
         raise UserError(f"{key}={source} is of the kind {kind}, which is none of {', '.join(classes)}")
     cls = getattr(transformers, classes[kind])
-    changed = {name: dropout for name in DROPOUTS} | {"use_cache": part == "decoder"}
+    changed = dict.fromkeys(DROPOUTS, dropout) | {"use_cache": part == "decoder"}
     settings = cls.config_class.from_dict({**config, **changed})
     if path.name == ARCHITECTURE:
         return cast(nn.Module, cls(settings))
@@ -104,7 +104,7 @@ def _weights(key: str, folder: Path, cls: Any, settings: Any) -> nn.Module:
         raise UserError(f"{key}={folder} cannot be read: {' '.join(str(error).split())[:300]}") from None
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{key}={folder} lacks weights of {cls.__name__}: {', '.join(missing[:3])}")
-    return cast(nn.Module, loaded)
+    return cast(nn.Module, loaded.train())  # it comes in evaluation mode
 
 
 @contextlib.contextmanager
@@ -141,7 +141,7 @@ def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tenso
     words = vocabulary.words[len(SPECIALS) :]
     if foreign := [word for word in words if word not in pieces and word not in special]:
         raise UserError(
-            f"{key}={source} has other pieces than the run's tokens, such as {foreign[0]!r}: dataset.tokenizer"
+            f"{key}={source} has other pieces than the run, such as {foreign[0]!r}: dataset.tokenizer"
             " must be left out, or be the checkpoint's own"
         )
     start, end = (_number(key, source, config, name) for name in (STARTS[config.model_type], "eos_token_id"))
@@ -184,11 +184,12 @@ class PretrainedEncoder(GaussianEncoder):
     """
 
     ids: Tensor
+    network: Any
 
     def __init__(self, config: PretrainedModel, vocabulary: Vocabulary) -> None:
         super().__init__()
         source = config.encoder or config.decoder
-        self.network: Any = network("encoder", source, 0.0)
+        self.network = network("encoder", source, 0.0)
         settings = self.network.config
         self.causal = settings.model_type == "gpt2"
         self.register_buffer("ids", numbers("model.encoder", source, vocabulary, settings))
@@ -352,6 +353,9 @@ class PretrainedVAE(TextVAE):
     layer) or `embeddings` (of words and places, of both, which are GPT-2's and T5's output layer, too). What
     is new is always trained: mean and logvar, what z reaches the decoder by, and the vector of `<unk>`.
     """
+
+    encoder: Any
+    decoder: Any
 
     def __init__(self, config: PretrainedModel, vocabulary: Vocabulary) -> None:
         decoder = PretrainedDecoder(config, vocabulary)

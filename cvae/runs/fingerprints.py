@@ -32,7 +32,7 @@ def corpus(config: Config) -> Fingerprints:
 
 
 def others(config: Config) -> Fingerprints:
-    """Return those of references, word vectors, the tokenizer and the checkpoints that the run starts from."""
+    """Return those of references, word vectors, the tokenizer, and checkpoints that the run starts from."""
     prints = {}
     for key in BESIDE:
         group, _, last = key.partition(".")

@@ -39,7 +39,7 @@ def checkpoint(key: str, source: str) -> Path:
 
 
 def pretrained(model: PretrainedModel, folder: RunFolder | None) -> PretrainedModel:
-    """Return the configuration with the folders of the checkpoints, or with the file that a run keeps of them.
+    """Return the configuration with the folders of the checkpoints, or with what a run keeps of them.
 
     A run that has begun, or was exported, has weights of its own. Raises FolderError as `checkpoint` does.
     """

@@ -114,7 +114,7 @@ def prepare(config: Config, known: Vocabulary | None = None, folder: RunFolder |
 
 
 def located(config: Config, folder: RunFolder | None) -> ModelConfig:
-    """Return the model's configuration with the full paths of the word vectors or checkpoints it starts from."""
+    """Return the model's configuration with the full paths of word vectors or checkpoints it starts from."""
     if isinstance(config.model, PretrainedModel):
         return hub.pretrained(config.model, folder)
     if not isinstance(config.model, DialogModel) or config.model.vectors is None:

@@ -1,0 +1,416 @@
+"""Pretrained networks: what they say is what transformers says, and what training may and may not change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import cvae
+from cvae.config.schema import PretrainedModel, SemiAmortized
+from cvae.data.text import Batch
+from cvae.data.vocabulary import BOS, EOS, PAD, UNK, Pieces
+from cvae.errors import ConfigError, UserError
+from cvae.models import gaussian, kernels, objective
+from cvae.models.decode import SamplingOptions, beam_search, generate
+from cvae.models.pretrained import PretrainedVAE
+from cvae.models.refinement import refined
+from cvae.runs.folder import RunFolder
+from cvae.training import checkpoint
+from cvae.training.export import export
+from cvae.training.run import prepare, run
+from cvae.training.steps import build
+from tests.helpers import ROOT, batch_of
+
+pytest.importorskip("tokenizers")
+transformers = pytest.importorskip("transformers")
+LINES = [
+    f"{who} {adjective} {animal} saw it"
+    for who in ("the", "a", "my", "no")
+    for adjective in ("old", "red", "wild")
+    for animal in ("cat", "dog", "fox", "hen")
+]
+KINDS = {
+    "gpt2 memory": ("gpt2", {"inject": "memory"}),
+    "gpt2 prefix": ("gpt2", {"inject": "prefix", "prefix": 2}),
+    "gpt2 no z": ("gpt2", {"latent": 0}),
+    "t5 memory": ("t5", {"inject": "memory"}),
+    "t5 prefix": ("t5", {"inject": "prefix"}),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+with_z = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gpt2 no z"])
+SENTENCES = [[2, 250, 40, 99, 260, 3], [2, 50, 3], [2, 3], [2, 60, 60, 180, 3], [2, 251, 110, 40, 3]]
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory) -> Path:
+    """A folder with tiny checkpoints, as transformers writes them, with weights large enough to matter."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    tokenizer = Pieces.trained(LINES, 270).tokenizer
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    end = tokenizer.get_vocab_size() - 1
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40, "initializer_range": 0.4}
+    settings = transformers.GPT2Config(vocab_size=end + 1, bos_token_id=end, eos_token_id=end, **sizes)
+    transformers.GPT2LMHeadModel(settings).save_pretrained(folder / "gpt2")
+    tokenizer.save(str(folder / "gpt2" / "tokenizer.json"))
+    tokenizer = Pieces.trained(LINES, 270).tokenizer
+    tokenizer.add_special_tokens(["<pad>", "</s>", "<unk>"])
+    size, pieces = tokenizer.get_vocab_size(), tokenizer.get_vocab()
+    special = {"pad_token_id": pieces["<pad>"], "decoder_start_token_id": pieces["<pad>"]}
+    special["eos_token_id"] = pieces["</s>"]
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "initializer_factor": 2.0}
+    settings = transformers.T5Config(vocab_size=size, **sizes, **special)
+    transformers.T5ForConditionalGeneration(settings).save_pretrained(folder / "t5")
+    tokenizer.save(str(folder / "t5" / "tokenizer.json"))
+    return folder
+
+
+@pytest.fixture
+def make(checkpoints):
+    """Build a model on a tiny checkpoint; what is new has weights large enough to matter."""
+
+    def build(kind: str = "gpt2 memory", **values) -> PretrainedVAE:
+        torch.manual_seed(0)
+        family, own = KINDS[kind]
+        keys = {"encoder": None, "latent": 3, "dropout": 0.0, "word_dropout": 0.0, "inject": "memory"}
+        keys |= {"prefix": 1, "freeze": []} | own | values
+        vocabulary = Pieces.read(checkpoints / family / "tokenizer.json")
+        model = PretrainedVAE(PretrainedModel("pretrained", str(checkpoints / family), **keys), vocabulary)
+        with torch.no_grad():
+            for layer in filter(None, (model.decoder.memory, model.decoder.prompt)):
+                layer.weight.mul_(30)
+        return model
+
+    return build
+
+
+def codes(model: PretrainedVAE, *shape: int) -> Tensor:
+    return torch.randn(*shape, model.config.latent, generator=torch.Generator().manual_seed(1))
+
+
+def logits_of(model: PretrainedVAE, batch: Batch, z: Tensor) -> Tensor:
+    """Logits [B, T, V] with teacher forcing."""
+    return model.decoder.output(model.decoder.states(batch.inputs, z))
+
+
+# ---- what transformers says ----
+
+
+def test_without_z_the_loss_is_gpt2_s_own(make, checkpoints):
+    model = make("gpt2 no z").eval()
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(checkpoints / "gpt2").eval()
+    for sentence in SENTENCES:
+        batch = batch_of(sentence)
+        ids = model.decoder.output.ids[batch.tokens]
+        expected = theirs(input_ids=ids, labels=ids).loss * (len(sentence) - 1)
+        torch.testing.assert_close(model.decode_nll(batch, codes(model, 1))[0], expected)
+
+
+def test_memory_is_gpt2_with_past_keys_and_values(make, checkpoints):
+    model, batch = make().eval(), batch_of(SENTENCES[0])
+    z, ids = codes(model, 1), model.decoder.output.ids
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(checkpoints / "gpt2").eval()
+    past = transformers.DynamicCache()
+    for layer, (key, value) in enumerate(model.decoder.memory(z).view(2, 2, 1, 2, 1, 8)):
+        past.update(key, value, layer)
+    places = torch.arange(batch.inputs.size(1))[None]
+    cache = {model.decoder.cached_as: past}
+    logits = theirs(input_ids=ids[batch.inputs], position_ids=places, **cache).logits
+    losses = functional.cross_entropy(logits[0], ids[batch.targets][0], reduction="sum")
+    torch.testing.assert_close(model.decode_nll(batch, z)[0], losses)
+
+
+def test_a_prefix_is_gpt2_on_further_vectors(make, checkpoints):
+    model, batch = make("gpt2 prefix").eval(), batch_of(SENTENCES[0])
+    z, ids = codes(model, 1), model.decoder.output.ids
+    theirs = transformers.GPT2LMHeadModel.from_pretrained(checkpoints / "gpt2").eval()
+    words = theirs.transformer.wte(ids[batch.inputs])
+    logits = theirs(inputs_embeds=torch.cat([model.decoder.prompt(z).view(1, 2, 16), words], 1)).logits[:, 2:]
+    losses = functional.cross_entropy(logits[0], ids[batch.targets][0], reduction="sum")
+    torch.testing.assert_close(model.decode_nll(batch, z)[0], losses)
+
+
+def test_memory_of_t5_stands_in_for_the_encoders_states(make, checkpoints):
+    model, batch = make("t5 memory").eval(), batch_of(SENTENCES[0])
+    theirs = transformers.T5ForConditionalGeneration.from_pretrained(checkpoints / "t5").eval()
+    ids = model.decoder.output.ids
+    for z in (codes(model, 1), torch.zeros(1, 3)):
+        states = (model.decoder.memory(z)[:, None],)
+        logits = theirs(decoder_input_ids=ids[batch.inputs], encoder_outputs=states).logits[..., ids]
+        torch.testing.assert_close(logits_of(model, batch, z)[..., 4:], logits[..., 4:])
+        torch.testing.assert_close(logits_of(model, batch, z)[..., EOS], logits[..., EOS])
+
+
+@pytest.mark.parametrize("kind", ["gpt2 memory", "t5 memory"])
+def test_the_summary_is_the_last_state_of_gpt2_and_the_mean_of_t5_s(kind, make, checkpoints):
+    model, batch = make(kind).eval(), batch_of(SENTENCES[0])
+    family, ids = KINDS[kind][0], model.encoder.ids
+    if family == "gpt2":
+        theirs = transformers.GPT2Model.from_pretrained(checkpoints / family).eval()
+        expected = theirs(input_ids=ids[batch.tokens]).last_hidden_state[:, -1]
+    else:
+        theirs = transformers.T5EncoderModel.from_pretrained(checkpoints / family).eval()
+        expected = theirs(input_ids=ids[batch.tokens[:, 1:]]).last_hidden_state.mean(1)
+    torch.testing.assert_close(model.encoder.summary(batch), expected)
+
+
+@kinds
+def test_what_is_no_piece_is_never_predicted_and_the_rest_is_a_distribution(kind, make):
+    model, batch = make(kind).eval(), batch_of(SENTENCES[0])
+    chances = logits_of(model, batch, codes(model, 1)).softmax(-1)
+    never = [PAD, BOS] + ([len(model.decoder.output.ids) - 1, UNK] if kind.startswith("gpt2") else [])
+    assert (chances[..., never] == 0).all() and (chances[..., EOS] > 0).all()
+    ids = model.decoder.output.ids[(model.decoder.output.bias == 0).nonzero()[:, 0]]
+    assert len(set(ids.tolist())) == len(ids)
+
+
+# ---- what may influence what ----
+
+
+@kinds
+def test_a_later_word_changes_no_earlier_prediction_and_an_earlier_one_all_later(kind, make):
+    model, batch = make(kind).eval(), batch_of(SENTENCES[0])
+    z = codes(model, 1)
+    before = logits_of(model, batch, z)
+    for place in range(1, batch.inputs.size(1)):
+        other = batch.tokens.clone()
+        other[0, place] = 55
+        changed = (logits_of(model, Batch(other, batch.lengths), z) - before).abs().amax((0, 2))
+        assert changed[:place].max() < 1e-5 and changed[place:].min() > 1e-4
+
+
+@with_z
+def test_z_reaches_every_prediction(kind, make):
+    model, batch = make(kind).eval(), batch_of(SENTENCES[0])
+    z = codes(model, 1).requires_grad_()
+    for logits in logits_of(model, batch, z)[0]:
+        (gradient,) = torch.autograd.grad(logits[70] - logits[50], z, retain_graph=True)
+        assert gradient.abs().min() > 1e-5
+
+
+@with_z
+def test_the_posterior_depends_on_every_word_and_its_place(kind, make):
+    model, sentence = make(kind).eval(), SENTENCES[0]
+    mean = model.posterior(batch_of(sentence)).mean
+    for place in range(1, len(sentence) - 1):
+        other = [*sentence[:place], 55, *sentence[place + 1 :]]
+        assert (model.posterior(batch_of(other)).mean - mean).abs().max() > 1e-4
+    swapped = [sentence[0], sentence[2], sentence[1], *sentence[3:]]
+    assert (model.posterior(batch_of(swapped)).mean - mean).abs().max() > 1e-5
+
+
+@kinds
+def test_a_sentence_is_the_same_alone_and_padded_in_a_batch(kind, make):
+    model, together = make(kind).double(), batch_of(*SENTENCES)
+    z = codes(model, 5).double()
+    q, nll = model.posterior(together), model.decode_nll(together, z)
+    for n, sentence in enumerate(SENTENCES):
+        batch = batch_of(sentence)
+        alone, own = model.decode_nll(batch, z[n : n + 1]), model.posterior(batch)
+        torch.testing.assert_close(nll[n], alone[0], rtol=1e-6, atol=1e-6)  # T5's norm is float32
+        torch.testing.assert_close(q.mean[n], own.mean[0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(q.logvar[n], own.logvar[0], rtol=1e-6, atol=1e-6)
+
+
+# ---- the cache ----
+
+
+@kinds
+def test_words_one_by_one_say_what_the_whole_sentence_says(kind, make):
+    model, batch = make(kind).eval(), batch_of(SENTENCES[0], [2, 50, 90, 90, 80, 3])
+    z = codes(model, 2)
+    whole, state = logits_of(model, batch, z), model.begin(None, z)
+    for place, words in enumerate(batch.inputs.T):
+        assert all(part.size(-2) == 2 for part in state)
+        logits, state = model.step(words, state)
+        torch.testing.assert_close(logits, whole[:, place], rtol=1e-4, atol=1e-4)
+
+
+@kinds
+def test_greedy_and_beam_search_agree_in_a_batch_and_alone(kind, make):
+    model = make(kind).eval()
+    z = codes(model, 4)
+    greedy = generate(model, None, z, 8, SamplingOptions())
+    assert beam_search(model, None, z, 8, SamplingOptions(beam=1)) == greedy
+    for own, row in zip(z, greedy, strict=True):
+        assert generate(model, None, own[None], 8, SamplingOptions()) == [row]
+    assert len(generate(model, None, z, 50, SamplingOptions())) == 4  # past the 40 places of this GPT-2
+
+
+# ---- gradients ----
+
+
+@with_z
+def test_gradients_by_the_fused_output_layer_are_those_of_plain_torch(kind, make, monkeypatch):
+    monkeypatch.setattr("cvae.models.kernels.output.FUSED_WORDS", 1)
+    model, batch = make(kind), batch_of(*SENTENCES)
+
+    def gradients() -> tuple[Tensor | None, ...]:
+        terms = objective.terms(model, batch, deterministic=True)
+        return torch.autograd.grad(objective.loss(terms, 0.5), model.parameters(), allow_unused=True)
+
+    fused = gradients()
+    with kernels.twice_differentiable():
+        plain = gradients()
+    for (name, _), one, other in zip(model.named_parameters(), fused, plain, strict=True):
+        unread = (
+            kind == "t5 prefix" and name.startswith("decoder.base") and ".layer.1." in name
+        )  # cross-attention
+        assert (one is None) == unread or "unknown" in name, name
+        if one is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
+
+
+def test_a_refined_posterior_can_be_learnt(make):
+    model, batch = make(), batch_of(*SENTENCES)
+    settings = SemiAmortized("semi_amortized", steps=1, lr=0.1, momentum=0.5, clip=5.0)
+
+    def loss(q: gaussian.Gaussian) -> Tensor:
+        return objective.loss(objective.terms(model, batch, deterministic=True, q=q), 0.5)
+
+    with kernels.twice_differentiable():
+        loss(refined(model.posterior(batch), loss, settings, learning=True)).backward()
+    assert model.encoder.mean.weight.grad.abs().sum() > 0
+
+
+def test_dropped_words_have_a_vector_of_their_own(make):
+    model, batch = make("gpt2 memory", word_dropout=1.0), batch_of(SENTENCES[0])
+    nll = model.decode_nll(batch, codes(model, 1))
+    nll.sum().backward()
+    assert model.decoder.unknown.grad.abs().sum() > 0
+    assert make("t5 memory").decoder.unknown is None  # its tokenizer has <unk>
+
+
+def test_dropout_is_in_the_decoder_only(make):
+    model, batch = make("gpt2 memory", dropout=0.5), batch_of(SENTENCES[0])
+    z = codes(model, 1)
+    assert not torch.equal(model.decode_nll(batch, z), model.decode_nll(batch, z))
+    assert torch.equal(model.posterior(batch).mean, model.posterior(batch).mean)
+
+
+# ---- runs ----
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory, checkpoints):
+    """The overrides of a run by the family of its checkpoint."""
+    corpus = tmp_path_factory.mktemp("corpus")
+    for name, lines in (("train", LINES), ("valid", LINES[::5]), ("test", LINES[::7])):
+        (corpus / f"{name}.txt").write_text("\n".join(lines))
+    sizes = (
+        "task.iw_samples=2",
+        "task.iw_sentences=4",
+        "task.path_sentences=4",
+        "model.latent=3",
+        "threads=1",
+    )
+    sizes += ("train.batch_size=8", "train.epochs=null", "train.steps=4", "train.save_every=2")
+    given = ("task=ptb", "dataset=text", f"dataset.path={corpus}", "dataset.tokens=bpe", "model=pretrained")
+    return lambda kind: (*given, f"model.decoder={checkpoints / kind}", *sizes)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5"])
+def test_a_run_is_resumed_loaded_and_exported_without_the_checkpoint(
+    kind, command, configured, tmp_path, checkpoints
+):
+    away = Path(shutil.copytree(checkpoints / kind, tmp_path / kind))
+    given = (*command(kind), f"model.decoder={away}")
+    whole, stopped = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
+    run(configured(*given), whole)
+    run(configured(*given, "train.stop_after=2"), stopped)
+    shutil.rmtree(away)
+    run(configured(*given), stopped)
+    there, here = (checkpoint.load(folder / "checkpoint_last.pt")["model"] for folder in (whole, stopped))
+    assert all(torch.equal(here[name], weight) for name, weight in there.items())
+    for name in ("test/word_ppl", "test/iw_word_ppl", "test/iw_nll"):
+        assert whole.results[name] == stopped.results[name] > 0
+    assert whole.results["test/word_ppl"] > whole.results["test/ppl"]  # a word has several pieces
+    export(whole, tmp_path / "shared")
+    texts = ["the old cat saw it", "no red hen"]
+    own, other = cvae.load(whole.path), cvae.load(tmp_path / "shared")
+    assert (own.encode(texts).mean == other.encode(texts).mean).all()
+    assert own.decode(own.encode(texts).mean) == other.decode(own.encode(texts).mean)
+
+
+@pytest.mark.parametrize(
+    ("kind", "frozen"), [("gpt2", "encoder"), ("gpt2", "decoder"), ("gpt2", "embeddings"), ("t5", "decoder")]
+)
+def test_frozen_parts_stay_and_have_no_state_in_adam(kind, frozen, command, configured):
+    config = configured(*command(kind), f"model.freeze=[{frozen}]")
+    task = prepare(config)
+    before = {name: weight.clone() for name, weight in task.model.named_parameters()}
+    step = build(task.model, config)
+    for number in range(3):
+        step(task.batches["train"].at(number), 1.0, 0.01)
+    weights = dict(task.model.named_parameters())
+    kept = {name for name, weight in weights.items() if not weight.requires_grad}
+    moved = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
+    assert kept and not kept & moved and {"encoder.mean.weight", "decoder.memory.weight"} <= moved
+    parts = {"encoder": ("encoder.network.",), "decoder": ("decoder.base.",), "embeddings": ("wte.", "wpe.")}
+    assert all(any(part in name for part in parts[frozen]) for name in kept)
+    assert not any(weights[name] is weight for name in kept for weight in step.optimizer.state)
+
+
+def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path, checkpoints, monkeypatch):
+    def refused(match: str, *overrides: str) -> None:
+        with pytest.raises(UserError, match=match) as error:
+            prepare(configured(*command("gpt2"), *overrides))
+        assert "\n" not in str(error.value)
+
+    def changed(name: str, **keys) -> str:
+        folder = Path(shutil.copytree(checkpoints / "gpt2", tmp_path / name))
+        config = json.loads((folder / "config.json").read_text()) | keys
+        (folder / "config.json").write_text(json.dumps(config))
+        return f"model.decoder={folder}"
+
+    refused("neither a folder here nor owner/name", "model.decoder=absent")
+    refused("has no tokenizer|cannot be read", f"model.decoder={tmp_path}")
+    refused("of the kind bert", changed("bert", model_type="bert"))
+    refused("has no eos_token_id", changed("endless", eos_token_id=None))
+    refused("cannot be read", changed("wide", n_embd=32))
+    refused("lacks weights", changed("deep", n_layer=3))
+    pickled = changed("pickled")
+    (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
+    refused("pickled ones are never read", pickled)
+    Pieces.trained(["unlike"] * 9, 260).tokenizer.save(str(tmp_path / "other.json"))
+    refused("other pieces than the run", f"dataset.tokenizer={tmp_path / 'other.json'}")
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
+
+
+def test_a_sentence_longer_than_the_network_s_places_is_refused(make):
+    model = make().eval()
+    with pytest.raises(UserError, match="takes 60 places, and the pretrained network has 40"):
+        model.decode_nll(batch_of([2, *[50] * 59, 3]), codes(model, 1))
+    with pytest.raises(UserError, match="takes 61 places"):
+        model.posterior(batch_of([2, *[50] * 59, 3]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "match"),
+    [
+        (("dataset.tokens=words",), "dataset.tokens must be bpe, found words"),
+        (("dataset.vocabulary=300",), "leave out dataset.vocabulary"),
+        (("model.freeze=[encoder,encoder]",), "names a part twice"),
+        (("model.freeze=[head]",), "model.freeze"),
+    ],
+)
+def test_contradictions_are_found_before_anything_is_read(overrides, match, command, configured):
+    with pytest.raises(ConfigError, match=match):
+        configured(*command("gpt2"), *overrides)
+
+
+def test_other_models_do_not_import_transformers():
+    code = (
+        "import sys, cvae, cvae.models, cvae.training.run, cvae.library; print('transformers' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
