@@ -42,7 +42,6 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
     yield from _transformers(known)
     yield from _tasks(known)
     yield from _tokens(known)
-    yield from _pretrained(known)
     name = known.get("name")
     if isinstance(name, str) and not re.fullmatch(f"{_PATH_PART}(/{_PATH_PART})*", name):
         yield (
@@ -147,27 +146,16 @@ def _tokens(known: Known) -> Iterator[str]:
         yield f"dataset.tokenizer is for dataset.tokens=bpe, found {tokens}"
     if given and pieces >= 0:
         yield "dataset.tokenizer has its pieces: leave out dataset.vocabulary"
-    if tokens == "bpe" and not given and known.get("model.name") != "pretrained":
+    if known.get("model.name") == "pretrained":
+        if tokens != "bpe":
+            yield "model=pretrained reads pieces of texts in files: dataset.tokens must be bpe"
+        elif pieces >= 0 and not given:
+            yield "model=pretrained has the pieces of its checkpoint: leave out dataset.vocabulary"
+    elif tokens == "bpe" and not given:
         if known.is_null("dataset.vocabulary"):
             yield "dataset.tokens=bpe needs dataset.vocabulary, how many pieces, or a dataset.tokenizer"
         if pieces < BYTES:
             yield f"dataset.tokens=bpe begins with {BYTES} bytes: dataset.vocabulary must be at least that"
-
-
-def _pretrained(known: Known) -> Iterator[str]:
-    """Yield what is wrong between model=pretrained and the tokens that it reads."""
-    if known.get("model.name") != "pretrained":
-        return
-    if known.get("dataset.name") is not None and known.get("dataset.tokens") != "bpe":
-        yield (
-            "model=pretrained reads the pieces of its checkpoint, in a dataset of sentences from files:"
-            f" dataset.tokens must be bpe, found {known.get('dataset.tokens')}"
-        )
-    elif known.get("dataset.vocabulary") is not None:
-        yield "model=pretrained has the pieces of its checkpoint: leave out dataset.vocabulary"
-    parts = known.values_of("model.freeze")
-    if parts is not None and len(set(parts)) < len(parts):
-        yield "model.freeze names a part twice"
 
 
 def _tasks(known: Known) -> Iterator[str]:

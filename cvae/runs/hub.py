@@ -24,7 +24,12 @@ def local(source: str) -> Path:
     fetched: safetensors, JSON and text, nothing that could run. Raises FolderError where it cannot be had.
     """
     name = _name(source)
-    return located(source) if name is None else _fetched(*name)
+    if name is None:
+        return located(source)
+    folder = _fetched(*name, tuple(EXPORTED))
+    if not (folder / WEIGHTS).exists():
+        raise FolderError(f"{name[0]} of the hub has no {WEIGHTS}: it is no model that `export` wrote")
+    return folder
 
 
 def checkpoint(key: str, source: str) -> Path:
@@ -35,7 +40,7 @@ def checkpoint(key: str, source: str) -> Path:
     name = _name(source)
     if name is None and not located(source).is_dir():
         raise FolderError(f"{key}={source} is neither a folder here nor owner/name on the Hugging Face hub")
-    return located(source) if name is None else _downloaded(*name, tuple(CHECKPOINT))
+    return located(source) if name is None else _fetched(*name, tuple(CHECKPOINT))
 
 
 def pretrained(model: PretrainedModel, folder: RunFolder | None) -> PretrainedModel:
@@ -74,16 +79,8 @@ def _name(source: str) -> tuple[str, str | None] | None:
     return name[1], name[2]
 
 
-def _fetched(name: str, revision: str | None) -> Path:
-    """Return the folder of an exported model of the hub."""
-    folder = _downloaded(name, revision, tuple(EXPORTED))
-    if not (folder / WEIGHTS).exists():
-        raise FolderError(f"{name} of the hub has no {WEIGHTS}: it is no model that `export` wrote")
-    return folder
-
-
 @functools.cache
-def _downloaded(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
+def _fetched(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     """Return the folder with these files of a model of the hub, from the cache where there is no network."""
     import huggingface_hub
 

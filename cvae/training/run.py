@@ -5,16 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
-from cvae.config.schema import Config, Dataset, DialogModel, ModelConfig, PretrainedModel, SentenceFiles
+from cvae.config.schema import Config, SentenceFiles
 from cvae.data import vocabulary
-from cvae.data.vocabulary import TOKENIZER, Vocabulary
+from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
@@ -26,6 +25,7 @@ from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
 from cvae.training.guards import disk_errors, log_file
+from cvae.training.located import located, with_tokenizer
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
@@ -104,29 +104,13 @@ def prepare(config: Config, known: Vocabulary | None = None, folder: RunFolder |
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     settings = located(config, folder)
-    splits = data.build(_with_tokenizer(config.dataset, settings), device, known)
+    splits = data.build(with_tokenizer(config.dataset, settings), device, known)
     torch.manual_seed(config.seed)
     model = models.build(settings, splits).to(device)
     task = tasks.build(config, model, splits)
     if config.init_from is not None and not config.pretrains:
         load_weights(RunFolder(hub.local(config.init_from)), task, encoder_only=True)
     return task
-
-
-def located(config: Config, folder: RunFolder | None) -> ModelConfig:
-    """Return the model's configuration with the full paths of word vectors or checkpoints it starts from."""
-    if isinstance(config.model, PretrainedModel):
-        return hub.pretrained(config.model, folder)
-    if not isinstance(config.model, DialogModel) or config.model.vectors is None:
-        return config.model
-    return dataclasses.replace(config.model, vectors=str(config.beside_data(config.model.vectors)))
-
-
-def _with_tokenizer(dataset: Dataset, model: ModelConfig) -> Dataset:
-    """Return the dataset's configuration, with the tokenizer of a pretrained model if it names none."""
-    if not (isinstance(model, PretrainedModel) and isinstance(dataset, SentenceFiles)) or dataset.tokenizer:
-        return dataset
-    return dataclasses.replace(dataset, tokenizer=str(Path(model.decoder) / TOKENIZER))
 
 
 def _fingerprints(task: Task, config: Config) -> Fingerprints:

@@ -36,8 +36,8 @@ def fields(cls: type = Config, path: str = "", choice: str = "") -> Iterator[tup
     for name, hint in annotations(cls).items():
         if chosen := options(hint):
             for option, kind in chosen.items():
-                override = f"{name}={option}" if option in choices(name) else ""
-                override = f"remedy=[{option}]" if option in choices("remedy") else override
+                override = f"remedy=[{option}]" if option in choices("remedy") else ""
+                override = f"{name}={option}" if option in choices(name) else override
                 yield from fields(kind, f"{name}.", override)
         elif dataclasses.is_dataclass(hint):
             yield from fields(hint, f"{path}{name}.", choice)
@@ -183,6 +183,7 @@ class TestCommitted:
                 "dataset=dialogs": "task=switchboard dataset.path=mine.jsonl",
                 "task=dialogs": "dataset.path=mine.jsonl",
                 "model=dialog": "task=switchboard",
+                "model=pretrained": "task=ptb model.decoder=here dataset.tokens=bpe",
                 "remedy=[pretrained]": "init_from=outputs/earlier",
                 "remedy=pretrained": "init_from=outputs/earlier",
             }
@@ -319,6 +320,7 @@ class TestWrongValues:
             found = problems(changed(choice, {key: given}))
             # a dataset or model that is chosen alone does not fit the default task
             aside = ("task=toy", "task=switch", "dataset.path must be text")
+            aside += ("model.decoder must be text", "model=pretrained reads")
             found = [problem for problem in found if not problem.startswith(aside)]
             assert found == [f"{key} must be {interval(hint)}, found {kind(value)!r}"]
 

@@ -50,7 +50,10 @@ def test_an_exported_model_is_the_run_s(folder, shared):
     there, here = cvae.load(folder.path), cvae.load(shared)
     np.testing.assert_array_equal(there.encode(TEXTS).mean, here.encode(TEXTS).mean)
     assert there.sample(5, temperature=1.0) == here.sample(5, temperature=1.0)
-    assert {path.name for path in shared.iterdir()} == {*EXPORTED, "README.md"} - {"tokenizer.json"}
+    assert {path.name for path in shared.iterdir()} == {*EXPORTED, "README.md"} - {
+        "tokenizer.json",
+        "pretrained.json",
+    }
 
 
 def test_the_last_checkpoint_is_exported_where_asked(folder, tmp_path, capsys):
