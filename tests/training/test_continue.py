@@ -19,7 +19,7 @@ from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run, refuse_mixture
 from cvae.tasks.dialog import DialogTask
 from cvae.tasks.language_model import LanguageTask
-from cvae.training import checkpoint
+from cvae.training import checkpoint, console
 from cvae.training.loop import Loop
 from cvae.training.run import reopen, run
 from tests.helpers import DEBUG, ROOT
@@ -352,6 +352,14 @@ def test_early_stopping_sees_the_scores_of_before(tmp_path, configured):
     assert {step: config.schedule(step, 10) for step in range(4, 6)}.items() <= betas(
         tmp_path / "new"
     ).items()
+
+
+def test_the_time_left_is_that_to_where_the_run_stops(tmp_path, configured, monkeypatch):
+    left, line = [], console.validation_line
+    monkeypatch.setattr(console, "validation_line", lambda *a: (left.append(a[-1]), line(*a))[1])
+    for stop in ("12", "null"):
+        run(configured(*PLAIN, "train.steps=36", f"train.stop_after={stop}"), RunFolder(tmp_path))
+    assert left[0] == left[2] == 0 < left[1]  # after 12, 24 and 36 updates
 
 
 # ---- train.keep ----
