@@ -47,8 +47,8 @@ print(json.dumps(versions | {"gpus": names}))
 """
 
 
-class Checks:
-    """The list of checks, on one device, within one time limit and below one folder."""
+class Workplace:
+    """A device, a time limit and a folder, in which Python and training run."""
 
     def __init__(self, device: str, folder: Path, seconds: float) -> None:
         self.device, self.folder = device, folder
@@ -83,6 +83,14 @@ class Checks:
     def one(self, name: str, file: str) -> Path:
         """Return the one file of that name below outputs/<name>."""
         return next((self.folder / "outputs" / name).rglob(file))
+
+    def records(self, name: str) -> list[dict[str, float]]:
+        """The lines of a run's metrics.jsonl."""
+        return [json.loads(line) for line in self.one(name, "metrics.jsonl").read_text().splitlines()]
+
+
+class Checks(Workplace):
+    """The list of checks."""
 
     def machine(self) -> dict[str, Any]:
         """What the numbers were measured on."""
@@ -139,10 +147,6 @@ class Checks:
                 for key in ("train/loss", "train/kl", "val/rec", "val/kl")
             },
         }
-
-    def records(self, name: str) -> list[dict[str, float]]:
-        """The lines of a run's metrics.jsonl."""
-        return [json.loads(line) for line in self.one(name, "metrics.jsonl").read_text().splitlines()]
 
     def finetune(self) -> dict[str, Any]:
         """Classifiers whose encoder is an LSTM: cuDNN differentiates it in training mode only."""

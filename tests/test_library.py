@@ -82,6 +82,13 @@ def test_nll_is_the_bound_or_the_weighted_estimate(vae):
     assert vae.nll([]).shape == (0,)
 
 
+def test_one_sample_gives_the_closed_form_of_the_kl(vae, monkeypatch):
+    mean, std = vae.encode(TEXTS)
+    monkeypatch.setattr(vae.task.model, "decode_nll", lambda batch, z: z.new_zeros(len(z)))
+    kl = (std**2 + mean**2 - 1 - 2 * np.log(std)).sum(1) / 2
+    np.testing.assert_allclose(vae.nll(TEXTS), kl, atol=1e-5)
+
+
 def test_it_is_the_model_that_was_measured(configured, tmp_path):
     folder = text_run(configured, tmp_path)
     task, vae = reopen(folder.configuration("cpu"), folder), cvae.load(folder.path)

@@ -41,6 +41,13 @@ def finite(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def described(error: Exception) -> str:
+    """Return an error as text: a UserError or OSError is a sentence, another is followed by its traceback."""
+    if isinstance(error, UserError | OSError):
+        return str(error) or type(error).__name__
+    return f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
+
+
 class RunFolder:
     """One run's folder: `run.json` says which run it is, `results.json` what came out."""
 
@@ -168,27 +175,16 @@ class RunFolder:
 
     @property
     def error(self) -> str:
-        """The first line of what ended the last start, empty for nothing."""
-        return self.error_text.partition("\n")[0]
-
-    @property
-    def error_text(self) -> str:
-        """What ended the last start, with its traceback unless it is a sentence."""
-        try:
+        """What ended the last start, with its traceback unless it is a sentence; empty for nothing."""
+        with contextlib.suppress(OSError):
             return (self / ERROR).read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            return ""
+        return ""
 
     def fail(self, error: Exception) -> None:
-        """Write what ends this start to train.log and to error.txt, where it stays until the next start.
-
-        A UserError or OSError is a sentence; others are followed by their traceback.
-        """
-        text = str(error) or type(error).__name__
-        if not isinstance(error, UserError | OSError):
-            text = f"{type(error).__name__}: {error}\n{''.join(traceback.format_exception(error))}".rstrip()
+        """Write what ends this start to train.log and to error.txt, where it stays until the next start."""
         if self.lock.lost:
             return
+        text = described(error)
         with contextlib.suppress(OSError):  # a full disk must not hide the error
             self.path.mkdir(parents=True, exist_ok=True)
             with (self / "train.log").open("a", encoding="utf-8") as log:

@@ -44,7 +44,8 @@ class Job:
         return max([step, *(record["step"] for record in records)]), total, pace
 
     def __str__(self) -> str:
-        details = {"failed": self.folder.error, "missing": self.command}.get(self.state, "")
+        first_line = self.folder.error.partition("\n")[0]
+        details = {"failed": first_line, "missing": self.command}.get(self.state, "")
         if self.state in ("running", "stopped"):
             step, total, _ = self.progress
             details = f"{step:,} of {total:,} updates" if total else ""

@@ -17,7 +17,7 @@ from cvae.training.logger import Logger
 from cvae.training.means import StepSums, pop_epoch_means, read
 from cvae.training.signals import StopSignals
 from cvae.training.state import TrainingState
-from cvae.training.transfer import take_over
+from cvae.training.transfer import last_checkpoint
 
 log = logging.getLogger("cvae")
 
@@ -56,14 +56,10 @@ class Loop:
         Returns the step from which on records are shown, and the lengths in bytes that their files had at the
         checkpoint. Raises CheckpointError for a file that cannot be used.
         """
-        path = self.folder / "checkpoint_last.pt"
-        saved = checkpoint.latest(path, self.config.container)
-        takes_over = saved is None and self.config.continue_from is not None
-        if takes_over:
-            saved = take_over(self.folder, self.config)
+        saved, takes_over = last_checkpoint(self.folder, self.config)
         if saved is None:
             return 0, {}
-        self.state.load_state_dict(saved, path)
+        self.state.load_state_dict(saved, self.folder / "checkpoint_last.pt")
         self._saved = 0 if takes_over else self.state.step
         return self._saved, saved["offsets"]
 
@@ -133,10 +129,9 @@ class Loop:
         self._read_steps()
         sentences = recent.sentences
         means, tokens = recent.pop_means(self.config.autoencoder)
-        means |= self.train_step.pop_metrics()
         beta, lr = self.rates(step)
         tokens_per_second = tokens * sentences / self.state.pop_step_seconds()
-        values = {f"train/{name}": value for name, value in means.items()}
+        values = {f"train/{name}": value for name, value in (means | self.train_step.pop_metrics()).items()}
         values |= {"train/beta": beta, "train/lr": lr, "time/tokens_per_second": tokens_per_second}
         logger.write(step, values)
         console.show_means(bar, means, beta, tokens_per_second)
@@ -162,8 +157,8 @@ class Loop:
         state.scores.append(self.task.score(measured["val"]))
         if state.scores[-1] < state.best:
             state.best = state.scores[-1]
-            content = {"config": self.config.container, "step": state.step}
-            content["model"] = self.task.model.state_dict()
+            weights = self.task.model.state_dict()
+            content = {"config": self.config.container, "step": state.step, "model": weights}
             checkpoint.save(self.folder / "checkpoint_best.pt", content)
         state.lap(of_steps=False)
 

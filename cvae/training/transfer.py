@@ -86,6 +86,16 @@ def refuse_continuation(source: RunFolder, task: Task) -> None:
         )
 
 
+def last_checkpoint(folder: RunFolder, config: Config) -> tuple[dict[str, Any] | None, bool]:
+    """Return what training goes on from, None for nothing, and whether it is of another run, as a first one.
+
+    Raises CheckpointError for a file that cannot be used.
+    """
+    own = checkpoint.latest(folder / "checkpoint_last.pt", config.container)
+    takes_over = own is None and config.continue_from is not None
+    return (take_over(folder, config) if takes_over else own), takes_over
+
+
 def take_over(folder: RunFolder, config: Config) -> dict[str, Any]:
     """Copy the records and the best checkpoint of the run that `config` continues; return its last one."""
     source = RunFolder(config.source)

@@ -13,6 +13,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from cvae import library
 from cvae.cli import decode, encode, evaluate, sample
 from cvae.data import codes
 from cvae.errors import UserError
@@ -87,6 +88,29 @@ def test_the_three_formats_hold_the_same_and_open_without_pickle(folder, place):
         for part in (rows, lines):
             values = np.array([row[name] for row in part], dtype=np.float32)
             np.testing.assert_array_equal(values, arrays[name])
+
+
+@pytest.mark.parametrize(
+    ("options", "choice"),
+    [
+        ([], {}),
+        (
+            ["--temperature", "0.5", "--top-p", "0.7", "--seed", "9"],
+            {"temperature": 0.5, "top_p": 0.7, "seed": 9},
+        ),
+        (["--beam", "3", "--no-unk", "--longest", "4"], {"beam": 3, "no_unk": True, "longest": 4}),
+    ],
+)
+def test_decode_hands_every_choice_on(options, choice, folder, place, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(
+        library.VAE, "decode", lambda self, z, **choice: asked.append(choice) or ["a\nb", "c"]
+    )
+    np.savez("z.npz", z=np.zeros((2, 3)))
+    assert decode.main([str(folder.path), "z.npz", *options]) == 0
+    usual = {"temperature": 0.0, "top_p": 1.0, "beam": 1, "no_unk": False, "longest": 60, "seed": 0}
+    assert asked == [usual | choice]
+    assert capsys.readouterr().out == "a b\nc\n"  # a sentence a line
 
 
 def test_z_of_one_s_own_wins_over_a_mean(folder, place):

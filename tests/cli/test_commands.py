@@ -25,7 +25,7 @@ from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
 from cvae.report import figures
-from cvae.report.formats import Cell
+from cvae.report.formats import Cell, Table
 from cvae.report.page import along_training, sentences_html, shared_settings
 from cvae.report.tables import direction, rows, scalar_cell
 from cvae.runs.folder import RunFolder
@@ -244,7 +244,8 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
         patch.setattr("cvae.training.loop.Loop.run", lambda loop, recorder: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             run(config, folder)
-    assert (folder.state, folder.error) == ("failed", "ZeroDivisionError: division by zero")
+    assert folder.state == "failed"
+    assert folder.error.splitlines()[0] == "ZeroDivisionError: division by zero"
     assert "Traceback" in (folder / "error.txt").read_text()
     assert "division by zero" in (folder / "train.log").read_text()
     assert script("table").main([str(tmp_path), "--at", "1"]) == 0
@@ -254,7 +255,7 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
     with folder.held():
         assert folder.state == "running"
         folder.fail(UserError("no data"))  # of another start in the same folder
-        assert (folder.state, folder.error) == ("running", "no data")
+        assert (folder.state, folder.error) == ("running", "no data\n")
     assert folder.state == "failed"
 
 
@@ -354,6 +355,21 @@ def test_a_cell_of_what_overflows_and_of_what_nearly_does():
     assert str(Cell((1.5e9,))) == "1.50e+09"
     assert str(Cell((1.5e9, 1.5e9 + 2))) == "1.50e+09 ± 1.41e+00"  # written as the mean is, however small
     assert str(Cell((1e9 - 3, 1e9 - 1))) == "999999998.0 ± 1.4"
+
+
+@pytest.mark.parametrize(
+    ("values", "numbers"),
+    [
+        ((), ","),
+        ((2.0,), "2.0,"),
+        ((1.0, 3.0), f"2.0,{math.sqrt(2)}"),
+        ((math.inf, 3.0), "inf,"),
+        ((math.inf,), "inf,"),
+    ],
+)
+def test_csv_has_the_mean_and_a_std_where_there_is_one(values, numbers):
+    head, row = Table(["a", "kl"], [["x", Cell(values)]]).csv().splitlines()
+    assert (head, row) == ("a,kl,kl std", f"x,{numbers}")
 
 
 def test_the_best_is_none_that_overflows(tmp_path, capsys):

@@ -141,6 +141,18 @@ def test_an_experiment_file_without_its_first_line(refused, tmp_path):
     assert said.endswith("a file in conf/experiment starts with the line '# @package _global_'")
 
 
+def test_a_folder_of_ones_own_adds_choices_and_replaces_none(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own" / "schedule").mkdir(parents=True)
+    for name in ("constant", "half"):
+        (tmp_path / "own" / "schedule" / f"{name}.yaml").write_text("name: constant\nstop: 0.5\n")
+    stops = [
+        precheck.check(["--config-dir", "own", f"schedule={name}"]).schedule.stop
+        for name in ("constant", "half")
+    ]
+    assert stops == [1.0, 0.5]
+
+
 def test_the_third_job_is_found_before_the_first_starts(refused):
     said = refused("-m", "seed=0,1,2", "train.steps=5,6,x")
     assert said == (

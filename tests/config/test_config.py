@@ -452,6 +452,17 @@ class TestCombinations:
     def test_classifiers_that_go_together(self, values, changed):
         load(changed("task=yelp", values))
 
+    @pytest.mark.parametrize("modes", [["probe"], ["scratch"], ["scratch", "finetune"], []])
+    @pytest.mark.parametrize(("source", "reset"), [(None, False), ("x", False), ("x", True)])
+    def test_a_language_model_is_trained_unless_a_run_only_classifies(self, modes, source, reset, changed):
+        values = {"init_from": source, "reset_decoder": reset}
+        finetune = {"task.finetune.modes": modes}
+        assert load(changed("task=ptb", values)).pretrains
+        if source and not reset and modes in (["scratch"], []):
+            return  # a contradiction
+        config = load(changed("task=yelp", values | finetune))
+        assert config.pretrains == ((source is None or reset) and modes != ["scratch"])
+
     def test_all_kinds_of_problems_in_one_report(self, changed):
         values = {
             "schedul": "cyclical",

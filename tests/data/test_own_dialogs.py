@@ -17,7 +17,7 @@ import torch
 from cvae import data
 from cvae.cli import evaluate, sample, table
 from cvae.config.schema import OwnDialogs
-from cvae.data.dialog_records import MOST_VALUES, UNKNOWN
+from cvae.data.dialog_records import MOST_VALUES, UNKNOWN, Attributes
 from cvae.data.own_dialogs import addressees
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
@@ -153,6 +153,13 @@ def test_attributes_are_those_of_the_train_split(tmp_path):
     assert splits.corpora["train"].batch(np.array([0])).people.tolist() == [[-1, 0, 1, 0, 1, 0, 0, 1]]
     assert splits.corpora["val"].batch(np.array([0])).people.tolist() == [[2, 0, 0, 0, 0, 0, 0, 0]]
     assert splits.corpora["train"].average_person.tolist() == [0, 0, 0.5, 0.5]
+
+
+def test_a_number_that_all_of_train_share_tells_nothing_of_others():
+    attributes = Attributes.of([{"age": 30}, {"age": 30}, {}])
+    assert [attributes.encode(person) for person in ({"age": 30}, {"age": 31}, {"age": -4}, {})] == [
+        [0.0]
+    ] * 4
 
 
 def test_a_split_may_be_in_several_files(tmp_path):

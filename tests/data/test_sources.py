@@ -76,6 +76,20 @@ def test_the_same_texts_come_out_of_every_format_and_the_column_is_found(tmp_pat
     assert list(data.build(own(written(tmp_path, kind), column="review"), CPU).notes) == list(built.notes)
 
 
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_a_column_of_numbers_and_blanks_is_no_text(tmp_path, kind):
+    rows = [row | {"stars": stars} for row, stars in zip(ROWS, ["3", "", "4.5", ""], strict=True)]
+    assert sources.text_column(written(tmp_path, kind, rows), None) == "review"
+
+
+def test_each_column_of_a_file_is_itself(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"a": f"one {n}", "b": f"two {n}"}) + "\n" for n in range(8)))
+    for column, word, other in (("a", "one", "two"), ("b", "two", "one"), ("a", "one", "two")):
+        words = data.build(own(path, column=column), CPU).vocabulary.words
+        assert word in words and other not in words
+
+
 def test_texts_keep_their_commas_quotes_and_line_ends(tmp_path):
     for kind in (".jsonl", ".csv", ".parquet"):
         found = [text for _, text in sources.texts(written(tmp_path, kind), "review")]

@@ -48,6 +48,15 @@ def test_characters_are_joined_to_the_text_they_come_from(sentence):
     assert letters.sentence(letters.encode(letters.split(sentence))) == sentence
 
 
+@pytest.mark.parametrize(
+    "spaced", ["the old  cat", " the old cat ", "the\told\r\ncat", "\ufeffthe old\u2003cat"]
+)
+def test_white_space_is_one_space_whatever_the_tokens(pieces, spaced):
+    for known in (pieces, Characters.of([Characters.split("the old cat")]), Vocabulary.of([["a"]])):
+        assert known.split(spaced) == known.split("the old cat")
+        assert list(known.encode_texts([spaced])) == [known.encode(known.split("the old cat"))]
+
+
 def test_the_special_words_come_first_whatever_the_tokens(pieces):
     for known in (pieces, Characters.of([["a", "b"]]), Vocabulary.of([["a"]])):
         assert tuple(known.words[:4]) == SPECIALS and len(set(known.words)) == len(known)

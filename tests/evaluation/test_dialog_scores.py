@@ -589,6 +589,18 @@ def test_references_replace_the_response_on_test_only(folders, tmp_path, caplog)
     assert (val["contexts"], val["references"]) == (9, 1)
 
 
+def test_answers_are_scored_by_the_references_of_their_own_context(folders, monkeypatch):
+    folder = RunFolder(folders[0])
+    task = reopen(folder.configuration("cpu", contexts=7), folder)
+    task.model.eval()
+    index = task.data.vocabulary.index
+    said = lambda batch, noise: [[[index[word] for word in text.split()]] * 3 for text in task.words(batch)]  # noqa: E731
+    monkeypatch.setattr(task, "answer", said)
+    found = task.scores("val")
+    assert (found["contexts"], found["different"]) == (7, 1.0)
+    assert [found[f"{name}_f1"] for name in ("a_bow", "e_bow", "greedy")] == pytest.approx([1, 1, 1])
+
+
 def test_answers_come_from_the_prior_and_the_context_they_answer(folders, monkeypatch):
     folder = RunFolder(folders[0])
     task = reopen(folder.configuration("cpu"), folder)
@@ -694,6 +706,14 @@ def test_a_topic_is_one_of_the_corpus_in_capitals_or_not(folders, capsys, monkey
     assert capsys.readouterr().err == (
         "--topic space flight is none of the train split's topics: air pollution, music, pets\n"
     )
+
+
+def test_every_turn_of_a_chat_has_noise_of_its_own_and_a_new_dialog_the_same(monkeypatch):
+    seeds = []
+    monkeypatch.setattr(chat, "answers", lambda *a: seeds.append(a[3]) or [chat.Said("yes", "")] * 2)
+    task = types.SimpleNamespace(data=types.SimpleNamespace(topics=[]))
+    list(chat.chat(task, ["hello", "2", "and you", "well", "", "hello", "and you"], "", seed=5))
+    assert len(set(seeds[:3])) == 3 and seeds[3:] == seeds[:2] and seeds[0] == 5
 
 
 def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):

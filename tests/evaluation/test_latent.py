@@ -440,3 +440,12 @@ if __name__ == "__main__":  # arguments N Z I: the numbers in the docstring of t
     found = estimates(size, dimensions, truth)
     print(f"bias {found.mean() - truth:+.3f} ± {found.std() / math.sqrt(len(found)):.3f} nats,", end=" ")
     print(f"standard error {found.std():.3f} = {found.std() * math.sqrt(size):.2f} / √N")
+
+
+@pytest.mark.parametrize(("dimensions", "shown"), [(0, False), (1, False), (2, False), (3, True)])
+def test_the_projector_shows_what_is_more_than_a_plane(dimensions, shown):
+    *_, task = parts(config_of(latent=dimensions))
+    projection = task.projection()
+    assert (projection is not None) == shown
+    if projection is not None:
+        assert projection.means.shape == (len(projection.texts), dimensions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import cvae
+from cvae import models
 from cvae.config.schema import SemiAmortized, TransformerModel
 from cvae.data.text import Batch
 from cvae.data.vocabulary import PAD, UNK
@@ -371,6 +373,21 @@ def test_a_step_runs_on_the_meta_device(kind):
     loss = objective.loss(objective.terms(model, batch), beta=0.5, free_bits=0.1)
     loss.backward()
     assert loss.is_meta and all(parameter.grad.is_meta for parameter in model.parameters())
+
+
+def test_the_decoders_that_are_compared_have_one_size(configured):
+    """experiment=transformers: within 5 % of the LSTM's, word vectors and output layer apart."""
+    sizes, corpus = [], SimpleNamespace(vocabulary=range(2004))
+    for chosen in (
+        ["sentence_128"],
+        *(["transformer_76", f"model.inject={z}"] for z in ("memory", "embedding")),
+    ):
+        model = models.build(
+            configured("experiment=transformers", f"model={chosen[0]}", *chosen[1:]).model, corpus
+        )
+        counted = {name: p.numel() for name, p in model.decoder.named_parameters()}
+        sizes.append(sum(n for name, n in counted.items() if not name.startswith(("embedding", "output"))))
+    assert sizes[1:] == pytest.approx([sizes[0]] * 2, rel=0.05)
 
 
 @pytest.mark.cuda

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 
@@ -258,6 +259,49 @@ def test_figure_4_draws_the_mean_its_band_and_the_entropy(toy: Path):
     last = edges[edges[:, 0] == TOTAL, 1]
     assert (last.min(), last.max()) == pytest.approx((2.0, 3.0))
     assert "ln 10" in texts(figure)
+
+
+@pytest.mark.parametrize("tops", [(1, 4), (4, 1)])
+def test_beneath_figure_4_every_beta_is_inside_its_strip(tops: tuple[int, int], tmp_path: Path):
+    for schedule, top in zip(("constant", "cyclical"), tops, strict=True):
+        folder = make_run(tmp_path / schedule, schedule, until=500, latents=False)
+        write(folder / "metrics.jsonl", [{"step": n, "train/beta": n / 9 * top} for n in range(1, 10)])
+    for strip in figures.curves_figure(find_runs([tmp_path])).axes[3:]:
+        assert strip.get_ylim()[0] < 0 and 4 < strip.get_ylim()[1] < 5
+
+
+@pytest.mark.parametrize(("from_zero", "low"), [(False, 2), (True, 0)])
+def test_the_first_tenth_may_leave_a_panel_and_nothing_else(from_zero: bool, low: float):
+    ax = Figure().subplots()
+    early, late = np.array([900.0, *[3.0] * 9, *[2.0] * 9, 5.0]), np.array([math.nan, math.inf, 4.0])
+    figures.style.limit(ax, [early[1:2], early, late], from_zero)
+    bottom, top = ax.get_ylim()
+    assert low - 0.5 < bottom <= low and 5 < top < 5.5
+    figures.style.limit(ax, [late[:2]], from_zero)
+    assert ax.get_ylim() == (bottom, top)  # nothing to show
+
+
+def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for_other_rates(tmp_path: Path):
+    places = {}
+    for number, (schedule, lr) in enumerate(
+        [("cyclical", "constant"), ("cyclical", "exponential"), ("constant", "constant"), ("odd", "constant")]
+    ):
+        folder = make_run(tmp_path / str(number), "constant", lr=lr, until=500, latents=False)
+        record = json.loads((folder / "run.json").read_text())
+        record["config"]["schedule"] = {"name": schedule}
+        (folder / "run.json").write_text(json.dumps(record))
+        values = {"finished": True, "test/kl": float(number), "test/rec": 9.0 - number}
+        (folder / "results.json").write_text(json.dumps(values))
+        places[float(number), 9.0 - number] = schedule, lr
+    figure = figures.rate_figure(find_runs([tmp_path]))
+    (ax,) = figure.axes
+    points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
+    assert {(*line.get_xdata(), *line.get_ydata()) for line in points} == places.keys()
+    for line in points:
+        schedule, lr = places[(*line.get_xdata(), *line.get_ydata())]
+        assert line.get_marker() == figures.style.MARKERS.get(schedule, "v")
+        assert (line.get_markerfacecolor() == "none") == (lr == "exponential")
+    assert ax.get_xlim()[0] == pytest.approx(-0.1) and ax.get_ylim()[0] < 6
 
 
 def test_figure_4_shows_one_task_only(toy: Path):

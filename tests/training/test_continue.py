@@ -14,11 +14,12 @@ import torch
 
 from cvae.config.schema import Config
 from cvae.errors import CheckpointError, FolderError, RunsError
+from cvae.runs import continuation
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run, refuse_mixture
 from cvae.tasks.dialog import DialogTask
 from cvae.tasks.language_model import LanguageTask
-from cvae.training import checkpoint
+from cvae.training import checkpoint, console
 from cvae.training.loop import Loop
 from cvae.training.run import reopen, run
 from tests.helpers import DEBUG, ROOT
@@ -162,6 +163,18 @@ def test_the_records_are_those_of_both_runs_and_tensorboard_shows_each_once(fini
     refuse_mixture([read_run(tmp_path), other])  # seeds fold although each continues a run of its own
     with pytest.raises(RunsError, match="differ in continue_from"):
         refuse_mixture([read_run(tmp_path), dataclasses.replace(other, continues=None)])
+
+
+def test_a_run_that_is_continued_twice_remembers_both_ends(tmp_path, configured):
+    first = {"end": 24, "beta": True, "lr": False}
+    RunFolder(tmp_path).write_results({"updates": 36})
+    record = {"format": 1, "config": {}, "continues": [first]}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    config = configured(*CYCLES, f"continue_from={tmp_path}", "continue_beta=hold", "continue_lr=restarts")
+    assert continuation.stages(config) == [first, {"end": 36, "beta": False, "lr": True}]
+    (tmp_path / "run.json").write_text(json.dumps(record | {"continues": continuation.stages(config)}))
+    rates = continuation.rates(config, RunFolder(tmp_path), 60, 12)
+    assert rates.total == 24 and [stage.end for stage in rates.stages] == [24, 36]
 
 
 class Crash(Exception):
@@ -341,6 +354,14 @@ def test_early_stopping_sees_the_scores_of_before(tmp_path, configured):
     ).items()
 
 
+def test_the_time_left_is_that_to_where_the_run_stops(tmp_path, configured, monkeypatch):
+    left, line = [], console.validation_line
+    monkeypatch.setattr(console, "validation_line", lambda *a: (left.append(a[-1]), line(*a))[1])
+    for stop in ("12", "null"):
+        run(configured(*PLAIN, "train.steps=36", f"train.stop_after={stop}"), RunFolder(tmp_path))
+    assert left[0] == left[2] == 0 < left[1]  # after 12, 24 and 36 updates
+
+
 # ---- train.keep ----
 
 
@@ -363,6 +384,17 @@ def test_so_many_further_checkpoints_stay_and_nothing_else_changes(finished, tmp
             assert saved(folder, number)["step"] == int(number) and saved(folder, number)["optimizer"]
     RunFolder(folder).clear()
     assert kept(folder) == []
+
+
+@pytest.mark.parametrize("made", range(5))
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 9, None])
+def test_the_newest_of_those_before_a_step_stay(made, count, tmp_path):
+    for number in (*range(9, 9 + made), 20, 100):
+        (tmp_path / f"checkpoint_{number}.pt").touch()
+    checkpoint.retire(tmp_path / "checkpoint_previous.pt", count, 20)
+    earlier = list(range(9, 9 + made))
+    stay = earlier if count is None else earlier[made - min(made, count) :]
+    assert sorted(map(int, kept(tmp_path))) == [*stay, 20, 100]
 
 
 def test_one_can_go_back_to_one_of_them(finished, tmp_path, configured):

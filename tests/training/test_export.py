@@ -14,8 +14,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 import cvae
-from cvae.cli import export
+from cvae.cli import evaluate, export
 from cvae.errors import UserError
+from cvae.report.card import card
 from cvae.runs import fingerprints, hub
 from cvae.runs.folder import EXPORTED, RunFolder
 from cvae.training import checkpoint
@@ -70,6 +71,16 @@ def test_the_last_checkpoint_is_exported_where_asked(folder, tmp_path, capsys):
     assert json.loads((tmp_path / "again" / "run.json").read_text())["checkpoint"] == "last"
 
 
+def test_evaluate_says_which_weights_an_exported_run_has(folder, shared, tmp_path, capsys):
+    corpus = str(folder.path.parent / "corpus")
+    assert export.main([str(folder.path), str(tmp_path / "last"), "--checkpoint", "last"]) == 0
+    capsys.readouterr()
+    another = "of checkpoint_last.pt; results.json is of checkpoint_best.pt\n"
+    for at, said in ((tmp_path / "last", another), (shared, ""), (folder.path, "")):
+        assert evaluate.main([str(at), "val", "--data", corpus]) == 0
+        assert capsys.readouterr().err == said
+
+
 def test_the_card_is_made_from_the_run(folder, shared):
     page = (shared / "README.md").read_text()
     head = yaml.safe_load(page.split("---")[1])
@@ -86,6 +97,35 @@ def test_nothing_of_this_machine_is_in_it(folder, shared):
         if path.suffix != ".safetensors":
             assert str(folder.path.parent) not in path.read_text(encoding="utf-8"), path
     assert json.loads((shared / "run.json").read_text())["config"]["dataset"]["path"] == "corpus"
+
+
+@pytest.mark.parametrize("where", ["/home/anna/texts", "~/anna/texts", "../anna/texts", "../../anna/texts"])
+def test_of_a_path_elsewhere_only_the_name_is_told(where, folder, tmp_path):
+    own = Path(shutil.copytree(folder.path, tmp_path / "run"))
+    record = json.loads((own / "run.json").read_text())
+    record["config"]["dataset"]["path"] = where
+    (own / "run.json").write_text(json.dumps(record | {"command": f"cvae train dataset.path={where}"}))
+    assert export.main([str(own), str(tmp_path / "shared")]) == 0
+    for path in (tmp_path / "shared").iterdir():
+        assert path.suffix == ".safetensors" or "anna" not in path.read_text(encoding="utf-8"), path
+    assert json.loads((tmp_path / "shared" / "run.json").read_text())["config"]["dataset"]["path"] == "texts"
+
+
+@pytest.mark.parametrize(
+    ("data", "told"),
+    [
+        ({"train": "a" * 64}, f"`{'a' * 16}…`"),
+        ({"train/a.csv": "a" * 64, "train/b.csv": "b" * 64, "val": "c" * 64}, "2 files"),
+        ({"val": "c" * 64}, "0 files"),
+    ],
+)
+def test_the_card_tells_the_digest_of_one_file_and_the_number_of_several(data, told, folder):
+    (row,) = (
+        line
+        for line in card(folder.configuration("cpu"), folder.results, "best", data).splitlines()
+        if line.startswith("| train |")
+    )
+    assert row.endswith(f" | {told} |")
 
 
 def test_a_folder_that_is_not_empty_is_left_as_it_is(folder, tmp_path, capsys):

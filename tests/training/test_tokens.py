@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import datasets
 import pytest
@@ -76,6 +77,15 @@ def test_a_tokenizer_is_trained_once_and_the_run_goes_on_bit_for_bit(
     (cut / "results.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer\.json cannot be read: No such file"):
         run(configured(*command, *PIECES, "train.steps=8"), cut)
+
+
+def test_nothing_of_the_old_run_stays_where_another_overwrites_it(runs, tmp_path, command, configured):
+    folder = RunFolder(shutil.copytree(runs / "bpe", tmp_path / "run"))
+    run(configured(*command, "train.steps=4", "overwrite=true"), folder)
+    names = [
+        {path.name.partition(".out.")[0] for path in at.iterdir()} for at in (folder.path, runs / "words")
+    ]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bpe"])

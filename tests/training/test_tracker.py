@@ -32,11 +32,13 @@ class Store:
 
     def __init__(self) -> None:
         self.runs: dict[str, SimpleNamespace] = {}
+        self.made = 0
 
     def init(self, project, name, config, embed, auto_log_gpu, auto_log_cpu):
         print("* Trackio project initialized")
         assert not (embed or auto_log_gpu or auto_log_cpu)
-        key = str(len(self.runs) + 1)
+        self.made += 1
+        key = str(self.made)
         made = SimpleNamespace(id=key, project=project, name=name, config=config, records=[], finished=False)
         made.log = lambda values, step: made.records.append({"step": step, **values})
         made.delete = lambda: self.runs.pop(key)
@@ -107,13 +109,13 @@ def test_a_run_that_crashed_goes_on_in_the_same_one_with_each_record_once(
     config = configured(*TINY)
     crash(config, tmp_path / "one", monkeypatch, 9)  # saved after 5
     assert [made.finished for made in store.runs.values()] == [True]
-    run(config, RunFolder(tmp_path / "one"))
     run(configured(*TINY, "seed=1"), RunFolder(tmp_path / "another"))
-    assert [made.name for made in store.runs.values()] == ["one", "another"]
+    run(config, RunFolder(tmp_path / "one"))
+    assert [made.name for made in store.runs.values()] == ["another", "one"]
     for made in store.runs.values():
         assert made.records == records(tmp_path / made.name)
     run(dataclasses.replace(config, overwrite=True), RunFolder(tmp_path / "one"))
-    assert [made.name for made in store.runs.values()] == ["one", "another", "one"]  # the old results stay
+    assert [made.name for made in store.runs.values()] == ["another", "one", "one"]  # the old results stay
 
 
 def test_it_can_begin_in_the_middle_and_is_no_part_of_a_runs_identity(store, tmp_path, configured):
