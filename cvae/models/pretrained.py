@@ -133,8 +133,8 @@ def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tenso
     """
     if not isinstance(vocabulary, Pieces):
         raise UserError(f"model=pretrained reads the pieces of {key}: dataset.tokens must be bpe")
-    path = Path(source) / TOKENIZER
-    tokenizer = Pieces.read(path).tokenizer if Path(source).name != ARCHITECTURE else vocabulary.tokenizer
+    rebuilt = Path(source).name == ARCHITECTURE  # these numbers are among the weights that follow
+    tokenizer = vocabulary.tokenizer if rebuilt else Pieces.read(Path(source) / TOKENIZER).tokenizer
     pieces = tokenizer.get_vocab()
     special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
     special |= {token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()}
@@ -150,7 +150,7 @@ def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tenso
         *(firsts[number] for number in range(len(SPECIALS))),
         *(pieces.get(word, end) for word in words),
     ]
-    if max(result) >= config.vocab_size:
+    if max(result) >= config.vocab_size and not rebuilt:
         raise UserError(f"{key}={source} has {config.vocab_size} word vectors, too few for its {TOKENIZER}")
     return torch.tensor(result)
 
@@ -323,7 +323,8 @@ class PretrainedDecoder(nn.Module):
 
         cache: Any = DynamicCache()
         for layer, (keys, values) in enumerate(pasts):
-            cache.update(keys, values, layer)
+            if keys.size(-2):  # an empty one would have its dtype prevail over autocast's
+                cache.update(keys, values, layer)
         inputs: dict[str, Any] = {"inputs_embeds": x, "use_cache": True, self.cached_as: cache}
         if self.crosses:
             inputs[self.cached_as] = EncoderDecoderCache(cache, DynamicCache())

@@ -22,6 +22,7 @@ from cvae.models import gaussian, kernels, objective
 from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.models.pretrained import PretrainedVAE
 from cvae.models.refinement import refined
+from cvae.runs import hub
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
 from cvae.training.export import export
@@ -172,6 +173,16 @@ def test_what_is_no_piece_is_never_predicted_and_the_rest_is_a_distribution(kind
     assert len(set(ids.tolist())) == len(ids)
 
 
+def test_the_encoder_may_be_another_checkpoint_that_numbers_the_same_pieces_its_own_way(make, checkpoints):
+    model, alone = make("gpt2 memory", encoder=str(checkpoints / "t5")).eval(), make("t5 memory").eval()
+    words = [model.decoder.output.ids.tolist(), alone.encoder.ids.tolist()]
+    assert (
+        words[0][4:50] == words[1][4:50] and words[0][EOS] != model.encoder.ids[EOS] == alone.encoder.ids[EOS]
+    )
+    batch = batch_of(SENTENCES[0])
+    assert torch.equal(model.encoder.summary(batch), alone.encoder.summary(batch))
+
+
 # ---- what may influence what ----
 
 
@@ -243,6 +254,16 @@ def test_greedy_and_beam_search_agree_in_a_batch_and_alone(kind, make):
     for own, row in zip(z, greedy, strict=True):
         assert generate(model, None, own[None], 8, SamplingOptions()) == [row]
     assert len(generate(model, None, z, 50, SamplingOptions())) == 4  # past the 40 places of this GPT-2
+
+
+@kinds
+def test_bf16_is_about_the_same(kind, make):
+    model, batch = make(kind).eval(), batch_of(*SENTENCES)
+    z = codes(model, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        nll, (_, state) = model.decode_nll(batch, z), model.step(batch.inputs[:, 0], model.begin(None, z))
+    assert torch.isfinite(state[-1]).all()
+    torch.testing.assert_close(nll.float(), model.decode_nll(batch, z), rtol=0.05, atol=0.5)
 
 
 # ---- gradients ----
@@ -384,6 +405,25 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     refused("other pieces than the run", f"dataset.tokenizer={tmp_path / 'other.json'}")
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
+
+
+def test_of_a_checkpoint_of_the_hub_only_what_cannot_run_is_fetched(checkpoints, monkeypatch, tmp_path):
+    asked = []
+
+    def download(name: str, revision: str | None = None, allow_patterns: list[str] | None = None) -> str:
+        asked.append((name, revision, allow_patterns))
+        return str(checkpoints / "gpt2")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    hub._fetched.cache_clear()
+    try:
+        assert hub.checkpoint("model.decoder", "owner/gpt2@v1") == checkpoints / "gpt2"
+    finally:
+        hub._fetched.cache_clear()
+    ((name, revision, patterns),) = asked
+    assert (name, revision) == ("owner/gpt2", "v1")
+    assert all(pattern.endswith((".json", ".safetensors")) for pattern in patterns)
 
 
 def test_a_sentence_longer_than_the_network_s_places_is_refused(make):
