@@ -344,6 +344,9 @@ def test_a_run_is_resumed_loaded_and_exported_without_the_checkpoint(
 ):
     away = Path(shutil.copytree(checkpoints / kind, tmp_path / kind))
     given = (*command(kind), f"model.decoder={away}")
+    if kind == "gpt2":
+        shutil.copytree(checkpoints / "t5", away / "encoder")
+        given += (f"model.encoder={away / 'encoder'}",)
     whole, stopped = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
     run(configured(*given), whole)
     run(configured(*given, "train.stop_after=2"), stopped)
