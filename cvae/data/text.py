@@ -5,13 +5,15 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, TypeVar
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cvae.data.device import to_device
+from cvae.data.parallel import in_chunks
 from cvae.data.vocabulary import BOS, RESERVED, UNK, WHY_RESERVED, Vocabulary, words_of
 from cvae.errors import UserError
 
@@ -55,7 +57,7 @@ class Corpus:
     """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
     In host memory: `labels` [N] are their classes, empty where they have none; `words` [N] the words of their
-    raw text, by default their tokens.
+    raw text, by default their tokens. `unknown` tokens are `<unk>`, the corpus's own included.
     """
 
     def __init__(
@@ -66,15 +68,43 @@ class Corpus:
         labels: Sequence[int] | np.ndarray = (),
         words: Sequence[int] | None = None,
     ) -> None:
-        self.labels = np.array(labels, dtype=np.int64)
-        flat, lengths = array("h" if types <= np.iinfo(np.int16).max else "i"), array("q")
+        flat, lengths = array(typecode(types)), array("i")
         for sentence in sentences:
             flat.extend(sentence)
             lengths.append(len(sentence))
-        self.lengths = np.array(lengths)
-        self.words = self.lengths - 2 if words is None else np.array(words)
-        starts = np.cumsum(self.lengths) - self.lengths
-        self.tokens = torch.frombuffer(flat, dtype=TENSOR_TYPES[flat.typecode]).to(device)
+        self._place(flatly(flat), np.array(lengths), words, labels, device)
+
+    @classmethod
+    def of_arrays(
+        cls,
+        tokens: Tensor,
+        lengths: np.ndarray,
+        words: np.ndarray,
+        labels: Sequence[int] | np.ndarray,
+        device: torch.device,
+        unknown: int | None = None,
+    ) -> Corpus:
+        """Return the corpus of flat tokens in host memory, which are not copied there."""
+        corpus = cls.__new__(cls)
+        corpus._place(tokens, lengths, words, labels, device, unknown)
+        return corpus
+
+    def _place(
+        self,
+        tokens: Tensor,
+        lengths: np.ndarray,
+        words: Sequence[int] | np.ndarray | None,
+        labels: Sequence[int] | np.ndarray,
+        device: torch.device,
+        unknown: int | None = None,
+    ) -> None:
+        self.lengths = compact(lengths)
+        self.words = self.lengths - 2 if words is None else compact(np.asarray(words))
+        self.labels = np.asarray(labels, dtype=np.int64)
+        self.unknown = int((tokens == UNK).sum()) if unknown is None else unknown
+        self.tokens = tokens.to(device)
+        starts = np.cumsum(self.lengths, dtype=np.int64)
+        starts -= self.lengths
         self._starts = torch.from_numpy(starts).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
@@ -89,15 +119,15 @@ class Corpus:
     @property
     def unknown_share(self) -> float:
         """The share of tokens that are `<unk>`, the corpus's own included, of all but `<s>` and `</s>`."""
-        return int((self.tokens == UNK).sum()) / max(1, self.counted - len(self))
+        return self.unknown / max(1, self.counted - len(self))
 
     def batch(self, sentences: np.ndarray) -> Batch:
         """Return the sentences with these numbers, in this order, padded where their lengths differ."""
         lengths = self.lengths[sentences]
         width = int(lengths.max())
-        (rows,) = to_device(self.tokens.device, sentences)
+        (rows,) = to_device(self.tokens.device, sentences.astype(np.int64, copy=False))
         places = torch.arange(width, device=self.tokens.device)
-        length = self._lengths[rows]
+        length = self._lengths[rows].long()
         if int(lengths.min()) == width:
             return Batch(self.tokens[self._starts[rows, None] + places].long(), length)
         inside = places < length[:, None]
@@ -132,7 +162,7 @@ def bucketed(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
 
 def _by_length(lengths: np.ndarray, seed: int) -> np.ndarray:
     """Return all sentences sorted by length, in random order within a length."""
-    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    shuffled = compact(np.random.default_rng(seed).permutation(len(lengths)))
     return shuffled[np.argsort(lengths[shuffled], kind="stable")]
 
 
@@ -204,18 +234,63 @@ class Splits(Generic[CorpusT]):
     classes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def counted(texts: Iterable[str], hashes: array, words: array) -> Iterator[str]:
-    """Yield the texts unchanged and append the 64-bit hash of each, and its number of words.
+def typecode(types: int) -> str:
+    """Return the type code of the smallest array that holds the numbers of so many types."""
+    return "h" if types <= np.iinfo(np.int16).max else "i"
 
-    Raises UserError for a reserved word.
+
+def flatly(tokens: array) -> Tensor:
+    """Return flat tokens as a tensor, which shares their memory."""
+    return torch.frombuffer(tokens, dtype=TENSOR_TYPES[tokens.typecode])
+
+
+def compact(numbers: np.ndarray) -> np.ndarray:
+    """Return numbers of at least 0 in the smallest type of 16, 32 or 64 bits that holds them."""
+    largest = int(numbers.max(initial=0))
+    types = (np.int16, np.int32, np.int64)
+    return numbers.astype(next(t for t in types if largest <= np.iinfo(t).max), copy=False)
+
+
+class Encoded(NamedTuple):
+    """Sentences as numbers: their flat tokens and, of each, the length, the words and a hash of these."""
+
+    tokens: array
+    lengths: array
+    words: array
+    hashes: array
+
+    @classmethod
+    def empty(cls, types: int) -> Encoded:
+        """Return no sentences, whose tokens are of so many types."""
+        return cls(array(typecode(types)), array("i"), array("i"), array("q"))
+
+
+def encode(vocabulary: Vocabulary, texts: Sequence[str]) -> Encoded:
+    """Return texts as numbers. Raises UserError for a reserved word.
+
+    Hashes compare within a process and those that it forks: Python salts them.
     """
+    encoded = Encoded.empty(len(vocabulary))
     for text in texts:
-        tokens = words_of(text)
-        if reserved := RESERVED.intersection(tokens):
+        words = words_of(text)
+        if reserved := RESERVED.intersection(words):
             raise UserError(f"{', '.join(sorted(reserved))} in a sentence: {WHY_RESERVED}")
-        hashes.append(hash(tuple(tokens)))
-        words.append(len(tokens))
-        yield text
+        encoded.hashes.append(hash(tuple(words)))
+        encoded.words.append(len(words))
+    for sentence in vocabulary.encode_texts(texts):
+        encoded.tokens.fromlist(sentence)
+        encoded.lengths.append(len(sentence))
+    return encoded
+
+
+def encode_all(vocabulary: Vocabulary, texts: Iterable[str]) -> Encoded:
+    """Return all texts of a split as numbers, by several processes where there are many."""
+    encoded = Encoded.empty(len(vocabulary))
+    processes = 1 if vocabulary.threaded else None
+    for part in in_chunks(partial(encode, vocabulary), texts, processes):
+        for whole, more in zip(encoded, part, strict=True):
+            whole.extend(more)
+    return encoded
 
 
 def overlap(hashes: dict[str, array]) -> dict[str, float]:
@@ -238,12 +313,13 @@ def splits(
 
     Raises UserError for a split without a sentence, and for a reserved word.
     """
-    hashes, corpora = {split: array("q") for split in texts}, {}
+    hashes, corpora = {}, {}
     for split, sentences in texts.items():
-        words = array("q")
-        numbers = vocabulary.encode_texts(counted(sentences, hashes[split], words))
-        classes = labels[split] if labels else ()
-        corpora[split] = Corpus(numbers, len(vocabulary), device, classes, words)
-        if not len(words):
+        encoded = encode_all(vocabulary, sentences)
+        if not encoded.lengths:
             raise UserError(f"the split {split} has no sentence in it")
+        hashes[split] = encoded.hashes
+        sizes = np.array(encoded.lengths), np.array(encoded.words)
+        classes = labels[split] if labels else ()
+        corpora[split] = Corpus.of_arrays(flatly(encoded.tokens), *sizes, classes, device)
     return Splits(vocabulary, corpora, fingerprints, overlap(hashes))
