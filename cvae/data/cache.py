@@ -18,11 +18,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
 from cvae.config.schema import SentenceFiles
 from cvae.data import vocabulary as vocabularies
+from cvae.data.encoding import Numbers
 from cvae.data.files import named_files
 from cvae.data.text import Corpus, Splits
 from cvae.data.vocabulary import Vocabulary
@@ -30,7 +32,7 @@ from cvae.io import located, sha256
 
 SMALLEST = 8 * 2**20  # bytes of the files of a data set; less is read in a few seconds
 NOT_READ = ("path", "sampler", "tokenizer")  # settings that do not change what is read
-ARRAYS = ("tokens", "lengths", "words", "labels")  # of a corpus
+ARRAYS = ("tokens", "lengths", "words", "labels")  # of a Numbers
 
 Reader = Callable[[Any, torch.device, Vocabulary | None], Splits]
 log = logging.getLogger("cvae")
@@ -122,7 +124,7 @@ def _load(
             if facts["version"] != _version() or (known and known.content != facts["vocabulary"]):
                 return None
             arrays = {name: file.get_tensor(name) for name in facts["crc32"]}
-        if any(zlib.crc32(arrays[name].numpy()) != crc for name, crc in facts["crc32"].items()):
+        if any(zlib.crc32(arrays[name].numpy().data) != crc for name, crc in facts["crc32"].items()):
             raise ValueError("a checksum differs")
     except OSError:
         return None
@@ -145,10 +147,20 @@ def _facts(stored: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _corpus(arrays: Mapping[str, torch.Tensor], split: str, unknown: int, device: torch.device) -> Corpus:
-    parts = {name: arrays[f"{split}/{name}"] for name in ARRAYS if f"{split}/{name}" in arrays}
-    tokens, lengths, words = (parts[name] for name in ARRAYS[:3])
-    labels = parts["labels"].numpy() if "labels" in parts else ()
-    return Corpus.of_arrays(tokens, lengths.numpy(), words.numpy(), labels, device, unknown)
+    """Return a split; labels are kept where there are any."""
+    tokens, *rest = (arrays.get(f"{split}/{name}", torch.empty(0, dtype=torch.long)) for name in ARRAYS)
+    lengths, words, labels = (part.numpy() for part in rest)
+    return Corpus.of(Numbers(tokens, lengths, words, labels, unknown), device)
+
+
+def _arrays(splits: Splits) -> dict[str, np.ndarray]:
+    """Return what is kept of all splits, by split and name."""
+    return {
+        f"{split}/{name}": array
+        for split, corpus in splits.corpora.items()
+        for name in ARRAYS
+        if len(array := corpus.tokens.cpu().numpy() if name == "tokens" else getattr(corpus, name))
+    }
 
 
 def _save(path: Path, splits: Splits) -> bool:
@@ -156,14 +168,7 @@ def _save(path: Path, splits: Splits) -> bool:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    arrays = {
-        f"{split}/{name}": array
-        for split, corpus in splits.corpora.items()
-        for name, array in zip(
-            ARRAYS, (corpus.tokens.cpu().numpy(), corpus.lengths, corpus.words, corpus.labels), strict=True
-        )
-        if len(array)
-    }
+    arrays = _arrays(splits)
     facts = json.dumps(
         {
             "version": _version(),
@@ -172,7 +177,7 @@ def _save(path: Path, splits: Splits) -> bool:
             "in_train": splits.in_train,
             "notes": splits.notes,
             "classes": splits.classes,
-            "crc32": {name: zlib.crc32(array) for name, array in arrays.items()},
+            "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()},
         }
     )
     draft = path.with_suffix(".tmp")

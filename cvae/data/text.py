@@ -5,19 +5,16 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from cvae.data.device import to_device
-from cvae.data.parallel import in_chunks
-from cvae.data.vocabulary import BOS, RESERVED, UNK, WHY_RESERVED, Vocabulary, words_of
+from cvae.data.encoding import Numbers, compact, encode_all, tokens_of
+from cvae.data.vocabulary import BOS, UNK, Vocabulary
 from cvae.errors import UserError
-
-TENSOR_TYPES = {"h": torch.int16, "i": torch.int32}  # by type code of an array
 
 
 @dataclass(frozen=True)
@@ -68,43 +65,24 @@ class Corpus:
         labels: Sequence[int] | np.ndarray = (),
         words: Sequence[int] | None = None,
     ) -> None:
-        flat, lengths = array(typecode(types)), array("i")
+        flat, lengths = tokens_of(types), array("i")
         for sentence in sentences:
             flat.extend(sentence)
             lengths.append(len(sentence))
-        self._place(flatly(flat), np.array(lengths), words, labels, device)
+        self._place(Numbers.of(flat, lengths, words, labels), device)
 
     @classmethod
-    def of_arrays(
-        cls,
-        tokens: Tensor,
-        lengths: np.ndarray,
-        words: np.ndarray,
-        labels: Sequence[int] | np.ndarray,
-        device: torch.device,
-        unknown: int | None = None,
-    ) -> Corpus:
-        """Return the corpus of flat tokens in host memory, which are not copied there."""
+    def of(cls, numbers: Numbers, device: torch.device) -> Corpus:
+        """Return the corpus of these numbers, which are not copied in host memory."""
         corpus = cls.__new__(cls)
-        corpus._place(tokens, lengths, words, labels, device, unknown)
+        corpus._place(numbers, device)
         return corpus
 
-    def _place(
-        self,
-        tokens: Tensor,
-        lengths: np.ndarray,
-        words: Sequence[int] | np.ndarray | None,
-        labels: Sequence[int] | np.ndarray,
-        device: torch.device,
-        unknown: int | None = None,
-    ) -> None:
-        self.lengths = compact(lengths)
-        self.words = self.lengths - 2 if words is None else compact(np.asarray(words))
-        self.labels = np.asarray(labels, dtype=np.int64)
-        self.unknown = int((tokens == UNK).sum()) if unknown is None else unknown
-        self.tokens = tokens.to(device)
+    def _place(self, numbers: Numbers, device: torch.device) -> None:
+        tokens, self.lengths, self.words, self.labels, self.unknown = numbers
         starts = np.cumsum(self.lengths, dtype=np.int64)
         starts -= self.lengths
+        self.tokens = tokens.to(device)
         self._starts = torch.from_numpy(starts).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
@@ -234,65 +212,6 @@ class Splits(Generic[CorpusT]):
     classes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def typecode(types: int) -> str:
-    """Return the type code of the smallest array that holds the numbers of so many types."""
-    return "h" if types <= np.iinfo(np.int16).max else "i"
-
-
-def flatly(tokens: array) -> Tensor:
-    """Return flat tokens as a tensor, which shares their memory."""
-    return torch.frombuffer(tokens, dtype=TENSOR_TYPES[tokens.typecode])
-
-
-def compact(numbers: np.ndarray) -> np.ndarray:
-    """Return numbers of at least 0 in the smallest type of 16, 32 or 64 bits that holds them."""
-    largest = int(numbers.max(initial=0))
-    types = (np.int16, np.int32, np.int64)
-    return numbers.astype(next(t for t in types if largest <= np.iinfo(t).max), copy=False)
-
-
-class Encoded(NamedTuple):
-    """Sentences as numbers: their flat tokens and, of each, the length, the words and a hash of these."""
-
-    tokens: array
-    lengths: array
-    words: array
-    hashes: array
-
-    @classmethod
-    def empty(cls, types: int) -> Encoded:
-        """Return no sentences, whose tokens are of so many types."""
-        return cls(array(typecode(types)), array("i"), array("i"), array("q"))
-
-
-def encode(vocabulary: Vocabulary, texts: Sequence[str]) -> Encoded:
-    """Return texts as numbers. Raises UserError for a reserved word.
-
-    Hashes compare within a process and those that it forks: Python salts them.
-    """
-    encoded = Encoded.empty(len(vocabulary))
-    for text in texts:
-        words = words_of(text)
-        if reserved := RESERVED.intersection(words):
-            raise UserError(f"{', '.join(sorted(reserved))} in a sentence: {WHY_RESERVED}")
-        encoded.hashes.append(hash(tuple(words)))
-        encoded.words.append(len(words))
-    for sentence in vocabulary.encode_texts(texts):
-        encoded.tokens.fromlist(sentence)
-        encoded.lengths.append(len(sentence))
-    return encoded
-
-
-def encode_all(vocabulary: Vocabulary, texts: Iterable[str]) -> Encoded:
-    """Return all texts of a split as numbers, by several processes where there are many."""
-    encoded = Encoded.empty(len(vocabulary))
-    processes = 1 if vocabulary.threaded else None
-    for part in in_chunks(partial(encode, vocabulary), texts, processes):
-        for whole, more in zip(encoded, part, strict=True):
-            whole.extend(more)
-    return encoded
-
-
 def overlap(hashes: dict[str, array]) -> dict[str, float]:
     """Return the share of each split's sentences that train has too, from the hashes of their words.
 
@@ -319,7 +238,5 @@ def splits(
         if not encoded.lengths:
             raise UserError(f"the split {split} has no sentence in it")
         hashes[split] = encoded.hashes
-        sizes = np.array(encoded.lengths), np.array(encoded.words)
-        classes = labels[split] if labels else ()
-        corpora[split] = Corpus.of_arrays(flatly(encoded.tokens), *sizes, classes, device)
+        corpora[split] = Corpus.of(Numbers.of(*encoded[:3], labels[split] if labels else ()), device)
     return Splits(vocabulary, corpora, fingerprints, overlap(hashes))
