@@ -11,9 +11,10 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def through(read: Reader, config: SentenceFiles, device: torch.device, known: Vo
         if writable and (splits := kept()) is not None:
             return splits
         splits = read(config, device, known)
-        return (kept() if writable and _save(places[-1], splits) else None) or splits
+        unchanged = splits.fingerprints == prints  # while they were read
+        return (kept() if writable and unchanged and _save(places[-1], splits) else None) or splits
 
 
 def folder() -> Path:
@@ -180,28 +182,29 @@ def _save(path: Path, splits: Splits) -> bool:
             "crc32": {name: zlib.crc32(array.data) for name, array in arrays.items()},
         }
     )
-    draft = path.with_suffix(".tmp")
+    drafts = path.with_suffix(".tmp")
     try:
         _discard_leftovers(path)
-        save_file(arrays, draft, {"facts": facts, "crc32": str(zlib.crc32(facts.encode()))})
-        with draft.open("rb") as file:
+        drafts.mkdir()
+        save_file(arrays, drafts / path.name, {"facts": facts, "crc32": str(zlib.crc32(facts.encode()))})
+        with (drafts / path.name).open("rb") as file:
             os.fsync(file.fileno())
-        draft.replace(path)
+        (drafts / path.name).replace(path)
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            draft.unlink()
         _complain(path, error)
         return False
+    finally:
+        shutil.rmtree(drafts, ignore_errors=True)
     log.info(f"the texts are kept as numbers in {path}, {path.stat().st_size / 2**20:,.0f} MiB")
     return True
 
 
 def _discard_leftovers(path: Path) -> None:
-    """Remove what killed processes left unfinished: nobody holds its lock."""
-    for draft in path.parent.glob("*.tmp"):
-        if draft.stem != path.stem:
-            with suppress(OSError), FileLock(draft.with_suffix(".lock"), timeout=0):
-                draft.unlink()
+    """Remove what killed processes left unfinished: nobody else holds its lock."""
+    for drafts in path.parent.glob("*.tmp"):
+        own = drafts.stem == path.stem
+        with suppress(OSError), nullcontext() if own else FileLock(drafts.with_suffix(".lock"), timeout=0):
+            shutil.rmtree(drafts, ignore_errors=True)
 
 
 @contextmanager

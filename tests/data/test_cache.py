@@ -17,7 +17,7 @@ import torch
 
 from cvae import data
 from cvae.config.schema import OwnLabels, OwnText, Shares
-from cvae.data import cache, parallel, sources, text
+from cvae.data import cache, parallel, sources, text, vocabulary
 from cvae.data.text import Batches, Splits
 from cvae.data.vocabulary import Vocabulary
 from cvae.errors import UserError
@@ -102,7 +102,22 @@ def test_a_second_start_reads_no_text_and_has_the_same_sentences(tokens, tmp_pat
         assert same(plain, first)
     assert same(first, second)
     assert second.corpora["train"].unknown > 0 or tokens == "bpe"
-    assert same(second, data.build(config, CPU, second.vocabulary))  # a run that goes on
+    second.vocabulary.save(tmp_path)
+    known = vocabulary.load(tmp_path, "words" if tokens == "labelled" else tokens)
+    assert same(second, data.build(config, CPU, known))  # a run that goes on
+
+
+def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch, folder):
+    config, read = own(tmp_path), data.REGISTRY[OwnText]
+
+    def edited(*given):
+        with Path(config.path).open("a") as file:
+            file.write("one more\n")
+        return read(*given)
+
+    monkeypatch.setitem(data.REGISTRY, OwnText, edited)
+    data.build(config, CPU)
+    assert not list(folder.glob("*.safetensors"))
 
 
 def test_small_corpora_are_read_as_ever(tmp_path, monkeypatch, folder):
@@ -216,11 +231,11 @@ def test_a_killed_builder_leaves_nothing_that_is_used(tmp_path, monkeypatch, fol
 
     builder = FORK.Process(target=build)
     builder.start()
-    while not list(folder.glob("*.tmp")):
+    while not list(folder.glob("*.tmp/*.safetensors")):
         time.sleep(0.01)
     os.kill(builder.pid, signal.SIGKILL)
     builder.join()
-    assert not list(folder.glob("*.safetensors"))
+    assert list(folder.glob("*.tmp/*")) and not list(folder.glob("*.safetensors"))
     data.build(dataclasses.replace(config, max_words=30), CPU)  # clears up after the other
     assert not list(folder.glob("*.tmp"))
     assert len(data.build(config, CPU).corpora["train"]) == 160
