@@ -61,8 +61,9 @@ def through(read: Reader, config: SentenceFiles, device: torch.device, known: Vo
         if writable and (splits := kept()) is not None:
             return splits
         splits = read(config, device, known)
-        unchanged = splits.fingerprints == prints  # while they were read
-        return (kept() if writable and unchanged and _save(places[-1], splits) else None) or splits
+        if writable and splits.fingerprints == prints:  # else a file has changed while it was read
+            _save(places[-1], splits)
+        return splits
 
 
 def folder() -> Path:
@@ -165,8 +166,8 @@ def _arrays(splits: Splits) -> dict[str, np.ndarray]:
     }
 
 
-def _save(path: Path, splits: Splits) -> bool:
-    """Write a data set to a file, completely or not at all; return whether it is there, and say so."""
+def _save(path: Path, splits: Splits) -> None:
+    """Write a data set to a file, completely or not at all; a line says so."""
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
@@ -192,11 +193,10 @@ def _save(path: Path, splits: Splits) -> bool:
         (drafts / path.name).replace(path)
     except (OSError, SafetensorError) as error:
         _complain(path, error)
-        return False
+    else:
+        log.info(f"the texts are kept as numbers in {path}, {path.stat().st_size / 2**20:,.0f} MiB")
     finally:
         shutil.rmtree(drafts, ignore_errors=True)
-    log.info(f"the texts are kept as numbers in {path}, {path.stat().st_size / 2**20:,.0f} MiB")
-    return True
 
 
 def _discard_leftovers(path: Path) -> None:
