@@ -23,6 +23,12 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def token_cache(tmp_path_factory) -> None:
+    """Keep the numbers of large corpora out of the home folder."""
+    os.environ["CVAE_CACHE"] = str(tmp_path_factory.mktemp("numbers"))
+
+
 @pytest.fixture(autouse=True)
 def without_tf32() -> Iterator[None]:
     """Form a GPU's products in full float32: its RNNs and convolutions use TF32 unless told otherwise."""

@@ -13,11 +13,12 @@ from cvae.config.schema import (
     LabelledData,
     OwnDialogs,
     OwnText,
+    SentenceFiles,
     TextFiles,
     TinyData,
     ToyData,
 )
-from cvae.data import files, labelled, own_dialogs, switchboard, toy
+from cvae.data import cache, files, labelled, own_dialogs, switchboard, toy
 from cvae.data.dialogs import ResponseBatch
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import Vocabulary
@@ -41,5 +42,7 @@ def build(config: Dataset, device: torch.device, vocabulary: Vocabulary | None =
     """
     for cls in type(config).__mro__:
         if cls in REGISTRY:
+            if isinstance(config, SentenceFiles):
+                return cache.through(REGISTRY[cls], config, device, vocabulary)
             return REGISTRY[cls](config, device, vocabulary)
     raise KeyError(f"{type(config).__name__} has no reader in REGISTRY of cvae.data")

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cvae.config import layout
-from cvae.config.schema import HubText, OwnText, TextFiles
+from cvae.config.schema import HubText, OwnText, SentenceFiles, TextFiles
 from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
 from cvae.data.sources import place, text_column
@@ -119,8 +119,7 @@ def read(config: TextFiles | OwnText) -> tuple[dict[str, Texts], dict[str, str],
         count = sum(part.sentences for part in checked["train"])
         chosen = held_out(parts["train"][0], count, own.held_out, missing)
         texts |= {split: replace(texts["train"], chosen=numbers) for split, numbers in chosen.items()}
-    whole = {split: parts.get(split, parts["train"]) for split in layout.SPLIT_NAMES}
-    prints = {name: sha256(path) for name, path in layout.named(whole).items()}
+    prints = {name: sha256(path) for name, path in _named(parts).items()}
     return texts, prints, _notes(own, checked, texts) if own else ()
 
 
@@ -131,6 +130,15 @@ def _parts(config: TextFiles | OwnText) -> layout.Parts:
     if isinstance(config, OwnText):
         return config.parts()
     return {split: [path] for split, path in config.files().items()}
+
+
+def named_files(config: SentenceFiles) -> dict[str, Path]:
+    """Return the files of a data set by the names of their fingerprints, those of the hub once fetched."""
+    return _named(_parts(config)) if isinstance(config, HubText) else config.files()
+
+
+def _named(parts: layout.Parts) -> dict[str, Path]:
+    return layout.named({split: parts.get(split, parts["train"]) for split in layout.SPLIT_NAMES})
 
 
 def _joined(checked: Sequence[Checked]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import itertools
 import json
@@ -173,6 +174,7 @@ def _csv_rows(path: Path) -> Iterator[Row]:
         raise UserError(f"{place(path, reader.line_num)}: {error}") from None
 
 
+@functools.cache
 def hub_parts(config: HubText) -> Parts:
     """Return the Arrow files of each split of a dataset of the hub, fetched or in the cache.
 

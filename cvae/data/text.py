@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 
 from cvae.data.device import to_device
-from cvae.data.vocabulary import BOS, RESERVED, UNK, WHY_RESERVED, Vocabulary, words_of
+from cvae.data.encoding import Numbers, compact, encode_all, tokens_of
+from cvae.data.vocabulary import BOS, UNK, Vocabulary
 from cvae.errors import UserError
-
-TENSOR_TYPES = {"h": torch.int16, "i": torch.int32}  # by type code of an array
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Corpus:
     """The sentences of one split, on one device, as a flat tensor of the smallest integer type.
 
     In host memory: `labels` [N] are their classes, empty where they have none; `words` [N] the words of their
-    raw text, by default their tokens.
+    raw text, by default their tokens. `unknown` tokens are `<unk>`, the corpus's own included.
     """
 
     def __init__(
@@ -66,15 +65,24 @@ class Corpus:
         labels: Sequence[int] | np.ndarray = (),
         words: Sequence[int] | None = None,
     ) -> None:
-        self.labels = np.array(labels, dtype=np.int64)
-        flat, lengths = array("h" if types <= np.iinfo(np.int16).max else "i"), array("q")
+        flat, lengths = tokens_of(types), array("i")
         for sentence in sentences:
             flat.extend(sentence)
             lengths.append(len(sentence))
-        self.lengths = np.array(lengths)
-        self.words = self.lengths - 2 if words is None else np.array(words)
-        starts = np.cumsum(self.lengths) - self.lengths
-        self.tokens = torch.frombuffer(flat, dtype=TENSOR_TYPES[flat.typecode]).to(device)
+        self._place(Numbers.of(flat, lengths, words, labels), device)
+
+    @classmethod
+    def of(cls, numbers: Numbers, device: torch.device) -> Corpus:
+        """Return the corpus of these numbers, which are not copied in host memory."""
+        corpus = cls.__new__(cls)
+        corpus._place(numbers, device)
+        return corpus
+
+    def _place(self, numbers: Numbers, device: torch.device) -> None:
+        tokens, self.lengths, self.words, self.labels, self.unknown = numbers
+        starts = np.cumsum(self.lengths, dtype=np.int64)
+        starts -= self.lengths
+        self.tokens = tokens.to(device)
         self._starts = torch.from_numpy(starts).to(device)
         self._lengths = torch.from_numpy(self.lengths).to(device)
 
@@ -89,15 +97,15 @@ class Corpus:
     @property
     def unknown_share(self) -> float:
         """The share of tokens that are `<unk>`, the corpus's own included, of all but `<s>` and `</s>`."""
-        return int((self.tokens == UNK).sum()) / max(1, self.counted - len(self))
+        return self.unknown / max(1, self.counted - len(self))
 
     def batch(self, sentences: np.ndarray) -> Batch:
         """Return the sentences with these numbers, in this order, padded where their lengths differ."""
         lengths = self.lengths[sentences]
         width = int(lengths.max())
-        (rows,) = to_device(self.tokens.device, sentences)
+        (rows,) = to_device(self.tokens.device, sentences.astype(np.int64, copy=False))
         places = torch.arange(width, device=self.tokens.device)
-        length = self._lengths[rows]
+        length = self._lengths[rows].long()
         if int(lengths.min()) == width:
             return Batch(self.tokens[self._starts[rows, None] + places].long(), length)
         inside = places < length[:, None]
@@ -132,7 +140,7 @@ def bucketed(lengths: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
 
 def _by_length(lengths: np.ndarray, seed: int) -> np.ndarray:
     """Return all sentences sorted by length, in random order within a length."""
-    shuffled = np.random.default_rng(seed).permutation(len(lengths))
+    shuffled = compact(np.random.default_rng(seed).permutation(len(lengths)))
     return shuffled[np.argsort(lengths[shuffled], kind="stable")]
 
 
@@ -204,20 +212,6 @@ class Splits(Generic[CorpusT]):
     classes: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def counted(texts: Iterable[str], hashes: array, words: array) -> Iterator[str]:
-    """Yield the texts unchanged and append the 64-bit hash of each, and its number of words.
-
-    Raises UserError for a reserved word.
-    """
-    for text in texts:
-        tokens = words_of(text)
-        if reserved := RESERVED.intersection(tokens):
-            raise UserError(f"{', '.join(sorted(reserved))} in a sentence: {WHY_RESERVED}")
-        hashes.append(hash(tuple(tokens)))
-        words.append(len(tokens))
-        yield text
-
-
 def overlap(hashes: dict[str, array]) -> dict[str, float]:
     """Return the share of each split's sentences that train has too, from the hashes of their words.
 
@@ -238,12 +232,11 @@ def splits(
 
     Raises UserError for a split without a sentence, and for a reserved word.
     """
-    hashes, corpora = {split: array("q") for split in texts}, {}
+    hashes, corpora = {}, {}
     for split, sentences in texts.items():
-        words = array("q")
-        numbers = vocabulary.encode_texts(counted(sentences, hashes[split], words))
-        classes = labels[split] if labels else ()
-        corpora[split] = Corpus(numbers, len(vocabulary), device, classes, words)
-        if not len(words):
+        encoded = encode_all(vocabulary, sentences)
+        if not encoded.lengths:
             raise UserError(f"the split {split} has no sentence in it")
+        hashes[split] = encoded.hashes
+        corpora[split] = Corpus.of(Numbers.of(*encoded[:3], labels[split] if labels else ()), device)
     return Splits(vocabulary, corpora, fingerprints, overlap(hashes))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cvae.config.schema import SentenceFiles
+from cvae.data.parallel import in_chunks
 from cvae.errors import UserError
 from cvae.io import located, write_atomically
 
@@ -34,6 +36,7 @@ class Vocabulary:
     """
 
     source = ""
+    threaded = False  # whether it encodes texts on several cores by itself
 
     def __init__(self, words: Sequence[str]) -> None:
         self.words = list(words)
@@ -47,7 +50,11 @@ class Vocabulary:
 
         Types must occur `min_count` times; at most `max_types` are kept, all of them where it is null.
         """
-        counts = Counter(word for sentence in sentences for word in sentence)
+        return cls.ranked(Counter(itertools.chain.from_iterable(sentences)), min_count, max_types)
+
+    @classmethod
+    def ranked(cls, counts: Counter[str], min_count: int = 1, max_types: int | None = None) -> Vocabulary:
+        """Return what `of` does, given how often each type occurs."""
         for special in SPECIALS:
             counts.pop(special, None)
         frequent = (word for word, count in counts.items() if count >= min_count)
@@ -61,6 +68,11 @@ class Vocabulary:
     def text(self) -> str:
         """The tokens, one a line: a run's vocabulary.txt."""
         return "\n".join(self.words) + "\n"
+
+    @property
+    def content(self) -> str:
+        """All that `restored` needs."""
+        return self.text
 
     @staticmethod
     def split(text: str) -> list[str]:
@@ -77,7 +89,7 @@ class Vocabulary:
 
     def encode(self, tokens: Iterable[str]) -> list[int]:
         """Return the numbers of `<s>` tokens `</s>`."""
-        return [BOS, *(self.index.get(token, UNK) for token in tokens), EOS]
+        return [BOS, *map(self.index.get, tokens, itertools.repeat(UNK)), EOS]
 
     def encode_texts(self, texts: Iterable[str]) -> Iterator[list[int]]:
         """Yield the numbers of each text, as `encode` returns them."""
@@ -110,6 +122,8 @@ class Characters(Vocabulary):
 
 class Pieces(Vocabulary):
     """The pieces of a tokenizer of the `tokenizers` library, numbered after the special words."""
+
+    threaded = True
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -161,9 +175,28 @@ class Pieces(Vocabulary):
             for encoding in self.tokenizer.encode_batch(batch, add_special_tokens=False):
                 yield self.encode(encoding.tokens)
 
+    @property
+    def content(self) -> str:
+        return self.tokenizer.to_str(pretty=True)
+
     def save(self, folder: Path) -> None:
         super().save(folder)
-        write_atomically(folder / TOKENIZER, self.tokenizer.to_str(pretty=True))
+        write_atomically(folder / TOKENIZER, self.content)
+
+
+KINDS = {"words": Vocabulary, "chars": Characters}
+
+
+def count(texts: Iterable[str], split: Callable[[str], list[str]]) -> Counter[str]:
+    """Return how often each token occurs, in the order of the first of each."""
+    counts: Counter[str] = Counter()
+    for part in in_chunks(partial(_count, split), texts):
+        counts.update(part)
+    return counts
+
+
+def _count(split: Callable[[str], list[str]], texts: list[str]) -> Counter[str]:
+    return Counter(itertools.chain.from_iterable(map(split, texts)))
 
 
 def build(config: SentenceFiles, texts: Iterable[str]) -> Vocabulary:
@@ -171,10 +204,9 @@ def build(config: SentenceFiles, texts: Iterable[str]) -> Vocabulary:
 
     Raises UserError for a tokenizer that cannot be read, or where the tokenizers library is missing.
     """
-    if config.tokens == "words":
-        return Vocabulary.of(map(words_of, texts), config.min_count, config.vocabulary)
-    if config.tokens == "chars":
-        return Characters.of(map(Characters.split, texts), config.min_count, config.vocabulary)
+    if config.tokens != "bpe":
+        kind = KINDS[config.tokens]
+        return kind.ranked(count(texts, kind.split), config.min_count, config.vocabulary)
     refuse_without_tokenizers()
     if config.tokenizer is not None:
         return Pieces.read(located(config.tokenizer))
@@ -197,7 +229,17 @@ def load(folder: Path, tokens: str) -> Vocabulary:
         raise UserError(f"{path} is not UTF-8") from None
     if tuple(words[: len(SPECIALS)]) != SPECIALS or len(set(words)) < len(words):
         raise UserError(f"{path} is no vocabulary: {', '.join(SPECIALS)} come first, and no token twice")
-    return (Characters if tokens == "chars" else Vocabulary)(words)
+    return KINDS[tokens](words)
+
+
+def restored(content: str, tokens: str) -> Vocabulary:
+    """Return the vocabulary that has this `content`; `tokens` are those of the dataset."""
+    if tokens != "bpe":
+        return KINDS[tokens](content.removesuffix("\n").split("\n"))
+    refuse_without_tokenizers()
+    import tokenizers
+
+    return Pieces(tokenizers.Tokenizer.from_str(content))
 
 
 def strangers(vocabulary: Vocabulary | None, texts: Mapping[str, Iterable[str]]) -> tuple[str, ...]:

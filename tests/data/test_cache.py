@@ -1,0 +1,313 @@
+"""The token cache: what a second start finds is what the first one read, and nothing else ever."""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import time
+import tracemalloc
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from cvae import data
+from cvae.config.schema import OwnLabels, OwnText, Shares
+from cvae.data import cache, parallel, sources, text, vocabulary
+from cvae.data.text import Batches, Splits
+from cvae.data.vocabulary import Vocabulary
+from cvae.errors import UserError
+from tests.helpers import CPU
+
+WORDS = ["the", "a", "dog", "naïve", "猫", "sat", "<unk>", "on", "mat", "here"]
+FORK = multiprocessing.get_context("fork")
+
+
+def sentences(count: int, seed: int = 0) -> list[str]:
+    """Random sentences of 1 to 7 words."""
+    draws = np.random.default_rng(seed)
+    return [" ".join(draws.choice(WORDS, draws.integers(1, 8))) for _ in range(count)]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch, caplog) -> Path:
+    """The cache, in which the smallest corpus is kept."""
+    caplog.set_level("INFO", "cvae")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "SMALLEST", 1)
+    return tmp_path / "cache"
+
+
+def own(folder: Path, **values) -> OwnText:
+    """A text of 200 sentences."""
+    (folder / "my.txt").write_text("\n".join(sentences(200)) + "\n")
+    defaults = {"held_out": 0.1, "max_words": 20, "min_count": 2, "sampler": "equal_length"}
+    return OwnText(name="text", path=str(folder / "my.txt"), **(defaults | values))
+
+
+def labelled(folder: Path) -> OwnLabels:
+    """Sentences of two classes."""
+    rows = [f"{'good' if number % 3 else 'bad'}\t{text}" for number, text in enumerate(sentences(90))]
+    (folder / "my.tsv").write_text("\n".join(["stars\ttext", *rows]) + "\n")
+    values = {"share": Shares(0.5, 1.0, 1.0), "max_words": 20, "sampler": "equal_length"}
+    return OwnLabels(name="labelled", path=str(folder / "my.tsv"), held_out=0.2, label="stars", **values)
+
+
+def unread(patch: pytest.MonkeyPatch) -> None:
+    """Let nobody read a text."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a text was read")
+
+    for name in ("texts", "rows", "lines"):
+        patch.setattr(sources, name, refuse)
+
+
+def same(one: Splits, other: Splits) -> bool:
+    """Whether two data sets are equal in all that a run sees of them."""
+    for field in ("in_train", "notes", "classes", "fingerprints"):
+        assert getattr(one, field) == getattr(other, field)
+    assert (
+        type(one.vocabulary) is type(other.vocabulary) and one.vocabulary.content == other.vocabulary.content
+    )
+    assert list(one.corpora) == list(other.corpora)
+    for mine, yours in zip(one.corpora.values(), other.corpora.values(), strict=True):
+        assert mine.tokens.dtype == yours.tokens.dtype and torch.equal(mine.tokens, yours.tokens)
+        for name in ("lengths", "words", "labels"):
+            assert getattr(mine, name).dtype == getattr(yours, name).dtype
+            assert np.array_equal(getattr(mine, name), getattr(yours, name))
+        assert mine.unknown_share == yours.unknown_share and mine.counted == yours.counted
+        rows = np.array([len(mine) - 1, 0, 2])
+        assert torch.equal(mine.batch(rows).tokens, yours.batch(rows).tokens)
+    return True
+
+
+@pytest.mark.parametrize("tokens", ["words", "chars", "bpe", "labelled"])
+def test_a_second_start_reads_no_text_and_has_the_same_sentences(tokens, tmp_path, monkeypatch, folder):
+    values = {"tokens": tokens, "vocabulary": 300 if tokens == "bpe" else 7}
+    config = labelled(tmp_path) if tokens == "labelled" else own(tmp_path, **values)
+    with monkeypatch.context() as patch:
+        patch.setattr(cache, "SMALLEST", 10**9)
+        plain = data.build(config, CPU)
+    assert not folder.exists()
+    first = data.build(config, CPU)
+    unread(monkeypatch)
+    second = data.build(config, CPU)
+    if tokens != "bpe":  # training need not choose the same pieces twice
+        assert same(plain, first)
+    assert same(first, second)
+    assert second.corpora["train"].unknown > 0 or tokens == "bpe"
+    second.vocabulary.save(tmp_path)
+    known = vocabulary.load(tmp_path, "words" if tokens == "labelled" else tokens)
+    assert same(second, data.build(config, CPU, known))  # a run that goes on
+
+
+def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch, folder):
+    config, read = own(tmp_path), data.REGISTRY[OwnText]
+
+    def edited(*given):
+        with Path(config.path).open("a") as file:
+            file.write("one more\n")
+        return read(*given)
+
+    monkeypatch.setitem(data.REGISTRY, OwnText, edited)
+    data.build(config, CPU)
+    assert not list(folder.glob("*.safetensors"))
+
+
+def test_small_corpora_are_read_as_ever(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(cache, "SMALLEST", 10**5)
+    data.build(own(tmp_path), CPU)
+    assert not folder.exists()
+
+
+CHANGES = {
+    "max_words": {"max_words": 19},
+    "longest": {"longest": 6},
+    "held_out": {"held_out": 0.2},
+    "min_count": {"min_count": 1},
+    "vocabulary": {"vocabulary": 5},
+    "tokens": {"tokens": "chars"},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_another_setting_is_another_file(change, tmp_path, folder):
+    config = own(tmp_path)
+    data.build(config, CPU)
+    data.build(dataclasses.replace(config, sampler="bucketed"), CPU)
+    assert len(list(folder.glob("*.safetensors"))) == 1
+    data.build(dataclasses.replace(config, **change), CPU)
+    assert len(list(folder.glob("*.safetensors"))) == 2
+
+
+def test_another_column_is_another_data_set(tmp_path):
+    (tmp_path / "my.csv").write_text("one,two\n" + "a b,c d e\n" * 30)
+    config = dataclasses.replace(own(tmp_path), path=str(tmp_path / "my.csv"), column="one")
+    for column, length in (("one", 4), ("two", 5), ("one", 4)):
+        built = data.build(dataclasses.replace(config, column=column), CPU)
+        assert set(built.corpora["train"].lengths) == {length}
+
+
+def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path):
+    config = own(tmp_path)
+    data.build(config, CPU)
+    known = Vocabulary(["<pad>", "<unk>", "<s>", "</s>", "dog"])
+    for _ in range(2):
+        assert data.build(config, CPU, known).vocabulary is known
+    assert data.build(config, CPU).vocabulary.words != known.words
+    known.source = "another run"
+    for _ in range(2):
+        assert "unknown to it are" in data.build(config, CPU, known).notes[-1]
+    Path(config.path).write_text("\n".join(["zebra zebra", *sentences(50)]) + "\n")
+    assert "zebra" in data.build(config, CPU).vocabulary.words
+
+
+def test_other_code_reads_again_and_takes_the_place(tmp_path, monkeypatch, folder):
+    config = own(tmp_path)
+    data.build(config, CPU)
+    monkeypatch.setattr(cache, "_version", lambda: "newer")
+    data.build(config, CPU)
+    unread(monkeypatch)
+    data.build(config, CPU)
+    assert len(list(folder.glob("*.safetensors"))) == 1
+
+
+def damage(path: Path, how: str) -> None:
+    """Cut a file short, or change one of its bytes: of the facts, or of the tokens at its end."""
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        content = content[:-5]
+    elif how == "empty":
+        content = bytearray()
+    else:
+        place = content.index(b"here") if how == "facts" else len(content) - 3
+        content[place] ^= 4
+    path.unlink()  # others may have mapped it
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "facts", "tokens"])
+def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folder, caplog):
+    config = own(tmp_path)
+    first = data.build(config, CPU)
+    (path,) = folder.glob("*.safetensors")
+    damage(path, how)
+    caplog.clear()
+    assert same(first, data.build(config, CPU))
+    assert sum("is damaged" in line for line in caplog.messages) == 1
+    unread(monkeypatch)
+    assert same(first, data.build(config, CPU))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "file"))
+    assert len(data.build(own(tmp_path), CPU).corpora["train"]) == 160
+    assert len(caplog.messages) == 1 and "CVAE_CACHE names another place" in caplog.text
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, folder, caplog):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cache.os, "fsync", full)
+    assert len(data.build(own(tmp_path), CPU).corpora["train"]) == 160
+    assert len(caplog.messages) == 1 and "No space left on device" in caplog.text
+    assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_killed_builder_leaves_nothing_that_is_used(tmp_path, monkeypatch, folder):
+    config = own(tmp_path)
+
+    def build() -> None:
+        cache.os.fsync = lambda _: time.sleep(60)
+        data.build(config, CPU)
+
+    builder = FORK.Process(target=build)
+    builder.start()
+    while not list(folder.glob("*.tmp/*.safetensors")):
+        time.sleep(0.01)
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join()
+    assert list(folder.glob("*.tmp/*")) and not list(folder.glob("*.safetensors"))
+    data.build(dataclasses.replace(config, max_words=30), CPU)  # clears up after the other
+    assert not list(folder.glob("*.tmp"))
+    assert len(data.build(config, CPU).corpora["train"]) == 160
+    assert len(list(folder.glob("*.safetensors"))) == 2
+
+
+def test_of_two_processes_one_reads_and_the_other_waits(tmp_path, monkeypatch, folder, caplog):
+    config = own(tmp_path)
+    reads, read = FORK.Semaphore(0), data.REGISTRY[OwnText]
+
+    def slowly(*given):
+        reads.release()
+        time.sleep(0.5)
+        return read(*given)
+
+    monkeypatch.setitem(data.REGISTRY, OwnText, slowly)
+    other = FORK.Process(target=data.build, args=(config, CPU))
+    other.start()
+    assert reads.acquire(timeout=20)  # it holds the lock
+    data.build(config, CPU)
+    other.join()
+    assert other.exitcode == 0 and not reads.acquire(block=False)
+    assert len(caplog.messages) == 1 and "another process reads the same texts" in caplog.text
+
+
+@pytest.mark.parametrize("tokens", ["words", "chars"])
+def test_several_processes_read_what_one_does(tokens, tmp_path, monkeypatch):
+    config = own(tmp_path, tokens=tokens)
+    monkeypatch.setattr(cache, "SMALLEST", 10**9)
+    monkeypatch.setattr(parallel, "available", lambda: 1)
+    serial = data.build(config, CPU)
+    monkeypatch.setattr(parallel, "CHUNK", 7)
+    for number in (1, 2, 3):
+        monkeypatch.setattr(parallel, "available", lambda number=number: number)
+        assert same(serial, data.build(config, CPU))
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 14, 15, 40])
+def test_results_come_in_the_order_of_the_texts(count, monkeypatch):
+    monkeypatch.setattr(parallel, "CHUNK", 2)
+    texts = [str(number) for number in range(count)]
+    found = list(parallel.in_chunks(lambda chunk: [os.getpid(), *chunk], texts, 3))
+    assert [part for _, *parts in found for part in parts] == texts
+    assert len({pid for pid, *_ in found} - {os.getpid()}) == (min(3, -(-count // 2)) if count > 2 else 0)
+
+
+def test_an_error_in_another_process_is_the_user_s(monkeypatch):
+    monkeypatch.setattr(parallel, "CHUNK", 2)
+    words = Vocabulary(["<pad>", "<unk>", "<s>", "</s>", "a"])
+    with pytest.raises(UserError, match="<pad> in a sentence"):
+        text.splits({"train": ["a"] * 9 + ["<pad>"] + ["a"] * 9}, words, CPU, {})
+    monkeypatch.setattr(parallel, "available", lambda: 3)
+    with pytest.raises(UserError, match="<pad> in a sentence"):
+        text.splits({"train": ["a"] * 9 + ["<pad>"] + ["a"] * 9}, words, CPU, {})
+    with pytest.raises(UserError, match="has died"):
+        list(parallel.in_chunks(lambda _: os._exit(1), ["a"] * 9, 3))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("sampler", text.SAMPLERS)
+def test_a_sentence_takes_at_most_32_bytes(sampler, tmp_path):
+    count = 50_000
+    config = dataclasses.replace(own(tmp_path), held_out=0.01)
+    (tmp_path / "my.txt").write_text("\n".join(sentences(1000) * (count // 1000)))
+    data.build(config, CPU)
+    tracemalloc.start()
+    try:
+        train = data.build(config, CPU).corpora["train"]
+        batches = Batches(train, sampler, 32, seed=0)
+        batches.at(0)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert train.lengths.nbytes + train.words.nbytes == 4 * len(train)  # are mapped
+    assert kept < 24 * len(train) and peak < 32 * len(train), (kept / len(train), peak / len(train))
