@@ -243,7 +243,7 @@ def test_an_autoencoder_is_measured_at_the_posterior_mean_sentence_by_sentence()
     with torch.no_grad():
         for start, length in zip(corpus.lengths.cumsum() - corpus.lengths, corpus.lengths, strict=True):
             tokens = corpus.tokens[start : start + length].long()[None]
-            alone = Batch(tokens, torch.tensor([length]))
+            alone = Batch(tokens, torch.tensor([int(length)]))
             total += model.decode_nll(alone, model.posterior(alone).mean).item()
     assert set(found) == {"rec", "path_a", "path_b"}
     assert found["rec"] == pytest.approx(total / len(corpus), rel=1e-5)
