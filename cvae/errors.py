@@ -27,6 +27,10 @@ class CheckpointError(UserError):
     """A checkpoint cannot be used."""
 
 
+class LostProcess(UserError):
+    """Another process of the run has ended; the message names it."""
+
+
 class Diverged(UserError):
     """A loss, a gradient or a weight is not finite; `rows` are the sentences of a classifier's batch."""
 

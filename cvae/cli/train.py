@@ -21,7 +21,7 @@ from cvae.config.load import load
 from cvae.config.schema import Config
 from cvae.errors import FolderError, UserError
 from cvae.program import CONF, INSTALLED, PACKAGE, command_line
-from cvae.runs import fingerprints
+from cvae.runs import fingerprints, world
 from cvae.runs.compatibility import refuse_other_run, unchecked_files
 from cvae.runs.devices import own_gpu
 from cvae.runs.folder import RunFolder
@@ -38,10 +38,14 @@ def main(arguments: Arguments = None) -> int:
     logging.raiseExceptions = False  # nobody may read stdout any more (`| head`); train.log has the lines
     match check(sys.argv[1:]):
         case Sweep() as sweep:
+            if world.size() > 1:
+                raise UserError("a sweep starts its own jobs, and torchrun trains one run: leave out -m")
             return 0 if _sweep(sweep) else 1
         case str() as text:
             print(text, end="")
         case config:
+            if config is not None:
+                world.refuse(config)
             _hydra(lambda cfg: run(cfg, config))
     return 0
 
@@ -85,7 +89,7 @@ def run(cfg: DictConfig, config: Config | None = None) -> float | None:
     except UserError as error:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
             raise
-        sys.exit(str(error))
+        sys.exit(f"rank {world.rank()}: {error}" if world.rank() else str(error))
 
 
 def _run(cfg: DictConfig, config: Config) -> float | None:
@@ -93,6 +97,8 @@ def _run(cfg: DictConfig, config: Config) -> float | None:
     hydra_config = HydraConfig.get()
     folder = RunFolder(hydra_config.runtime.output_dir)
     if folder.finished and not config.overwrite:
+        if world.rank():
+            return None
         refuse_other_run(folder, config)
         unchecked = unchecked_files(folder, fingerprints.of_config(config))
         sentence = f"{folder} is already finished; overwrite=true runs it again"
@@ -116,6 +122,8 @@ def _train(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
     try:
         return run(config, folder, command_line("train", *given), composition)
     except Exception as error:
+        if world.rank():  # the folder is rank 0's
+            raise
         multirun = hydra_config.mode == RunMode.MULTIRUN
         if multirun:
             log.error(f"{folder}: {error}")  # Hydra itself shows the first failing job of a sweep only

@@ -37,6 +37,7 @@ def contradictions(values: dict[str, Any]) -> Iterator[str]:
     """Yield a sentence for each contradiction in the flat keys with readable values."""
     known = Known(values)
     yield from _training(known)
+    yield from _parts(known)
     yield from _continuing(known)
     yield from _remedies(known)
     yield from _transformers(known)
@@ -66,6 +67,17 @@ def _training(known: Known) -> Iterator[str]:
         yield f"lr.warmup is more than the {steps} updates of train.steps"
     if known.get("schedule.name") == "none" and known.get("model.latent") == 0:
         yield "schedule=none is an autoencoder and needs a code: model.latent must be > 0"
+
+
+def _parts(known: Known) -> Iterator[str]:
+    """Yield what train.accumulate cannot cut into parts."""
+    if not known.number("train.accumulate") > 1:
+        return
+    whole = known.positive("objective", "free_bits", "free_bits_total", "kl_target")
+    for key in whole + known.positive("model", "batch_norm"):
+        yield f"{key} is about the whole batch, and train.accumulate reads parts of it: leave one of them out"
+    if (step := known.get("update.name")) in ("aggressive", "semi_amortized"):
+        yield f"train.accumulate is for update=plain, found update={step}"
 
 
 def _continuing(known: Known) -> Iterator[str]:

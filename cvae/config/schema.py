@@ -49,6 +49,7 @@ class Train:
     stop_after: Count | None
     progress: bool
     keep: Natural | None = 0
+    accumulate: Count = 1
 
     def total(self, epoch: int) -> int:
         """Return T, the number of steps of the whole run, given those of an epoch."""

@@ -27,9 +27,10 @@ def standard(like: Tensor) -> Gaussian:
     return Gaussian(zeros, zeros)
 
 
-def sample(q: Gaussian, generator: torch.Generator | None = None) -> Tensor:
-    """Return one reparameterised draw, [B, Z], with noise from `generator`, by default the global one."""
-    noise = torch.empty_like(q.mean).normal_(generator=generator)
+def sample(q: Gaussian, generator: torch.Generator | None = None, noise: Tensor | None = None) -> Tensor:
+    """Return one reparameterised draw, [B, Z], with the noise given, or drawn from a generator."""
+    if noise is None:
+        noise = torch.empty_like(q.mean).normal_(generator=generator)
     return q.mean + torch.exp(0.5 * q.logvar) * noise
 
 

@@ -68,44 +68,51 @@ def terms(
     deterministic: bool = False,
     generator: torch.Generator | None = None,
     q: Gaussian | None = None,
+    noise: Tensor | None = None,
 ) -> Terms:
     """Return a batch's terms for one sample of z per sequence, or the posterior mean where `deterministic`.
 
-    `q` is the posterior, if the caller has it already.
+    `q` is the posterior, and `noise` [B, Z] the standard normal draw, if the caller has them already.
     """
     batch = model.shared(batch)
     q = gaussian.widened(model.posterior(batch)) if q is None else q
-    z = q.mean if deterministic else gaussian.sample(q, generator)
+    z = q.mean if deterministic else gaussian.sample(q, generator, noise)
     nll, extra_losses = model.decode_nll(batch, z), model.extra_losses(batch, z)
     kl = gaussian.kl(q, gaussian.widened(model.prior(batch)))
     return Terms(nll, kl, batch.counted, extra_losses)
 
 
-def loss(
-    terms: Terms,
-    beta: float,
+def loss(terms: Terms, beta: float, **remedies: Any) -> Tensor:
+    """Return rec + β KL plus the extra losses: means over the batch, in nats per sequence.
+
+    `remedies` are those of `kl_term`.
+    """
+    total = terms.nll.mean() + beta * kl_term(terms.kl.mean(0), **remedies)
+    for extra in terms.extra_losses.values():
+        total = total + extra.mean()
+    return total
+
+
+def kl_term(
+    by_dimension: Tensor,
     free_bits: float = 0.0,
     free_bits_total: float = 0.0,
     kl_target: float | None = None,
 ) -> Tensor:
-    """Return rec + β KL plus the extra losses: means over the batch, in nats per sequence.
+    """Return what β weighs: the batch's mean KL [Z], summed over dimensions unless a remedy bends it.
 
-    The remedies, all off by default:
+    All remedies are off by default:
 
     free_bits λ: each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016, equation 15),
     so nothing is gained by closing a dimension further; the KL ends at about λ times the dimensions.
     free_bits_total λ: the same for the sum over dimensions (FBP in Li et al. 2019), so that few dimensions
     may carry all of it.
-    kl_target C: β |KL - C| (Prokhorov et al. 2019), which, unlike a floor, pushes the KL up where it is
+    kl_target C: |KL - C| (Prokhorov et al. 2019), which, unlike a floor, pushes the KL up where it is
     below C.
     """
-    by_dimension = terms.kl.mean(0)
     kl = (by_dimension.clamp(min=free_bits) if free_bits > 0 else by_dimension).sum()
     if free_bits_total > 0:
         kl = kl.clamp(min=free_bits_total)
     if kl_target is not None:
         kl = (kl - kl_target).abs()
-    total = terms.nll.mean() + beta * kl
-    for extra in terms.extra_losses.values():
-        total = total + extra.mean()
-    return total
+    return kl

@@ -12,7 +12,7 @@ from cvae.data.text import extra_batches
 from cvae.runs import continuation
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
-from cvae.training import checkpoint, console, divergence, steps
+from cvae.training import checkpoint, collective, console, divergence, steps
 from cvae.training.logger import Logger
 from cvae.training.means import StepSums, pop_epoch_means, read
 from cvae.training.signals import StopSignals
@@ -57,11 +57,11 @@ class Loop:
         checkpoint. Raises CheckpointError for a file that cannot be used.
         """
         saved, takes_over = last_checkpoint(self.folder, self.config)
-        if saved is None:
-            return 0, {}
-        self.state.load_state_dict(saved, self.folder / "checkpoint_last.pt")
+        if saved is not None:
+            self.state.load_state_dict(saved, self.folder / "checkpoint_last.pt")
         self._saved = 0 if takes_over else self.state.step
-        return self._saved, saved["offsets"]
+        collective.share((self.state.state_dict(), self.rates))
+        return self._saved, saved["offsets"] if saved else {}
 
     def save(self, logger: Logger) -> None:
         """Write the last checkpoint. Raises Diverged rather than save what is not finite."""
@@ -85,7 +85,7 @@ class Loop:
         self.task.model.train()
         bar = console.progress_bar(self.config.train, state.step, self.total)
         with bar, StopSignals() as stop:
-            while state.step < self.end and not self.finished and not stop.received:
+            while state.step < self.end and not self.finished and not stop.agreed():
                 self._advance()
                 bar.update()
                 self._report(logger, bar)
@@ -107,7 +107,8 @@ class Loop:
         """Make one training step."""
         step, batches = self.state.step, self.task.batches["train"]
         beta, lr = self.rates(step)
-        terms, loss, norm = self.train_step(batches.at(step), beta, lr, extra_batches(batches, step))
+        batch = self.train_step.batch(batches, step)
+        terms, loss, norm = self.train_step(batch, beta, lr, extra_batches(batches, step))
         self._unread.append(StepSums.of(terms, loss, norm))
         self.state.step += 1
 
@@ -115,16 +116,22 @@ class Loop:
         """Add the steps since the last call to the running means. Raises Diverged."""
         steps, self._unread = self._unread, []
         first = self.state.step - len(steps)
-        for number, (step, values) in enumerate(zip(steps, read(steps), strict=True), first):
+        for number, (step, values) in enumerate(read(steps), first):
             sums = dict(zip(step.names, values, strict=True))
             divergence.check_step(number, sums, self.rates, self.task, self.folder)
             self.state.recent.add(step, values)
             self.state.since_validation.add(step, values)
 
+    @property
+    def _reporting(self) -> bool:
+        """Whether the last step is one that train/* is written after."""
+        step = self.state.step
+        return (step - 1) % self.config.train.log_every == 0 or step == self.total
+
     def _report(self, logger: Logger, bar: tqdm) -> None:
         """Write train/* every `log_every` steps: at step t, means over the steps since the last record."""
         step, recent = self.state.step - 1, self.state.recent
-        if step % self.config.train.log_every and self.state.step < self.total:
+        if not self._reporting:
             return
         self._read_steps()
         sentences = recent.sentences
@@ -154,7 +161,7 @@ class Loop:
         if (snapshot := self.task.snapshot()) is not None:
             logger.append("latents.jsonl", {"step": state.step, **snapshot})
         logger.append("samples.jsonl", {"step": state.step, "text": self.task.preview()})
-        state.scores.append(self.task.score(measured["val"]))
+        state.scores.append(collective.share(self.task.score(measured["val"])))
         if state.scores[-1] < state.best:
             state.best = state.scores[-1]
             weights = self.task.model.state_dict()

@@ -10,12 +10,17 @@ from torch import Tensor
 
 from cvae.evaluation.metrics import perplexity
 from cvae.models.objective import Terms
+from cvae.runs import world
+from cvae.training import collective
 
 SUMS = ("rec", "kl", "loss", "gradient norm", "tokens")  # then the extra losses of the model
 
 
 class StepSums(NamedTuple):
-    """Sums of one step over its sentences, [S] by `names`, but for the mean loss and the gradient norm."""
+    """Sums of one step over its sentences, [S] by `names`, but for the mean loss and the gradient norm.
+
+    In several processes they are those of one: its share of the mean loss, and of the `sentences`.
+    """
 
     names: tuple[str, ...]
     values: Tensor
@@ -30,13 +35,20 @@ class StepSums(NamedTuple):
             return cls((*SUMS, *terms.extra_losses), torch.stack(parts), len(terms.nll))
 
 
-def read(steps: Sequence[StepSums]) -> list[list[float]]:
-    """Return the values of each step, its loss as a sum over sentences, and wait for the device once."""
+def read(steps: Sequence[StepSums]) -> list[tuple[StepSums, list[float]]]:
+    """Return each step with its values over all processes, its loss as a sum over sentences.
+
+    It waits for the device once.
+    """
     if not steps:
         return []
     values = torch.stack([step.values for step in steps]).cpu()
-    values[:, SUMS.index("loss")] *= torch.tensor([step.sentences for step in steps])
-    return values.double().tolist()
+    values[:, SUMS.index("gradient norm")] /= world.size()  # all processes have the same
+    values = collective.summed(values)
+    sentences = collective.summed(torch.tensor([step.sentences for step in steps]))
+    values[:, SUMS.index("loss")] *= sentences
+    whole = [step._replace(sentences=count) for step, count in zip(steps, sentences.tolist(), strict=True)]
+    return list(zip(whole, values.double().tolist(), strict=True))
 
 
 class RunningMeans:

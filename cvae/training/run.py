@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from contextlib import suppress
 from typing import Any
 
@@ -11,25 +12,26 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
+from cvae.config.load import identity
 from cvae.config.schema import Config, SentenceFiles
 from cvae.data import vocabulary
 from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
-from cvae.runs import continuation, fingerprints, hub
+from cvae.runs import continuation, fingerprints, hub, world
 from cvae.runs.compatibility import refuse_other_data, refuse_other_run, unchecked_files
-from cvae.runs.devices import hidden_gpu_note
 from cvae.runs.fingerprints import Fingerprints
 from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
+from cvae.training import collective, follower
+from cvae.training.device import choose_device, describe_device, device_name
 from cvae.training.guards import disk_errors, log_file
 from cvae.training.located import located, with_tokenizer
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
-from cvae.training.state import device_name
 from cvae.training.tracker import refuse_unusable
 from cvae.training.transfer import keeps_vocabulary, load_weights, refuse_continuation, vocabulary_of
 
@@ -43,13 +45,25 @@ def run(
 
     `command` repeats the run; `composition` is what Hydra would have written to .hydra/, by file name.
     Returns the objective, in nats per sequence: -ELBO of the reported checkpoint on validation, rec for an
-    autoencoder.
+    autoencoder. Of torchrun's processes, those above rank 0 return NaN.
     """
+    with collective.joined(config.device):
+        if world.rank() == 0:
+            return _lead(config, folder, command, composition or {})
+        config = follower.quiet(config)
+        task = prepare(config, collective.share(None), folder)
+        follower.follow(config, folder, task, _identity(task, config))
+        return math.nan
+
+
+def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str, str]) -> float:
+    """Train in the folder, which is this process's own: rank 0 of several, or the only one."""
     with suppress(OSError):
         (folder / ERROR).unlink()
     try:
         refuse_unusable(config)
-        task = prepare(config, _known_vocabulary(folder, config), None if config.overwrite else folder)
+        known = collective.share(_known_vocabulary(folder, config))
+        task = prepare(config, known, None if config.overwrite else folder)
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
@@ -65,8 +79,10 @@ def run(
         if config.overwrite:
             folder.clear()
         with log_file(folder), disk_errors(folder), logging_redirect_tqdm():
-            describe(folder, config, command, _fingerprints(task, config), device_name(task.device))
-            _write_texts(folder, task, composition or {})
+            device = world.described(device_name(task.device))
+            describe(folder, config, command, _fingerprints(task, config), device)
+            _write_texts(folder, task, composition)
+            collective.share(_identity(task, config))
             return _train(config, folder, task)
 
 
@@ -118,6 +134,12 @@ def _fingerprints(task: Task, config: Config) -> Fingerprints:
     return {**task.data.fingerprints, **fingerprints.others(config)}
 
 
+def _identity(task: Task, config: Config) -> dict[str, Any]:
+    """Return what all processes of a run must have in common."""
+    words, data = task.data.vocabulary.text, _fingerprints(task, config)
+    return {"configuration": identity(config.container), "vocabulary": words, "data": data}
+
+
 def reopen(config: Config, folder: RunFolder, which: str | None = None, split: str = "val") -> Task:
     """Return the task with the weights of a run's best or last checkpoint, by default the reported one.
 
@@ -162,30 +184,11 @@ def _train(config: Config, folder: RunFolder, task: Task) -> float:
     with Logger(folder, config, *loop.resume()) as logger:
         step = loop.state.step
         start = f"after {step:,} updates" if step else "from the start"
-        device = describe_device(task.device)
+        device = world.described(describe_device(task.device))
         log.info(f"{folder}: {start}, going to {loop.end:,} of {loop.total:,}, on {device}")
         for note in notes:
             log.info(note)
         folder.write_results({"finished": False, "step": step} | facts)
         loop.run(logger)
+        collective.leave()
         return conclude(loop, logger, facts)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device of a name, for `auto` the GPU if there is one.
-
-    Raises UserError for a GPU that is not there.
-    """
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("device=cuda: no GPU that torch can use on this machine; device=auto or cpu")
-    use_gpu = name != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda" if use_gpu else "cpu")
-
-
-def describe_device(device: torch.device) -> str:
-    """Return the name of the device and, of a CPU on a machine with a GPU, why it is used."""
-    if device.type == "cuda":
-        return device_name(device)
-    if torch.cuda.is_available():
-        return "cpu, as device=cpu says: torch sees a GPU"
-    return f"cpu: {note}" if (note := hidden_gpu_note()) else "cpu"

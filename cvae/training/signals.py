@@ -6,6 +6,8 @@ import signal
 import threading
 from typing import Any
 
+from cvae.training import collective
+
 # what SLURM sends before a time limit; Windows has neither
 WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
 
@@ -24,6 +26,12 @@ class StopSignals:
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def agreed(self) -> int:
+        """Return the signal that this process or another has received, 0 for none."""
+        if number := collective.agreed(self.received):  # one may arrive during the call
+            self.received = number
+        return number
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

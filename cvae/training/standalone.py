@@ -17,9 +17,9 @@ from cvae.models.normalisation import normalisation
 from cvae.models.text import TextVAE
 from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
+from cvae.training.device import choose_device
 from cvae.training.located import located
 from cvae.training.results import load_checkpoint
-from cvae.training.run import choose_device
 
 
 def without_corpus(

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from cvae.runs import world
 from cvae.training import checkpoint
+from cvae.training.device import device_name
 from cvae.training.means import RunningMeans
 from cvae.training.steps import TrainStep
 
@@ -66,6 +68,7 @@ class TrainingState:
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(self.device) if on_gpu else None,
             "arithmetic": self._arithmetic(),
+            "processes": world.size(),
         }
 
     def load_state_dict(self, saved: dict[str, Any], path: Path) -> None:
@@ -85,16 +88,14 @@ class TrainingState:
             torch.cuda.set_rng_state(saved["cuda_rng"], self.device)
         before, now = saved["arithmetic"], self._arithmetic()
         if before != now:
-            same_noise = ("cuda" in before) == ("cuda" in now)
-            effect = "numbers will differ in their last digits" if same_noise else "noise will be another"
+            effect = "numbers will differ in their last digits"
+            if saved.get("processes", 1) != world.size():
+                effect = "dropout masks will be others, and sums are taken in another order"
+            if ("cuda" in before) != ("cuda" in now):
+                effect = "noise will be another"
             log.warning(f"warning: {before} before, {now} now: {effect}")
 
     def _arithmetic(self) -> str:
         """Return what the last digits of a sum depend on, and whose random numbers are drawn."""
         threads = "" if self.device.type == "cuda" else f"{torch.get_num_threads()} threads on "
-        return threads + device_name(self.device)
-
-
-def device_name(device: torch.device) -> str:
-    """Return `cpu`, or `cuda` with the name of the GPU."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+        return world.described(threads + device_name(self.device))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from cvae.runs import devices
-from cvae.training.run import describe_device
+from cvae.training.device import describe_device
 
 JOBLIB = {"_target_": "x.JoblibLauncher"}
 

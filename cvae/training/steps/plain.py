@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cvae.config.schema import Config
-from cvae.data.text import Batch
+from cvae.data.text import Batch, Batches
 from cvae.models import objective
 from cvae.models.objective import LatentModel, Terms
 
@@ -24,8 +24,12 @@ class TrainStep:
         self.parameters = list(model.parameters())
         self.optimizer: Any = torch.optim.Adam(self.parameters, fused=True)
 
+    def batch(self, batches: Batches, step: int) -> Any:
+        """Return what a training step is made on."""
+        return batches.at(step)
+
     def __call__(
-        self, batch: Batch, beta: float, lr: float, extra_batches: Iterable[Batch] = ()
+        self, batch: Any, beta: float, lr: float, extra_batches: Iterable[Batch] = ()
     ) -> tuple[Terms, Tensor, Tensor]:
         """Make a step on a batch without waiting for the device.
 

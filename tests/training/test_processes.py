@@ -1,0 +1,307 @@
+"""Several processes, and several parts of a batch: the gradient of the whole batch, whoever computes it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from cvae.cli.overrides import quoted
+from cvae.cli.train import main
+from cvae.config.load import load
+from cvae.config.schema import Config
+from cvae.errors import ConfigError, LostProcess, UserError
+from cvae.report import figures
+from cvae.runs import world
+from cvae.runs.folder import RunFolder
+from cvae.training import collective
+from cvae.training.means import StepSums, read
+from cvae.training.run import prepare
+from cvae.training.state import TrainingState
+from cvae.training.steps import build
+from tests.helpers import CONF, ROOT
+from tests.test_golden import CASES, float64
+
+STEADY = ("device=cpu", "model.dropout=0.0")
+LANGUAGE = (*CASES["language"], *STEADY)
+# one sentence a batch leaves a process without a row, and three leave them unequal shares
+PARTED = {
+    "language": LANGUAGE,
+    "three sentences": (*LANGUAGE, "train.batch_size=3"),
+    "one sentence": (*LANGUAGE, "train.batch_size=1"),
+    "without clipping": (*LANGUAGE, "train.clip=null"),
+    "autoencoder": (*LANGUAGE, "schedule=none"),
+    "transformer": (*CASES["transformer"], *STEADY),
+    "toy": (*CASES["toy"], *STEADY),
+    "dialog": (*CASES["dialog with bag of words"], *STEADY),
+    "one response": (*CASES["dialog with bag of words"], *STEADY, "train.batch_size=1"),
+}
+WHOLE = {name: (*LANGUAGE, f"remedy=[{name}]") for name in ("free_bits", "free_bits_total", "kl_target")}
+NOISY = (*CASES["language"], "device=cpu", "model.dropout=0.5")
+
+
+def configured(overrides: Sequence[str]) -> Config:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return load(compose("config", list(map(quoted, overrides))))
+
+
+def trained(overrides: Sequence[str]) -> dict[str, Any]:
+    """Make some updates; return what is recorded of them, the weights, and the common random numbers."""
+    with float64():
+        config = configured(overrides)
+        task = prepare(config)
+        task.model.train()
+        step, batches, sums = build(task.model, config), task.batches["train"], []
+        for number in range(20):
+            sums.append(StepSums.of(*step(step.batch(batches, number), 0.2 + 0.04 * number, 0.01)))
+        recorded = read(sums)
+    weights = torch.cat([parameter.detach().flatten() for parameter in task.model.parameters()])
+    return {
+        "recorded": [[step.sentences, *values] for step, values in recorded],
+        "weights": weights.numpy(),
+        "random": torch.get_rng_state().numpy(),
+    }
+
+
+def enter(rank: int, port: int, size: int = 2) -> None:
+    """Make this process one of those that torchrun would start."""
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+    os.environ |= {name: str(value) for name, value in place.items()} | {"MASTER_ADDR": "127.0.0.1"}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def take_part(rank: int, port: int, cases: dict[str, Sequence[str]], line: Any) -> None:
+    """Train every case with the others."""
+    enter(rank, port)
+    with collective.joined("cpu"):
+        line.send({name: trained(overrides) for name, overrides in cases.items()})
+
+
+def lose(rank: int, port: int, size: int, lost: int, line: Any) -> None:
+    """Meet the others, and then be lost or say who is."""
+    enter(rank, port, size)
+    with collective.joined("cpu"):
+        if rank == lost:
+            os._exit(9)
+        try:
+            collective.agreed(0)
+        except LostProcess as error:
+            line.send(str(error))
+
+
+def free_port() -> int:
+    with closing(socket.socket()) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def started(work: Any, size: int, *arguments: Any) -> list[tuple[Any, Any]]:
+    """Start processes from one that has imported all; return each with a line to it."""
+    context, port = multiprocessing.get_context("forkserver"), free_port()
+    context.set_forkserver_preload([__name__, "cvae.cli.train", "tensorboard", "matplotlib.figure"])
+    both = []
+    for rank in range(size):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=work, args=(rank, port, *arguments, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        both.append((process, ours))
+    return both
+
+
+@pytest.fixture(scope="module")
+def together() -> list[dict[str, Any]]:
+    """Return what each of two processes trained."""
+    return [line.recv() for _, line in started(take_part, 2, PARTED | WHOLE | {"noisy": NOISY})]
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    """Assert that two trainings are the same but for rounding."""
+    np.testing.assert_allclose(one["recorded"], other["recorded"], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(one["weights"], other["weights"], rtol=0, atol=1e-9)
+    assert (one["random"] == other["random"]).all()
+
+
+@pytest.mark.parametrize("case", PARTED | WHOLE)
+def test_twenty_updates_of_two_processes_are_those_of_one(case, together):
+    alone = trained((PARTED | WHOLE)[case])
+    for process in together:
+        same(process[case], alone)
+
+
+def test_processes_stay_equal_to_the_bit_and_draw_masks_of_their_own(together):
+    alone = trained(NOISY)
+    first, other = (process["noisy"] for process in together)
+    assert (first["weights"] == other["weights"]).all()
+    assert (first["random"] == other["random"]).all()
+    assert first["recorded"] == other["recorded"]
+    assert np.abs(first["weights"] - alone["weights"]).max() > 1e-3
+
+
+def test_the_others_name_the_process_that_is_lost():
+    (_, first), _, (_, third) = started(lose, 3, 3, 1)
+    for said in (first.recv(), third.recv()):
+        assert "rank 1 (" in said and "is lost" in said
+        assert "rank 0" not in said and "rank 2" not in said
+
+
+def test_rank_0_is_named_where_the_store_is_lost_with_it():
+    _, (_, line) = started(lose, 2, 2, 0)
+    assert "rank 0" in line.recv()
+
+
+@pytest.mark.parametrize("case", PARTED)
+def test_accumulated_parts_give_the_update_of_the_whole_batch(case):
+    same(trained((*PARTED[case], "train.accumulate=3")), trained(PARTED[case]))
+
+
+@pytest.mark.parametrize("each", [1, 2])
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_every_row_of_a_batch_is_in_one_part(rows, each, monkeypatch):
+    config = configured((*LANGUAGE, f"train.batch_size={rows}", f"train.accumulate={each}"))
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    task = prepare(config)
+    step, batches = build(task.model, config), task.batches["train"]
+    whole, seen, sizes = batches.at(0), [], []
+    for rank in range(3):
+        monkeypatch.setenv("RANK", str(rank))
+        parts = step.batch(batches, 0)
+        assert parts.rows == rows and 1 <= len(parts.parts) <= each
+        for part in parts.parts:
+            assert len(part.batch.lengths) == max(1, part.rows)
+            seen += range(part.first, part.first + part.rows)
+            if part.rows:
+                sizes.append(part.rows)
+                assert torch.equal(part.batch.lengths, whole.lengths[part.first : part.first + part.rows])
+    assert seen == list(range(rows))
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_noise_of_its_own_differs_by_process_and_step_and_leaves_the_common_stream(monkeypatch):
+    drawn = set()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for seed, step, rank in itertools.product((0, 1), repeat=3):
+        monkeypatch.setenv("RANK", str(rank))
+        before = torch.get_rng_state()
+        with collective.own_noise(seed, step):
+            drawn.add(float(torch.rand(())))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(drawn) == 8
+
+
+@pytest.mark.parametrize("remedy", ["aggressive", "semi_amortized", "batch_norm"])
+def test_what_is_about_the_whole_batch_is_refused(remedy, monkeypatch):
+    overrides = (*LANGUAGE, f"remedy=[{remedy}]")
+    world.refuse(configured(overrides))
+    with pytest.raises(ConfigError, match=r"train\.accumulate"):
+        configured((*overrides, "train.accumulate=2"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="torchrun"):
+        world.refuse(configured(overrides))
+
+
+@pytest.mark.parametrize("remedy", WHOLE)
+def test_remedies_of_the_whole_batch_are_refused_in_parts(remedy):
+    with pytest.raises(ConfigError, match=f"objective.{remedy} is about the whole batch"):
+        configured((*LANGUAGE, f"remedy=[{remedy}]", "train.accumulate=2"))
+
+
+ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=1")
+ARGUMENTS += ("train.validate_every=40", "train.progress=false")
+
+
+def train(rank: int, port: int, folder: Path, name: str, line: Any) -> None:
+    """Train as a process of torchrun's that prints to a file."""
+    enter(rank, port, size=2)
+    os.chdir(folder)
+    output = os.open(f"{name}.{rank}", os.O_CREAT | os.O_TRUNC | os.O_WRONLY)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    figures.run_pictures = lambda folder: []
+    sys.exit(main([*ARGUMENTS, f"name={name}"]))
+
+
+def ended(started: list[tuple[Any, Any]], folder: Path, name: str) -> tuple[list[int], list[str]]:
+    """Return how processes ended within a minute, and what they printed."""
+    limit = time.monotonic() + 60
+    for process, _ in started:
+        process.join(limit - time.monotonic())
+    printed = [(folder / f"{name}.{rank}").read_text().strip() for rank in range(len(started))]
+    return [process.exitcode for process, _ in started], printed
+
+
+def run_folder(folder: Path, name: str) -> RunFolder:
+    return RunFolder(next((folder / "outputs" / name).iterdir()))
+
+
+def records(folder: RunFolder) -> list[dict[str, float]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if "time/" not in k} for line in lines]
+
+
+def reach(folder: Path, name: str, step: int) -> None:
+    """Wait until a run has recorded a step."""
+    for _ in range(6000):
+        found = list((folder / "outputs" / name).glob("*/metrics.jsonl"))
+        if found and f'"step": {step},' in found[0].read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"{name} has not come to step {step}")
+
+
+def test_a_run_is_the_same_by_torchrun_and_after_a_signal_and_a_lost_process(tmp_path):
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [*torchrun, str(ROOT / "train.py"), *ARGUMENTS, "name=whole"]
+    with (tmp_path / "log").open("w") as log:
+        whole = subprocess.Popen(arguments, cwd=tmp_path, stdout=log, stderr=log)
+
+    both = started(train, 2, tmp_path, "parts")
+    reach(tmp_path, "parts", 20)
+    os.kill(both[1][0].pid, signal.SIGTERM)
+    codes, printed = ended(both, tmp_path, "parts")
+    assert codes == [128 + signal.SIGTERM] * 2
+    assert "SIGTERM: saved after" in printed[0] and not printed[1]
+
+    both = started(train, 2, tmp_path, "parts")
+    reach(tmp_path, "parts", 60)
+    both[1][0].kill()
+    codes, printed = ended(both, tmp_path, "parts")
+    assert codes == [1, -signal.SIGKILL]
+    last = printed[0].splitlines()[-1]
+    assert last.startswith("rank 1 (") and "is lost" in last
+
+    codes, printed = ended(started(train, 2, tmp_path, "parts"), tmp_path, "parts")
+    assert codes == [0, 0], printed
+    assert whole.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    ours, theirs = (run_folder(tmp_path, name) for name in ("parts", "whole"))
+    assert records(ours) == records(theirs)
+    assert ours.record["device"] == "2 processes on cpu"
+    results = [{k: v for k, v in run.results.items() if "time/" not in k} for run in (ours, theirs)]
+    assert results[0] == results[1] and results[0]["finished"]
+
+
+def test_another_number_of_processes_says_what_changes(tmp_path, caplog, monkeypatch):
+    config = configured(LANGUAGE)
+    task = prepare(config)
+    state = TrainingState(task.model, build(task.model, config))
+    saved = state.state_dict()
+    state.load_state_dict(saved, tmp_path)
+    assert not caplog.text
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    state.load_state_dict(saved, tmp_path)
+    assert "4 processes" in caplog.text and "dropout masks will be others" in caplog.text
