@@ -36,6 +36,13 @@ def save(path: Path, content: dict[str, Any], keep: bool = False) -> None:
     write_atomically(path, buffer.getbuffer(), previous(path) if keep else None)
 
 
+def save_last(path: Path, content: dict[str, Any], count: int | None) -> None:
+    """Write the last checkpoint; keep the one before, and `count` older ones (`retire`)."""
+    if count != 0:
+        retire(previous(path), count, content["step"])
+    save(path, content, keep=True)
+
+
 def previous(path: Path) -> Path:
     """Return the path of the previous checkpoint, kept until a newer one is complete."""
     return path.with_name(path.name.replace("last", "previous"))

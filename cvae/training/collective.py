@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-import socket
+import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -57,7 +57,7 @@ def _meet(backend: str) -> None:
     global _store
     _store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
     dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=PATIENCE)
-    _store.set(f"cvae/name/{rank}", f"{socket.gethostname()}, process {os.getpid()}")
+    _store.set(f"cvae/name/{rank}", f"{platform.node()}, process {os.getpid()}")
 
 
 def _take_gpu() -> None:
@@ -71,16 +71,18 @@ def _take_gpu() -> None:
 
 
 def share(value: T) -> T:
-    """Return rank 0's value in every process, tensors on the CPU."""
+    """Return rank 0's value, plain containers and tensors, in every process, with tensors on the CPU."""
     if world.size() == 1:
         return value
     buffer = io.BytesIO()
-    if world.rank() == 0:
-        torch.save(value, buffer)
-    box = [buffer.getvalue()]
-    _together(lambda: dist.broadcast_object_list(box, src=0, device=torch.device("cpu")))
-    # written by rank 0 of this very run a moment ago, so it may hold any object
-    return torch.load(io.BytesIO(box[0]), map_location="cpu", weights_only=False)
+    torch.save(value, buffer)
+    content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    size = torch.tensor(len(content))
+    _together(lambda: dist.broadcast(size, src=0))
+    if world.rank() > 0:
+        content = torch.empty(int(size), dtype=torch.uint8)
+    _together(lambda: dist.broadcast(content, src=0))
+    return torch.load(io.BytesIO(content.numpy().tobytes()), map_location="cpu", weights_only=True)
 
 
 def agreed(number: int) -> int:

@@ -6,9 +6,10 @@ import dataclasses
 import logging
 from typing import Any
 
+from cvae.config.load import identity as flat
 from cvae.config.schema import Config
 from cvae.errors import FolderError
-from cvae.runs import world
+from cvae.runs import fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
 from cvae.training import collective
@@ -22,18 +23,23 @@ def quiet(config: Config) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, progress=False))
 
 
-def follow(config: Config, folder: RunFolder, task: Task, identity: dict[str, Any]) -> None:
-    """Take the steps of rank 0's run; `identity` says of which configuration, data and words.
+def identity(task: Task) -> dict[str, Any]:
+    """Return what all processes of a run must have in common."""
+    data = {**task.data.fingerprints, **fingerprints.others(task.config)}
+    return {
+        "configuration": flat(task.config.container),
+        "vocabulary": task.data.vocabulary.text,
+        "data": data,
+    }
 
-    Raises FolderError where rank 0 has others.
-    """
-    theirs = collective.share(identity)
-    if differing := [name for name, value in identity.items() if value != theirs[name]]:
-        raise FolderError(
-            f"rank {world.rank()} has another {' and '.join(differing)} than rank 0: all processes must have"
-            " the same"
-        )
-    loop = Follower(config, task, folder)
+
+def follow(folder: RunFolder, task: Task) -> None:
+    """Take the steps of rank 0's run. Raises FolderError where rank 0 has another corpus or configuration."""
+    ours = identity(task)
+    theirs = collective.share(ours)
+    if differing := [name for name in ours if ours[name] != theirs[name]]:
+        raise FolderError(f"its {' and '.join(differing)} must be those of rank 0, and differ from them")
+    loop = Follower(task.config, task, folder)
     loop.resume()
     records: Any = None
     loop.run(records)
@@ -43,8 +49,8 @@ class Follower(Loop):
     """The loop without measures, records and checkpoints; rank 0 sends what it decides by them."""
 
     def resume(self) -> tuple[int, dict[str, int]]:
-        """Take over the state and the rates of rank 0."""
-        state, self.rates = collective.share((self.state.state_dict(), self.rates))
+        """Take over the state of rank 0."""
+        state = collective.share(self.state.state_dict())
         self.state.load_state_dict(state, self.folder / "checkpoint_last.pt")
         self._saved = self.state.step
         return self._saved, {}
@@ -59,8 +65,7 @@ class Follower(Loop):
         self._unread = []
 
     def _report(self, logger: Any, bar: Any) -> None:
-        if self._reporting:
-            self._read_steps()
+        self._read_steps()
 
     def _validate(self, logger: Any) -> None:
         self._read_steps()

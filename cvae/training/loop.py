@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import signal
-
 from tqdm import tqdm
 
 from cvae.config.schema import Config
@@ -19,8 +16,6 @@ from cvae.training.signals import StopSignals
 from cvae.training.state import TrainingState
 from cvae.training.transfer import last_checkpoint
 
-log = logging.getLogger("cvae")
-
 
 class Loop:
     """Training of one run, from its last checkpoint to its end or to where it is stopped."""
@@ -31,6 +26,7 @@ class Loop:
         self.epoch = len(task.batches["train"])
         self.total = train.total(self.epoch) if config.pretrains else 0
         self.end = min(self.total, train.stop_after or self.total)
+        self.log_every = train.log_every
         self.validate_every = train.validate_every or self.epoch
         self.save_every = train.save_every or self.validate_every
         self.train_step = steps.build(task.model, config)
@@ -60,7 +56,7 @@ class Loop:
         if saved is not None:
             self.state.load_state_dict(saved, self.folder / "checkpoint_last.pt")
         self._saved = 0 if takes_over else self.state.step
-        collective.share((self.state.state_dict(), self.rates))
+        collective.share(self.state.state_dict())
         return self._saved, saved["offsets"] if saved else {}
 
     def save(self, logger: Logger) -> None:
@@ -70,10 +66,7 @@ class Loop:
         divergence.check_weights(self.task.model, self.state.step)
         self.state.lap()
         content = {"config": self.config.container, **self.state.state_dict(), "offsets": logger.offsets()}
-        path = self.folder / "checkpoint_last.pt"
-        if (count := self.config.train.keep) != 0:
-            checkpoint.retire(checkpoint.previous(path), count, self.state.step)
-        checkpoint.save(path, content, keep=True)
+        checkpoint.save_last(self.folder / "checkpoint_last.pt", content, self.config.train.keep)
         self._saved = self.state.step
 
     def run(self, logger: Logger) -> None:
@@ -88,7 +81,8 @@ class Loop:
             while state.step < self.end and not self.finished and not stop.agreed():
                 self._advance()
                 bar.update()
-                self._report(logger, bar)
+                if (state.step - 1) % self.log_every == 0 or state.step == self.total:
+                    self._report(logger, bar)
                 validating = state.step % self.validate_every == 0 or state.step == self.total
                 if validating:
                     self._validate(logger)
@@ -99,9 +93,7 @@ class Loop:
             if state.step != self._saved:
                 self.save(logger)
         if stop.received:
-            name = signal.Signals(stop.received).name
-            log.info(f"{name}: saved after {state.step:,} updates; the same command continues from there")
-            stop.exit()
+            stop.exit(state.step)
 
     def _advance(self) -> None:
         """Make one training step."""
@@ -122,17 +114,9 @@ class Loop:
             self.state.recent.add(step, values)
             self.state.since_validation.add(step, values)
 
-    @property
-    def _reporting(self) -> bool:
-        """Whether the last step is one that train/* is written after."""
-        step = self.state.step
-        return (step - 1) % self.config.train.log_every == 0 or step == self.total
-
     def _report(self, logger: Logger, bar: tqdm) -> None:
-        """Write train/* every `log_every` steps: at step t, means over the steps since the last record."""
+        """Write train/* at step t: means over the steps since the last record."""
         step, recent = self.state.step - 1, self.state.recent
-        if not self._reporting:
-            return
         self._read_steps()
         sentences = recent.sentences
         means, tokens = recent.pop_means(self.config.autoencoder)
@@ -164,8 +148,8 @@ class Loop:
         state.scores.append(collective.share(self.task.score(measured["val"])))
         if state.scores[-1] < state.best:
             state.best = state.scores[-1]
-            weights = self.task.model.state_dict()
-            content = {"config": self.config.container, "step": state.step, "model": weights}
+            best = {"step": state.step, "model": self.task.model.state_dict()}
+            content = {"config": self.config.container, **best}
             checkpoint.save(self.folder / "checkpoint_best.pt", content)
         state.lap(of_steps=False)
 

@@ -12,9 +12,7 @@ import torch
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from cvae import data, models, tasks
-from cvae.config.load import identity
-from cvae.config.schema import Config, SentenceFiles
-from cvae.data import vocabulary
+from cvae.config.schema import Config
 from cvae.data.vocabulary import Vocabulary
 from cvae.errors import FolderError, UserError
 from cvae.io import write_atomically
@@ -33,7 +31,7 @@ from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.results import conclude, load_checkpoint
 from cvae.training.tracker import refuse_unusable
-from cvae.training.transfer import keeps_vocabulary, load_weights, refuse_continuation, vocabulary_of
+from cvae.training.transfer import known_vocabulary, load_weights, refuse_continuation, stored_vocabulary
 
 log = logging.getLogger("cvae")
 
@@ -51,8 +49,8 @@ def run(
         if world.rank() == 0:
             return _lead(config, folder, command, composition or {})
         config = follower.quiet(config)
-        task = prepare(config, collective.share(None), folder)
-        follower.follow(config, folder, task, _identity(task, config))
+        task = prepare(config, known_vocabulary(folder, config), folder)
+        follower.follow(folder, task)
         return math.nan
 
 
@@ -62,8 +60,7 @@ def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str
         (folder / ERROR).unlink()
     try:
         refuse_unusable(config)
-        known = collective.share(_known_vocabulary(folder, config))
-        task = prepare(config, known, None if config.overwrite else folder)
+        task = prepare(config, known_vocabulary(folder, config), None if config.overwrite else folder)
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
@@ -82,30 +79,8 @@ def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str
             device = world.described(device_name(task.device))
             describe(folder, config, command, _fingerprints(task, config), device)
             _write_texts(folder, task, composition)
-            collective.share(_identity(task, config))
+            collective.share(follower.identity(task))
             return _train(config, folder, task)
-
-
-def stored_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
-    """Return the vocabulary that a run of sentences began with, None for none: a tokenizer is trained once.
-
-    Raises UserError where a tokenizer is not there any more.
-    """
-    if not isinstance(config.dataset, SentenceFiles) or folder.record is None:
-        return None
-    with suppress(FileNotFoundError):
-        return vocabulary.load(folder.path, config.dataset.tokens)
-    return None
-
-
-def _known_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
-    """Return the vocabulary that is known before the data are read: the run's own, or that of its source."""
-    own = None if config.overwrite else stored_vocabulary(folder, config)
-    if not keeps_vocabulary(config):
-        return own
-    known = own or vocabulary_of(RunFolder(hub.source(config)), config)
-    known.source = config.init_from or ""
-    return known
 
 
 def prepare(config: Config, known: Vocabulary | None = None, folder: RunFolder | None = None) -> Task:
@@ -132,12 +107,6 @@ def prepare(config: Config, known: Vocabulary | None = None, folder: RunFolder |
 def _fingerprints(task: Task, config: Config) -> Fingerprints:
     """Return the fingerprints of the data that were read, and of the other files of a configuration."""
     return {**task.data.fingerprints, **fingerprints.others(config)}
-
-
-def _identity(task: Task, config: Config) -> dict[str, Any]:
-    """Return what all processes of a run must have in common."""
-    words, data = task.data.vocabulary.text, _fingerprints(task, config)
-    return {"configuration": identity(config.container), "vocabulary": words, "data": data}
 
 
 def reopen(config: Config, folder: RunFolder, which: str | None = None, split: str = "val") -> Task:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from typing import Any
 
 from cvae.training import collective
+
+log = logging.getLogger("cvae")
 
 # what SLURM sends before a time limit; Windows has neither
 WARNINGS = [getattr(signal, name) for name in ("SIGUSR1", "SIGUSR2") if hasattr(signal, name)]
@@ -45,8 +48,10 @@ class StopSignals:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
-    def exit(self) -> None:
+    def exit(self, updates: int) -> None:
         """End the process as the signal would have, after the former handler of a warning."""
+        name = signal.Signals(self.received).name
+        log.info(f"{name}: saved after {updates:,} updates; the same command continues from there")
         if self.received in WARNINGS and callable(former := self._former[self.received]):
             former(self.received, None)
         raise SystemExit(128 + self.received)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 from cvae.config.schema import Config, SentenceFiles
@@ -9,6 +10,7 @@ from cvae.data import vocabulary
 from cvae.data.vocabulary import Vocabulary
 from cvae.errors import CheckpointError, FolderError
 from cvae.io import write_atomically
+from cvae.runs import hub
 from cvae.runs.compatibility import refuse_as_source, refuse_other_data
 from cvae.runs.continuation import refuse_to_continue
 from cvae.runs.folder import RunFolder
@@ -41,6 +43,28 @@ def vocabulary_of(source: RunFolder, config: Config) -> Vocabulary:
         return vocabulary.load(source.path, here)
     except OSError as error:
         raise FolderError(f"{key}={source} has no vocabulary to keep: {error.strerror}") from None
+
+
+def stored_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
+    """Return the vocabulary that a run of sentences began with, None for none: a tokenizer is trained once.
+
+    Raises UserError where a tokenizer is not there any more.
+    """
+    if not isinstance(config.dataset, SentenceFiles) or folder.record is None:
+        return None
+    with suppress(FileNotFoundError):
+        return vocabulary.load(folder.path, config.dataset.tokens)
+    return None
+
+
+def known_vocabulary(folder: RunFolder, config: Config) -> Vocabulary | None:
+    """Return the vocabulary that is known before the data are read: the run's own, or that of its source."""
+    own = None if config.overwrite else stored_vocabulary(folder, config)
+    if not keeps_vocabulary(config):
+        return own
+    known = own or vocabulary_of(RunFolder(hub.source(config)), config)
+    known.source = config.init_from or ""
+    return known
 
 
 def load_weights(source: RunFolder, task: Task, encoder_only: bool) -> None:

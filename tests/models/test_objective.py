@@ -374,7 +374,9 @@ def test_updates_are_adam_by_hand_on_clipped_gradients(config):
         found, loss, before_clipping = update(batch, beta, lr)
         assert before_clipping.item() == pytest.approx(norm, rel=1e-4)
         assert norm > 0.5  # so that clipping at 0.5 does something
-        assert loss.item() == pytest.approx(objective.loss(found, beta, config.objective.free_bits).item())
+        assert loss.item() == pytest.approx(
+            objective.loss(found, beta, free_bits=config.objective.free_bits).item()
+        )
         assert not loss.requires_grad
     for (name, one), other in zip(model.named_parameters(), byhand.parameters(), strict=True):
         torch.testing.assert_close(
