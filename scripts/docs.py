@@ -4,8 +4,9 @@
     (what the command prints)
     <!-- end -->
 
-Commands are those of table.py and claims.py, `bench.py --read FILE` and `kill.py --read FILE`. With --check
-nothing is written; blocks that differ from what their commands print are shown, and the exit status is 1.
+Commands are those of table.py, claims.py and estimate.py, `bench.py --read FILE` and `kill.py --read FILE`.
+With --check nothing is written; blocks that differ from what their commands print are shown, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -28,15 +29,22 @@ from cvae.cli.arguments import Arguments, entry_point, parser
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # where the other scripts are
 
 import bench
+import estimate
 import kill
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"<!-- python scripts/(?P<script>table|claims|bench|kill)\.py(?P<rest>[^\n]*?) -->\n"
+    r"<!-- python scripts/(?P<script>table|claims|bench|kill|estimate)\.py(?P<rest>[^\n]*?) -->\n"
     r".*?<!-- end -->",
     re.S,
 )
-MAINS = {"bench": bench.main, "claims": claims.main, "kill": kill.main, "table": table.main}
+MAINS = {
+    "bench": bench.main,
+    "claims": claims.main,
+    "estimate": estimate.main,
+    "kill": kill.main,
+    "table": table.main,
+}
 
 
 def printed(name: str, arguments: Sequence[str]) -> str:
