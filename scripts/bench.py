@@ -10,6 +10,7 @@ of z.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -44,6 +45,7 @@ from cvae.models import decode, gaussian, kernels, objective
 from cvae.models.objective import LatentModel, Terms
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
+from cvae.training.device import multiplies_bf16
 from cvae.training.run import prepare
 from cvae.training.steps.plain import autocast
 from scripts.profiling import operations, parts
@@ -66,6 +68,9 @@ EXAMPLES = """examples:
   python scripts/bench.py --task ptb --device cuda precision=bf16
   python scripts/bench.py --read outputs/published/bench/ptb.json   the table of what --json wrote
 
+--step FILE takes turns with a step of your own: FILE defines step(batch), and may define prepare(task),
+called once with the task that the batches are of (configuration, data, model).
+
 Nothing else should run: a busy core costs work with barriers more than it costs a matrix product."""
 
 
@@ -81,6 +86,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--seconds", type=float, default=60, help="to measure each work of each task (default: %(default)s)")
     add("--threads", type=count, metavar="N", help="torch's threads (default: torch's choice)")
     add("--device", choices=["cpu", "cuda"], default="cpu", help="(default: %(default)s)")
+    add("--step", type=Path, metavar="FILE", help="time step(batch) of this Python file, too; see below")
     add("--parts", action="store_true", help="instead: where the time of an update goes")
     add("--operations", action="store_true", help="instead: how many operations an update dispatches")
     add("--startup", action="store_true", help="instead: the time to the first update, and the memory")
@@ -90,6 +96,10 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not options.seconds > 0:
         parser.error("--seconds must be above 0")
+    if options.step is not None and not options.step.is_file():
+        parser.error(f"--step: there is no file {options.step}")
+    if options.step is not None and options.step.stem in ("plain", "ours", "sgemm"):
+        parser.error(f"--step: {options.step.name} would be taken for a row of the table: rename it")
     if options.text and min(options.text) < 100:
         parser.error("--text must be at least 100 sentences")
     if wrong := [given for given in options.overrides if "=" not in given]:
@@ -108,14 +118,20 @@ def configuration(task: str, overrides: Sequence[str], threads: int | None) -> C
 Work = Callable[[], Any]
 
 
-def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
-    """Return a round of a work, and its tokens. Raises KeyError where there is no plain one."""
+def work(kind: str, name: str, task: LanguageTask, own: Path | None = None) -> tuple[Work, int]:
+    """Return a round of a work, and its tokens; `own` is the file of another step.
+
+    Raises KeyError where there is no such work of this kind.
+    """
     model, train = task.model, task.batches["train"]
     batches = [train.at(step) for step in range(WORKS[name])]
     tokens = sum(int(batch.counted.sum()) for batch in batches)
     if name == "step":
         model.train()
-        step = plain_step(task) if kind == "plain" else steps.build(task.model, task.config)
+        if own is not None:
+            step = own_step(own, task)
+        else:
+            step = plain_step(task) if kind == "plain" else steps.build(task.model, task.config)
         return (lambda: [step(train.at(n), BETA, LEARNING_RATE) for n in range(len(batches))]), tokens
     model.eval()
     noise = task.generator()
@@ -135,6 +151,19 @@ def work(kind: str, name: str, task: LanguageTask) -> tuple[Work, int]:
         tokens = LONGEST * sum(len(batch.lengths) for batch in batches)
         by_kind = {"ours": lambda: [generation(model, batch, noise) for batch in batches]}
     return torch.no_grad()(by_kind[kind]), tokens
+
+
+def own_step(path: Path, task: LanguageTask) -> Callable[..., Any]:
+    """Return `step(batch)` of a Python file, prepared. Raises UserError where it defines none."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"--step: {path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, "step", None)):
+        raise UserError(f"--step: {path} must define step(batch)")
+    getattr(module, "prepare", lambda task: None)(task)
+    return lambda batch, beta, lr: module.step(batch)
 
 
 def plain_terms(model: LatentModel, batch: Any, noise: torch.Generator | None = None) -> Terms:
@@ -209,8 +238,8 @@ def peak(device: str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def serve(kind: str, name: str, config: Config, line: Connection) -> None:
-    """Serve a work in a process of its own: send its tokens, or None where there is no such work.
+def serve(kind: str, name: str, config: Config, own: Path | None, line: Connection) -> None:
+    """Serve a work in a process of its own: send its tokens, a UserError, or None for no such work.
 
     Each True is answered by the seconds of a round, False by FLOP and peak memory.
     """
@@ -220,9 +249,9 @@ def serve(kind: str, name: str, config: Config, line: Connection) -> None:
         if product := kind == "sgemm":
             measured, tokens = sgemm(config.device, config.precision)
         else:
-            measured, tokens = work(kind, name, prepare(config))
-    except KeyError:
-        line.send(None)
+            measured, tokens = work(kind, name, prepare(config), own)
+    except (KeyError, UserError) as error:
+        line.send(None if isinstance(error, KeyError) else error)
         return
     measured()  # to warm up
     line.send(tokens)
@@ -232,16 +261,24 @@ def serve(kind: str, name: str, config: Config, line: Connection) -> None:
     line.send((tokens if product else flop(measured), memory))
 
 
-def rounds(name: str, config: Config, duration: float) -> dict[str, Any]:
-    """Return the numbers of rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three."""
+def rounds(name: str, config: Config, duration: float, own: Path | None = None) -> dict[str, Any]:
+    """Return the numbers of rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three.
+
+    `own` is the file of another step, which takes turns with them. Raises UserError where it has none.
+    """
     context = multiprocessing.get_context("spawn")
     lines, workers, tokens = {}, [], {}
-    for kind in ("plain", "ours", "sgemm"):
+    files: dict[str, Path | None] = dict.fromkeys(("plain", "ours", "sgemm"))
+    if own is not None and name == "step":
+        files[own.stem] = own
+    for kind, file in files.items():
         lines[kind], theirs = context.Pipe()
-        workers.append(context.Process(target=serve, args=(kind, name, config, theirs), daemon=True))
+        workers.append(context.Process(target=serve, args=(kind, name, config, file, theirs), daemon=True))
         workers[-1].start()
         theirs.close()
-        if (count_of_tokens := lines[kind].recv()) is None:
+        if isinstance(count_of_tokens := lines[kind].recv(), UserError):
+            raise count_of_tokens
+        if count_of_tokens is None:
             del lines[kind]
         else:
             tokens[kind] = count_of_tokens
@@ -417,7 +454,7 @@ def measure(options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     for task, config in configs.items():
         for name in options.work:
             print(f"measuring: {task} {name}", file=sys.stderr)
-            measured[f"{task} {name}"] = rounds(name, config, options.seconds)
+            measured[f"{task} {name}"] = rounds(name, config, options.seconds, options.step)
     return measured, compared(measured)
 
 
@@ -430,7 +467,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.threads:
             os.environ["OMP_NUM_THREADS"] = str(options.threads)  # before the processes import torch
-        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores, torch {torch.__version__}\n")
+        bf16 = "" if options.device == "cuda" or multiplies_bf16() else ", no products in bf16"
+        print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores{bf16}, torch {torch.__version__}\n")
         measured, report = measure(options)
         print(report)
         if options.json is not None:

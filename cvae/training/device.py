@@ -31,3 +31,15 @@ def describe_device(device: torch.device) -> str:
 def device_name(device: torch.device) -> str:
     """Return `cpu`, or `cuda` with the name of the GPU."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+
+
+def multiplies_bf16() -> bool:
+    """Return whether this processor has products in bf16."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def precision_notes(precision: str, device: torch.device) -> list[str]:
+    """Return what a run in this precision should know of its device, a sentence or none."""
+    if precision != "bf16" or device.type != "cpu" or multiplies_bf16():
+        return []
+    return ["precision=bf16: this processor has no products in bf16, so float32 is faster here"]

@@ -24,7 +24,7 @@ from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
 from cvae.training import collective, follower
-from cvae.training.device import choose_device, describe_device, device_name
+from cvae.training.device import choose_device, describe_device, device_name, precision_notes
 from cvae.training.guards import disk_errors, log_file
 from cvae.training.located import located, with_tokenizer
 from cvae.training.logger import Logger
@@ -146,7 +146,7 @@ def _train(config: Config, folder: RunFolder, task: Task) -> float:
     loop = Loop(config, task, folder)
     facts: dict[str, Any] = {f"data/{name}": count for name, count in task.counts().items()}
     facts |= {"model/parameters": sum(p.numel() for p in task.model.parameters()), "updates": loop.total}
-    notes = list(task.data.notes)
+    notes = [*task.data.notes, *precision_notes(config.precision, task.device)]
     if loop.rates.stages:
         notes.append(continuation.sentence(config, loop.rates))
     facts |= {"notes": notes} if notes else {}

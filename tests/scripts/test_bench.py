@@ -64,13 +64,41 @@ def test_a_transformers_step_has_the_flop_of_its_matrix_products(configured):
         assert bench.flop(done) == 6 * (layers + attention + latent + rated * 8 * words)
 
 
+def test_a_step_in_a_file_is_served_with_its_flop(config, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\n"
+        "def prepare(task):\n    global words\n    words = len(task.data.vocabulary)\n"
+        "def step(batch):\n    torch.ones(len(batch.lengths), 5) @ torch.ones(5, words)\n"
+    )
+    task = prepare(config)
+    rows = sum(len(task.batches["train"].at(step).lengths) for step in range(bench.WORKS["step"]))
+    done, tokens = bench.work("mine", "step", task, tmp_path / "mine.py")
+    assert tokens == bench.work("ours", "step", task)[1]
+    assert bench.flop(done) == 2 * rows * 5 * len(task.data.vocabulary)
+    (tmp_path / "empty.py").touch()
+    with pytest.raises(UserError, match=r"empty\.py must define step\(batch\)"):
+        bench.work("empty", "step", task, tmp_path / "empty.py")
+
+
+def test_a_step_in_a_file_must_be_there_and_have_a_name_of_its_own(tmp_path, capsys):
+    (tmp_path / "ours.py").touch()
+    for name, message in (("absent.py", "there is no file"), ("ours.py", "rename it")):
+        with pytest.raises(SystemExit):
+            bench.parse(["--step", str(tmp_path / name)])
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", bench.WORKS)
 def test_every_work_is_served_by_plain_torch_and_by_ours(name, config):
     tokens = {}
     for kind in ("plain", "ours"):
         said, orders = [], iter([True, True, False])
         bench.serve(
-            kind, name, config, SimpleNamespace(send=said.append, recv=lambda orders=orders: next(orders))
+            kind,
+            name,
+            config,
+            None,
+            SimpleNamespace(send=said.append, recv=lambda orders=orders: next(orders)),
         )
         if (kind, name) == ("plain", "generation"):
             assert said == [None]

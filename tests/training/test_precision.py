@@ -12,6 +12,7 @@ from cvae.errors import UserError
 from cvae.models import gaussian
 from cvae.models.kernels import output
 from cvae.runs.folder import RunFolder
+from cvae.training import device as devices
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
 from cvae.training.steps import build
@@ -165,3 +166,12 @@ def test_an_update_on_a_gpu_waits_for_nothing(kind, configured, tmp_path):
         loop._advance()
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_a_processor_without_bf16_is_told_that_float32_is_faster(supported, monkeypatch):
+    monkeypatch.setattr(devices, "multiplies_bf16", lambda: supported)
+    notes = devices.precision_notes("bf16", torch.device("cpu"))
+    assert ["float32 is faster" in note for note in notes] == [True] * (not supported)
+    assert devices.precision_notes("float32", torch.device("cpu")) == []
+    assert devices.precision_notes("bf16", torch.device("cuda")) == []

@@ -13,6 +13,7 @@ from cvae.config.schema import Config
 from cvae.data.text import Batch, Batches
 from cvae.models import objective
 from cvae.models.objective import LatentModel, Terms
+from cvae.training.device import multiplies_bf16
 
 
 class TrainStep:
@@ -92,9 +93,9 @@ def autocast(precision: str, device: str) -> Iterator[None]:
     if precision != "bf16":
         yield
         return
-    enabled = torch.backends.mkldnn.enabled
+    enabled: Any = torch.backends.mkldnn.enabled
     # on CPUs without bf16 oneDNN's LSTM refuses it, torch's own does not
-    torch.backends.mkldnn.enabled = enabled and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    torch.backends.mkldnn.enabled = enabled and multiplies_bf16()
     try:
         with torch.autocast(device, torch.bfloat16):
             yield
