@@ -93,11 +93,12 @@ def autocast(precision: str, device: str) -> Iterator[None]:
     if precision != "bf16":
         yield
         return
-    enabled: Any = torch.backends.mkldnn.enabled
+    onednn: Any = torch.backends.mkldnn
+    enabled = onednn.enabled
     # on CPUs without bf16 oneDNN's LSTM refuses it, torch's own does not
-    torch.backends.mkldnn.enabled = enabled and multiplies_bf16()
+    onednn.enabled = enabled and multiplies_bf16()
     try:
         with torch.autocast(device, torch.bfloat16):
             yield
     finally:
-        torch.backends.mkldnn.enabled = enabled
+        onednn.enabled = enabled
