@@ -17,8 +17,8 @@ from cvae.models.objective import LatentModel
 
 @contextmanager
 def frozen(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Form no gradient of these parameters, which also saves time."""
-    parameters = list(parameters)
+    """Form no gradient of these parameters, which also saves time; what is not trained anyway stays so."""
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

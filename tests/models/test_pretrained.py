@@ -24,6 +24,7 @@ from cvae.models.pretrained import PretrainedVAE
 from cvae.models.refinement import refined
 from cvae.runs import hub
 from cvae.runs.folder import RunFolder
+from cvae.tasks.base import refined_metrics
 from cvae.training import checkpoint
 from cvae.training.export import export
 from cvae.training.run import prepare, run
@@ -365,15 +366,24 @@ def test_a_run_is_resumed_loaded_and_exported_without_the_checkpoint(
 
 
 @pytest.mark.parametrize(
-    ("kind", "frozen"), [("gpt2", "encoder"), ("gpt2", "decoder"), ("gpt2", "embeddings"), ("t5", "decoder")]
+    ("kind", "frozen", "update"),
+    [
+        *(("gpt2", part, "plain") for part in ("encoder", "decoder", "embeddings")),
+        *(("gpt2", "decoder", update) for update in ("aggressive", "semi_amortized")),
+        ("t5", "decoder", "plain"),
+    ],
 )
-def test_frozen_parts_stay_and_have_no_state_in_adam(kind, frozen, command, configured):
-    config = configured(*command(kind), f"model.freeze=[{frozen}]")
+def test_frozen_parts_stay_and_have_no_state_in_adam(kind, frozen, update, command, configured):
+    remedy = () if update == "plain" else (f"remedy=[{update}]",)
+    config = configured(*command(kind), f"model.freeze=[{frozen}]", *remedy)
     task = prepare(config)
     before = {name: weight.clone() for name, weight in task.model.named_parameters()}
     step = build(task.model, config)
     for number in range(3):
-        step(task.batches["train"].at(number), 1.0, 0.01)
+        batches = task.batches["train"]
+        step(batches.at(number), 1.0, 0.01, [batches.at(number)])
+        if number == 0 and update == "semi_amortized":  # a validation refines posteriors, too
+            refined_metrics(task, "val", thorough=False)
     weights = dict(task.model.named_parameters())
     kept = {name for name, weight in weights.items() if not weight.requires_grad}
     moved = {name for name, weight in weights.items() if not torch.equal(weight, before[name])}
