@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+import sys
 import time
 import tracemalloc
 from pathlib import Path
@@ -19,7 +20,7 @@ from cvae import data
 from cvae.config.schema import OwnLabels, OwnText, Shares
 from cvae.data import cache, parallel, sources, text, vocabulary
 from cvae.data.text import Batches, Splits
-from cvae.data.vocabulary import Vocabulary
+from cvae.data.vocabulary import Pieces, Vocabulary
 from cvae.errors import UserError
 from tests.helpers import CPU
 
@@ -159,13 +160,23 @@ def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path):
     data.build(config, CPU)
     known = Vocabulary(["<pad>", "<unk>", "<s>", "</s>", "dog"])
     for _ in range(2):
-        assert data.build(config, CPU, known).vocabulary is known
+        built = data.build(config, CPU, known)
+        assert built.vocabulary is known
+        assert all(corpus.tokens.max() < len(known) for corpus in built.corpora.values())
     assert data.build(config, CPU).vocabulary.words != known.words
     known.source = "another run"
     for _ in range(2):
         assert "unknown to it are" in data.build(config, CPU, known).notes[-1]
     Path(config.path).write_text("\n".join(["zebra zebra", *sentences(50)]) + "\n")
     assert "zebra" in data.build(config, CPU).vocabulary.words
+
+
+def test_an_edited_tokenizer_is_read_again(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    for size in (260, 280):
+        Pieces.trained(sentences(90), size).tokenizer.save(str(path))
+        built = data.build(own(tmp_path, tokens="bpe", tokenizer=str(path)), CPU)
+        assert built.vocabulary.content == Pieces.read(path).content
 
 
 def test_other_code_reads_again_and_takes_the_place(tmp_path, monkeypatch, folder):
@@ -280,6 +291,17 @@ def test_results_come_in_the_order_of_the_texts(count, monkeypatch):
     found = list(parallel.in_chunks(lambda chunk: [os.getpid(), *chunk], texts, 3))
     assert [part for _, *parts in found for part in parts] == texts
     assert len({pid for pid, *_ in found} - {os.getpid()}) == (min(3, -(-count // 2)) if count > 2 else 0)
+
+
+def test_a_daemonic_process_reads_alone(monkeypatch):
+    """As joblib's are, in a sweep: they must not have children."""
+    monkeypatch.setattr(parallel, "CHUNK", 2)
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(3))
+    assert parallel.available() == (3 if sys.platform.startswith("linux") else 1)
+    daemon = FORK.Process(target=lambda: list(parallel.in_chunks(len, ["a"] * 9)), daemon=True)
+    daemon.start()
+    daemon.join()
+    assert daemon.exitcode == 0
 
 
 def test_an_error_in_another_process_is_the_user_s(monkeypatch):
