@@ -71,6 +71,7 @@ def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
             folder.mkdir(parents=True)
             for place, text in enumerate(sentences(name, 10)):
                 (folder / f"{place}.txt").write_text(text)
+    (tmp_path / "split" / "train" / "bad" / "README.md").write_text("no text of this class")
     built = data.build(own(tmp_path / "split"), CPU)
     sizes = {split: len(corpus) for split, corpus in built.corpora.items()}
     assert sizes == {"train": 27, "test": 30, "val": 3} and built.classes == CLASSES
