@@ -86,6 +86,7 @@ def test_nothing_of_the_old_run_stays_where_another_overwrites_it(runs, tmp_path
         {path.name.partition(".out.")[0] for path in at.iterdir()} for at in (folder.path, runs / "words")
     ]
     assert names[0] == names[1]
+    assert (folder / "vocabulary.txt").read_bytes() == (runs / "words" / "vocabulary.txt").read_bytes()
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bpe"])
