@@ -90,6 +90,13 @@ def test_the_three_formats_hold_the_same_and_open_without_pickle(folder, place):
             np.testing.assert_array_equal(values, arrays[name])
 
 
+def test_the_column_asked_for_is_encoded(folder, place):
+    (place / "a.csv").write_text("one,two\nthe old cat,a red dog\n")
+    for column, text in (("one", "the old cat"), ("two", "a red dog")):
+        assert encode.main([str(folder.path), "a.csv", "--column", column, "--to", "z.jsonl"]) == 0
+        assert json.loads((place / "z.jsonl").read_text())["text"] == text
+
+
 @pytest.mark.parametrize(
     ("options", "choice"),
     [
@@ -196,6 +203,16 @@ def test_another_text_is_measured_as_the_test_split_was(folder, place, capsys):
     assert (again["text/iw_samples"], again["text/iw_sentences"]) == (7, 48)
 
 
+def test_one_file_of_the_corpus_is_a_text_of_its_own(folder, tmp_path, capsys):
+    own = RunFolder(shutil.copytree(folder.path, tmp_path / "run"))
+    record = own.record
+    record["data"]["train"] = "0" * 64  # as where the splits differ
+    (own / "run.json").write_text(json.dumps(record))
+    text = folder.path.parent / "away" / "test.txt"
+    assert measures(capsys, own.path, "--data", text)["text/sentences"] == 48
+    assert "test/elbo" in measures(capsys, folder.path, "--data", text)  # each split is this file
+
+
 def test_a_table_with_unknown_words_is_measured(folder, place, capsys):
     (place / "a.jsonl").write_text('{"t": "the zebra saw it", "u": "x y"}\n{"t": "", "u": "a"}\n')
     found = measures(capsys, folder.path, "--data", "a.jsonl", "--column", "t")
@@ -230,7 +247,13 @@ def test_typed_sentences_need_no_corpus_and_others_do(folder, place, capsys):
     ):
         assert sample.main([run, *arguments, "--json"]) == 0, arguments
         assert next(iter(json.loads(capsys.readouterr().out))).startswith(arguments[0][:9])
-    for arguments in (["neighbours", "the old cat"], ["reconstruct"], []):
+    between = ["arithmetic", "the old cat", "--from"]
+    labels = (
+        [*between, "a.txt", "--to", "0"],
+        [*between, "0", "--to", "a.txt"],
+        [*between, "0", "--to", "1"],
+    )
+    for arguments in (["neighbours", "the old cat"], ["reconstruct"], [], *labels):
         assert "no text at" in said(sample.main, run, *arguments)
 
 
