@@ -293,6 +293,8 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         values = {"finished": True, "test/kl": float(number), "test/rec": 9.0 - number}
         (folder / "results.json").write_text(json.dumps(values))
         places[float(number), 9.0 - number] = schedule, lr
+    unfinished = make_run(tmp_path / "unfinished", until=500, latents=False)
+    (unfinished / "results.json").write_text('{"finished": false, "test/kl": 7.0, "test/rec": 7.0}')
     figure = figures.rate_figure(find_runs([tmp_path]))
     (ax,) = figure.axes
     points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]

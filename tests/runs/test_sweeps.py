@@ -149,6 +149,14 @@ def test_cores_are_divided_among_jobs_that_run_at_once(launcher, machine, tmp_pa
     ]
 
 
+def test_a_number_of_threads_that_the_user_gives_stays(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "cores", lambda: 16)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    jobs = {str(tmp_path / letter): [f"a={letter}"] for letter in "ab"}
+    Sweep(tmp_path, "cpu", {"_target_": "x.LocalLauncher"}, jobs).begin()
+    assert os.environ["OMP_NUM_THREADS"] == "3"
+
+
 def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys):
     """Cleaning up must not hide the cause: here there is no folder yet, there its plan is broken."""
 
