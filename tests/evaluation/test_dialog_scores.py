@@ -22,12 +22,13 @@ from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialog_records import tokenise
 from cvae.data.dialogs import UNKNOWN, DialogSplits
+from cvae.data.references import References
 from cvae.data.text import fixed_subset
 from cvae.data.vocabulary import SPECIALS, UNK, Vocabulary
 from cvae.errors import UserError
 from cvae.evaluation import chat, dialog_metrics
 from cvae.evaluation.acts import ActClassifier
-from cvae.evaluation.dialog_scores import Scorer, another_dialog, constant_answers, random_answers
+from cvae.evaluation.dialog_scores import Scorer, act_hits, another_dialog, constant_answers, random_answers
 from cvae.evaluation.samples import literal
 from cvae.models.gaussian import Gaussian
 from cvae.report import tables
@@ -248,6 +249,12 @@ def test_what_is_judged_is_what_an_answer_has_of_its_own_context(splits):
         assert knowing[f"{name}_minus_permuted"] == pytest.approx(knowing[name] - permuted[name])
     alone = dataclasses.replace(score, partners=None)(constant_answers(train, len(corpus), 3))
     assert alone == {name: value for name, value in constant.items() if name not in judged}
+
+
+def test_a_hit_is_the_share_of_the_known_acts_of_references_that_an_answer_has():
+    acts = np.array([[0, 1, 1], [2, 2, 2], [5, 6, 7]])
+    right = [References([], own, []) for own in ([0, 3, UNKNOWN], [2, 8, 9, 9], [UNKNOWN])]
+    assert act_hits(acts, right) == pytest.approx([1 / 2, 1 / 4])
 
 
 def test_answers_without_a_context_come_from_the_train_split(splits):
