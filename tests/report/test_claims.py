@@ -284,7 +284,8 @@ def test_runs_of_an_experiment_come_from_the_first_folder_that_has_it(tmp_path):
     assert found == {"toy": ["mine"], "ptb": ["published"]}
 
 
-def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("more", [[], ["outputs"]])  # where runs may be read from, too
+def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(more, tmp_path, monkeypatch, capsys):
     started = []
 
     def run(command):
@@ -295,6 +296,6 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(tmp_path, 
     monkeypatch.chdir(tmp_path)
     finished(tmp_path / "outputs" / "ptb_quick" / "a", "cyclical", 0, 1.0)
     finished(tmp_path / "mine" / "toy" / "a", "cyclical", 0, 1.0)
-    assert claims_command(["mine", "--train"]) == 1
+    assert claims_command(["mine", *more, "--train"]) == 1
     assert started == ["experiment=ptb_quick", "experiment=ptb_table"]
     assert "experiment=ptb_table ended with exit status 1" in capsys.readouterr().err
