@@ -122,6 +122,13 @@ def test_a_wheel_has_no_commit_and_is_started_by_cvae(monkeypatch):
     assert provenance.git_commit() is None
 
 
+@pytest.mark.parametrize(("status", "commit"), [("", "abc"), (" M cvae/io.py", "abc+")])
+def test_a_commit_says_whether_there_are_changes_beside_it(status, commit, monkeypatch):
+    monkeypatch.setattr(provenance, "INSTALLED", False)
+    monkeypatch.setattr(provenance, "_git", lambda command, *_: {"rev-parse": "abc"}.get(command, status))
+    assert provenance.git_commit() == commit
+
+
 def test_a_wheel_has_every_package_and_every_configuration():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {file.parent.relative_to(ROOT) for file in (ROOT / "cvae").rglob("*.py")}

@@ -119,7 +119,7 @@ def test_runs_with_other_tokens_rank_by_word_unless_a_token_is_unknown(runs, com
     [
         (("dataset.tokens=bpe",), "needs dataset.vocabulary, how many pieces, or a dataset.tokenizer"),
         (
-            ("dataset.tokens=bpe", "dataset.vocabulary=90"),
+            ("dataset.tokens=bpe", "dataset.vocabulary=255"),
             "bpe begins with 256 bytes: dataset",
         ),
         (("dataset.tokenizer=a.json",), "dataset.tokenizer is for dataset.tokens=bpe, found words"),
@@ -130,3 +130,7 @@ def test_runs_with_other_tokens_rank_by_word_unless_a_token_is_unknown(runs, com
 def test_tokens_that_contradict_each_other_are_refused(command, configured, values, sentence):
     with pytest.raises(UserError, match=sentence):
         configured(*command, *values, "train.steps=4")
+
+
+def test_a_piece_for_each_byte_is_enough(command, configured):
+    configured(*command, "dataset.tokens=bpe", "dataset.vocabulary=256", "train.steps=4")
