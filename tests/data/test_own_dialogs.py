@@ -96,6 +96,17 @@ def test_a_dialog_with_all_there_is_becomes_a_batch(tmp_path):
     assert train_of(tmp_path, lower=False).words(np.array([0]))[0][:4] == ["Don", "'", "t", "you"]
 
 
+def test_a_monologue_is_read_and_a_corpus_of_nothing_else_refused(tmp_path):
+    alone = {"turns": [{"speaker": "anna", "text": text} for text in ("hello", "is anybody there")]}
+    for name in ("train", "valid", "test"):
+        write(tmp_path / f"{name}.jsonl", full(), alone)
+    assert len(train_of(tmp_path)) == 5
+    for name in ("train", "valid", "test"):
+        write(tmp_path / f"{name}.jsonl", alone)
+    with pytest.raises(UserError, match="every dialog has one speaker, and a response needs two"):
+        data.build(dataset(tmp_path), CPU)
+
+
 def test_plain_texts_alternate_and_leave_nothing_in_the_model(tmp_path, configured):
     path = write(tmp_path / "my.jsonl", *map(bare, range(10)))
     splits = data.build(dataset(path), CPU)

@@ -12,7 +12,7 @@ import torch
 
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
-from cvae.evaluation.samples import Sampler
+from cvae.evaluation.samples import Sampler, literal
 from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
@@ -262,6 +262,14 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
     assert moved["places"][2]["sentence"] == places[2]["sentence"]
     assert script("sample").main([folder, *way[:-3], "1"]) == 1
     assert capsys.readouterr().err == "1 is no file\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "span"),
+    [("a b", "`a b`"), ("it `s", "`` it `s ``"), ("`` is ` and ``", "``` `` is ` and `` ```"), (" ", "")],
+)
+def test_a_code_span_is_fenced_by_more_backticks_than_its_words_have(words, span):
+    assert literal(words) == span
 
 
 def test_a_label_stands_for_the_training_sentences_that_have_it(folder, capsys):

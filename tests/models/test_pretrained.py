@@ -445,6 +445,10 @@ def test_a_sentence_longer_than_the_network_s_places_is_refused(make):
         model.decode_nll(batch_of([2, *[50] * 59, 3]), codes(model, 1))
     with pytest.raises(UserError, match="takes 61 places"):
         model.posterior(batch_of([2, *[50] * 59, 3]))
+    model = make("gpt2 prefix").eval()  # of two vectors, which take places, too
+    model.decode_nll(batch_of([2, *[50] * 37, 3]), codes(model, 1))
+    with pytest.raises(UserError, match="takes 41 places"):
+        model.decode_nll(batch_of([2, *[50] * 38, 3]), codes(model, 1))
 
 
 @pytest.mark.parametrize(
