@@ -31,12 +31,16 @@ def test_sentences_are_titled_by_the_row_that_their_run_stands_in():
 
 @pytest.mark.parametrize(("most", "left"), [(1, 2), (2, 1), (3, 0), (4, 0)])
 def test_settings_beyond_those_that_are_drawn_are_counted(most, left, tmp_path, monkeypatch):
+    captions = []
     for size in (8, 16, 32):
         folder = tmp_path / f"{size}"
         folder.mkdir()
         config = {"train": {"batch_size": size}, "schedule": {"name": "constant"}, "task": {"name": "ptb"}}
         (folder / "run.json").write_text(json.dumps({"config": config}))
-        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1}) + "\n")
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 1, "val/elbo": -1.0}) + "\n")
     monkeypatch.setattr(page, "MAX_FIGURES", most)
-    monkeypatch.setattr(page, "drawers", lambda runs: [])
+    monkeypatch.setattr(
+        page, "picture", lambda caption, draw: captions.append(caption) or {"caption": caption}
+    )
     assert (f"{left} more settings" in report_page(tmp_path)) == bool(left)
+    assert sum(caption.startswith("Over updates: ") for caption in captions) == 3 - left

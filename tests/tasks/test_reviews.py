@@ -514,6 +514,12 @@ def classified(seed: int, schedule: str = "cyclical", **model: int) -> Run:
     return Run(Path(f"{schedule}-{seed}"), config, [], {}, {}, records)
 
 
+def test_shares_of_labels_stand_in_rising_order_whatever_was_made_first():
+    made = [{"share": share, "labels": int(80 * share)} for share in (1.0, 0.1, 0.5)]
+    counts = label_counts([SimpleNamespace(classifiers=made[:2]), SimpleNamespace(classifiers=made[2:])])
+    assert list(counts.items()) == [(0.1, (8, 0)), (0.5, (40, 0)), (1.0, (80, 0))]
+
+
 def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
     found = {one.mode: one.cells[0.1].values for one in scores([classified(0), classified(1)], ORDER)}
     assert found["probe"] == pytest.approx((70, 80, 71, 81)) and found["scratch"] == pytest.approx((60, 70))
@@ -666,6 +672,7 @@ def test_scratch_alone_needs_no_pretraining_and_is_the_same_for_every_schedule(
     run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     assert cells(tmp_path) == [cell for cell in cells(finished) if cell["mode"] == "scratch"]
     assert json.loads((tmp_path / "results.json").read_text())["updates"] == 0
+    assert not (tmp_path / "map.jsonl").exists()  # of an encoder that nobody has trained
 
 
 # ---- the classifiers ----
