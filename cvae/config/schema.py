@@ -23,6 +23,7 @@ from cvae.io import located
 from cvae.program import command_line
 from cvae.ranges import Count, Share, fields
 
+ARCHITECTURE = "pretrained.json"  # of model=pretrained: what a run's networks are rebuilt from
 SENTIMENTS = ("negative", "positive")  # classes 0 and 1 of reviews
 BY_NAME = Discriminator("name")
 Natural = Annotated[int, Ge(0)]

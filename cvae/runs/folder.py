@@ -16,7 +16,7 @@ from typing import Any
 from filelock import Timeout
 
 from cvae.config.load import completed, load
-from cvae.config.schema import Config, Files, reported
+from cvae.config.schema import ARCHITECTURE, Config, Files, reported
 from cvae.errors import FolderError, UserError
 from cvae.io import located, not_numbers, read_json, write_atomically
 from cvae.runs.lock import FolderLock
@@ -24,7 +24,6 @@ from cvae.runs.lock import FolderLock
 RECORD_FORMAT = 1
 ERROR = "error.txt"
 WEIGHTS = "model.safetensors"  # in place of checkpoints where a run was exported
-ARCHITECTURE = "pretrained.json"  # of model=pretrained: what its networks are rebuilt from
 # what an exported model is read from; beside these it has a README.md
 EXPORTED = ["run.json", "results.json", "vocabulary.txt", "tokenizer.json", ARCHITECTURE, WEIGHTS]
 # all that a run leaves beside .hydra

@@ -7,10 +7,10 @@ import functools
 import re
 from pathlib import Path
 
-from cvae.config.schema import Config, PretrainedModel
+from cvae.config.schema import ARCHITECTURE, Config, PretrainedModel
 from cvae.errors import FolderError
 from cvae.io import located
-from cvae.runs.folder import ARCHITECTURE, EXPORTED, WEIGHTS, RunFolder
+from cvae.runs.folder import EXPORTED, WEIGHTS, RunFolder
 
 # of a checkpoint of the transformers library: nothing that is pickled or could run
 CHECKPOINT = ["config.json", "tokenizer.json", "*.safetensors", "*.safetensors.index.json"]
