@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from contextlib import suppress
 from typing import Any
 
@@ -9,7 +10,6 @@ from cvae.config.schema import Config, SentenceFiles
 from cvae.data import vocabulary
 from cvae.data.vocabulary import Vocabulary
 from cvae.errors import CheckpointError, FolderError
-from cvae.io import write_atomically
 from cvae.runs import hub
 from cvae.runs.compatibility import refuse_as_source, refuse_other_data
 from cvae.runs.continuation import refuse_to_continue
@@ -129,6 +129,6 @@ def take_over(folder: RunFolder, config: Config) -> dict[str, Any]:
         raise CheckpointError(f"{source / 'checkpoint_last.pt'} has weights only: training cannot go on")
     checkpoint.save(folder / "checkpoint_best.pt", best | {"config": config.container})
     for name in ("metrics.jsonl", "latents.jsonl", "samples.jsonl"):
-        if (length := saved["offsets"].get(name)) is not None:
-            write_atomically(folder / name, memoryview((source / name).read_bytes()[:length]))
+        if name in saved["offsets"]:
+            shutil.copyfile(source / name, folder / name)  # which the logger cuts to the checkpoint's length
     return saved
