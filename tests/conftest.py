@@ -1,20 +1,21 @@
-"""What several test files share: small configurations, made as the command line makes them."""
+"""What several test files share: small configurations, made as the command line makes them.
+
+torch and Hydra are imported by the fixtures: the process that hands the tests out needs neither.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from hydra import compose, initialize_config_dir
 
-from cvae.cli.overrides import quoted
-from cvae.config.load import load
-from cvae.config.schema import Config
-from cvae.report import figures
-from tests.helpers import ROOT
+if TYPE_CHECKING:
+    from cvae.config.schema import Config
+    from tests.forked import Forks
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,6 +33,8 @@ def token_cache(tmp_path_factory) -> None:
 @pytest.fixture(autouse=True)
 def without_tf32() -> Iterator[None]:
     """Form a GPU's products in full float32: its RNNs and convolutions use TF32 unless told otherwise."""
+    import torch
+
     switches = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
@@ -43,15 +46,28 @@ def without_tf32() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def pictures() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """A run draws its pictures, which takes longer than a small run, only in `with pictures():`."""
-    draw = figures.run_pictures
+    """A run draws its pictures, which takes longer than a small run, only in `with pictures():`.
+
+    Elsewhere the picture of each validation, which TensorBoard shows, is one black dot.
+    """
+    import numpy as np
+
+    from cvae.report import figures
+    from cvae.training import logger
+
+    def dot(*_: Any) -> np.ndarray:
+        return np.zeros((1, 1, 3), np.uint8)
+
+    run_pictures, plane_picture = figures.run_pictures, logger.plane_picture
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "run_pictures", lambda folder: [])
+        patch.setattr(logger, "plane_picture", dot)
 
         @contextmanager
         def drawn() -> Iterator[None]:
             with pytest.MonkeyPatch.context() as inner:
-                inner.setattr(figures, "run_pictures", draw)
+                inner.setattr(figures, "run_pictures", run_pictures)
+                inner.setattr(logger, "plane_picture", plane_picture)
                 yield
 
         yield drawn
@@ -60,9 +76,29 @@ def pictures() -> Iterator[Callable[[], AbstractContextManager[None]]]:
 @pytest.fixture(scope="session")
 def configured() -> Callable[..., Config]:
     """`configured("task=toy", "seed=1")` is the typed configuration of that command line."""
+    from hydra import compose, initialize_config_dir
 
-    def make(*overrides: str) -> Config:
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+    from cvae.cli.overrides import quoted
+    from cvae.config.load import load
+    from cvae.program import CONF
+
+    @functools.cache
+    def composed(environment: tuple[str | None, ...], overrides: tuple[str, ...]) -> Config:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             return load(compose("config", list(map(quoted, overrides))))
 
+    def make(*overrides: str) -> Config:
+        named = tuple(os.environ.get(name) for name in ("CVAE_DATA", "HOME"))  # which conf/ may refer to
+        return composed(named, overrides)
+
     return make
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory) -> Iterator[Forks]:
+    """Starts scripts in processes that have imported torch and the trainer."""
+    from tests.forked import Forks
+
+    made = Forks(tmp_path_factory.mktemp("forks"), "cvae.cli.train", "cvae.training.run")
+    yield made
+    made.close()

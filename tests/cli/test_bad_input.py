@@ -13,8 +13,6 @@ import json
 import os
 import random
 import shlex
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -431,22 +429,6 @@ def test_every_script_is_among_them():
 
 # ---- one of each class, typed ----
 
-TYPED = """
-import json, os, runpy, sys, traceback
-import cvae.cli.train, cvae.training.run
-from hydra.core.plugins import Plugins
-Plugins.instance()
-for number, words in enumerate(json.loads(sys.argv[1])):
-    if child := os.fork():
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        continue
-    for stream in (1, 2):
-        os.dup2(os.open(f"{number}.{stream}", os.O_CREAT | os.O_WRONLY), stream)
-    sys.argv = words
-    runpy.run_path(words[0], run_name="__main__")
-    break
-"""
-
 
 def samples(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
     """(command, what is said) for the classes that test_cli does not type; `folder` is that of a run."""
@@ -465,28 +447,19 @@ def samples(place: Path, folder: Path) -> Iterator[tuple[str, str]]:
     yield "scripts/table.py here --window 0", "argument --window: invalid count value: '0'"
 
 
-def test_one_of_each_class_from_the_command_line(tmp_path, folder):
-    commands, said = zip(*samples(tmp_path, folder), strict=True)
-    words = [[str(ROOT / first), *rest] for first, *rest in map(shlex.split, commands)]
+def test_one_of_each_class_from_the_command_line(tmp_path, folder, forks):
+    commands = list(samples(tmp_path, folder))
     environment = {key: value for key, value in os.environ.items() if key != "CVAE_DATA"}
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    done = subprocess.run(
-        [sys.executable, "-c", TYPED, json.dumps(words)],
-        cwd=tmp_path,
-        env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert len(done.stdout.split()) == len(commands), done.stderr
-    for number, (command, code) in enumerate(zip(commands, done.stdout.split(), strict=True)):
-        output, errors = ((tmp_path / f"{number}.{stream}").read_text() for stream in (1, 2))
-        sentences = [line for line in errors.splitlines() if not line.startswith(("usage: ", " "))]
-        assert int(code) in (1, 2), command
-        assert output == "" and len(sentences) == 1 and said[number] in sentences[0], errors
+    for command, said in commands:
+        first, *rest = shlex.split(command)
+        done = forks.run(ROOT / first, *rest, cwd=tmp_path, environment=environment)
+        lines = done.stderr.splitlines()
+        sentences = [line for line in lines if not line.startswith(("usage: ", " "))]
+        assert done.returncode in (1, 2), command
+        assert done.stdout == "" and len(sentences) == 1 and said in sentences[0], done.stderr
         tried["inputs"] += 1
         tried["refused"] += 1
-        for stream in (1, 2):
-            (tmp_path / f"{number}.{stream}").unlink()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
 
 

@@ -6,32 +6,37 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from cvae.cli.help import GROUPS
+from tests.forked import Forks
 from tests.helpers import ROOT
 
 TRAIN = ROOT / "train.py"
 
 
+@pytest.fixture(scope="module")
+def forks(tmp_path_factory) -> Iterator[Forks]:
+    """Starts train.py where importing torch ends the program."""
+    folder = tmp_path_factory.mktemp("first")
+    (folder / "torch").mkdir()
+    (folder / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
+    made = Forks(folder, "cvae.cli.train")
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def train(tmp_path) -> Callable[..., subprocess.CompletedProcess]:
-    """Runs train.py in an empty folder, where importing torch ends the program."""
-    (tmp_path / "first" / "torch").mkdir(parents=True)
-    (tmp_path / "first" / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
+def train(forks, tmp_path) -> Callable[..., subprocess.CompletedProcess]:
+    """Runs train.py in an empty folder."""
     (tmp_path / "here").mkdir()
 
     def run(*arguments: str) -> subprocess.CompletedProcess:
         environment = {key: value for key, value in os.environ.items() if key != "CVAE_DATA"}
-        return subprocess.run(
-            [sys.executable, TRAIN, *arguments],
-            cwd=tmp_path / "here",
-            env={**environment, "PYTHONPATH": str(tmp_path / "first"), "COLUMNS": "110"},
-            capture_output=True,
-            text=True,
+        return forks.run(
+            TRAIN, *arguments, cwd=tmp_path / "here", environment=environment | {"COLUMNS": "110"}
         )
 
     return run

@@ -79,11 +79,12 @@ def test_its_help_needs_no_package():
     assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{main.HELP}\n")
 
 
-def test_train_is_one_of_its_commands(tmp_path):
-    done = cvae("train", *SIZES, "hydra.run.dir=run", cwd=tmp_path)
+def test_train_is_one_of_its_commands(tmp_path, forks):
+    program = ROOT / "cvae" / "__main__.py"
+    done = forks.run(program, "train", *SIZES, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").exists()
-    done = cvae("table", "run", cwd=tmp_path)
+    done = forks.run(program, "table", "run", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("| n | test/elbo |")
 
 

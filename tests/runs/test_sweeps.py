@@ -19,26 +19,33 @@ from cvae.runs import sweeps
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, find_jobs
 from cvae.training.run import run
+from tests.forked import Forks, Process
 from tests.helpers import ROOT
 
 SWEEP = (
     "-m",
     "schedule=constant,cyclical",
     "name=sweep",
-    "train.steps=300",
+    "train.steps=60",
     "train.log_every=1",
-    "train.validate_every=100",
+    "train.validate_every=30",
     "dataset.draws=2",
     "task.samples=10",
     "hydra.sweep.dir=out puts",  # a space, as folders of real people have
 )
 
 
-def start(cwd: Path, *overrides: str, sweep: tuple[str, ...] = SWEEP) -> subprocess.Popen:
+def start(cwd: Path, *overrides: str, sweep: tuple[str, ...]) -> subprocess.Popen:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), *sweep, *overrides]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=cwd, env=environment, **pipes)
+
+
+def forked(forks: Forks, cwd: Path, *overrides: str) -> Process:
+    """Start SWEEP without waiting for imports."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return forks.start(ROOT / "train.py", *SWEEP, *overrides, cwd=cwd, environment=environment)
 
 
 def folders(cwd: Path) -> dict[str, Path]:
@@ -47,8 +54,8 @@ def folders(cwd: Path) -> dict[str, Path]:
     return {json.loads(path.read_text())["config"]["schedule"]["name"]: path.parent for path in found}
 
 
-def test_a_killed_sweep_started_again_does_only_what_is_missing(tmp_path):
-    killed = start(tmp_path)
+def test_a_killed_sweep_started_again_does_only_what_is_missing(tmp_path, forks):
+    killed = forked(forks, tmp_path)
     deadline = time.monotonic() + 300
     while "cyclical" not in folders(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -57,14 +64,14 @@ def test_a_killed_sweep_started_again_does_only_what_is_missing(tmp_path):
     first = folders(tmp_path)["constant"]
     before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
 
-    again = start(tmp_path)
+    again = forked(forks, tmp_path)
     output, errors = again.communicate()
     assert again.returncode == 0, errors
     assert output.count("already finished") == 1
     assert before == {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
     assert all(json.loads((f / "results.json").read_text())["finished"] for f in folders(tmp_path).values())
 
-    repeated = start(tmp_path)
+    repeated = forked(forks, tmp_path)
     output, errors = repeated.communicate()
     assert repeated.returncode == 0, errors
     assert output.count("already finished") == 2
@@ -73,8 +80,8 @@ def test_a_killed_sweep_started_again_does_only_what_is_missing(tmp_path):
 DIVERGED = r"(rec|kl|loss|gradient norm) is (nan|inf) at step \d+ "
 
 
-def test_failing_jobs_neither_stop_the_others_nor_hide(tmp_path):
-    sweep = start(tmp_path, "lr.value=1e30,1e-3,1e29", "schedule=constant", "train.steps=30")
+def test_failing_jobs_neither_stop_the_others_nor_hide(tmp_path, forks):
+    sweep = forked(forks, tmp_path, "lr.value=1e30,1e-3,1e29", "schedule=constant", "train.steps=30")
     output, errors = sweep.communicate()
     assert sweep.returncode == 1
     assert "Traceback" not in errors

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -40,6 +40,7 @@ from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
 from cvae.training.steps import TrainStep
 from scripts import kill
+from tests.forked import Process
 from tests.helpers import DEBUG, ROOT, script
 
 TINY = (
@@ -276,8 +277,14 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
     assert (ended.value.code, seen) == (77, [9])
 
 
-def test_killed_while_a_checkpoint_is_written(whole, tmp_path, configured):
-    """The short version of scripts/kill.py."""
+def test_killed_while_a_checkpoint_is_written(whole, tmp_path, configured, forks, monkeypatch):
+    """The short version of scripts/kill.py, without waiting for imports."""
+
+    def start(arguments: Sequence[str], folder: Path) -> Process:
+        words = [*arguments, *kill.COMMON, f"hydra.run.dir={folder}"]
+        return forks.start(ROOT / "train.py", *words, cwd=ROOT)
+
+    monkeypatch.setattr(kill, "start", start)
     folder = tmp_path / "Läufe – 1"
     often = (*TOY, "train.save_every=1")  # so that not even a busy machine misses them all
     tally = kill.torment(often, folder, ["writing"], random.Random(0), kill.Pace(0.0, 1e-9))
