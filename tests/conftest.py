@@ -9,13 +9,15 @@ import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
     from cvae.config.schema import Config
     from tests.forked import Forks
+
+QUICK = "import pytest, tests.quick; tests.quick.leave_out(pytest.MonkeyPatch())"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -46,28 +48,16 @@ def without_tf32() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def pictures() -> Iterator[Callable[[], AbstractContextManager[None]]]:
-    """A run draws its pictures, which takes longer than a small run, only in `with pictures():`.
+    """A run draws its pictures only in `with pictures():`; its samples are short."""
+    from tests import quick
 
-    Elsewhere the picture of each validation, which TensorBoard shows, is one black dot.
-    """
-    import numpy as np
-
-    from cvae.report import figures
-    from cvae.training import logger
-
-    def dot(*_: Any) -> np.ndarray:
-        return np.zeros((1, 1, 3), np.uint8)
-
-    run_pictures, plane_picture = figures.run_pictures, logger.plane_picture
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures, "run_pictures", lambda folder: [])
-        patch.setattr(logger, "plane_picture", dot)
+        quick.leave_out(patch)
 
         @contextmanager
         def drawn() -> Iterator[None]:
             with pytest.MonkeyPatch.context() as inner:
-                inner.setattr(figures, "run_pictures", run_pictures)
-                inner.setattr(logger, "plane_picture", plane_picture)
+                quick.draw(inner)
                 yield
 
         yield drawn
@@ -96,9 +86,9 @@ def configured() -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def forks(tmp_path_factory) -> Iterator[Forks]:
-    """Starts scripts in processes that have imported torch and the trainer."""
+    """Starts scripts in processes that have imported the trainer; their runs are as quick as those here."""
     from tests.forked import Forks
 
-    made = Forks(tmp_path_factory.mktemp("forks"), "cvae.cli.train", "cvae.training.run")
+    made = Forks(tmp_path_factory.mktemp("forks"), "import cvae.cli.train, cvae.training.run", QUICK)
     yield made
     made.close()

@@ -18,10 +18,10 @@ from pathlib import Path
 from tests.helpers import ROOT
 
 SERVER = """
-import importlib, json, os, runpy, sys
+import json, os, runpy, sys
 from hydra.core.plugins import Plugins
-for name in sys.argv[1:]:
-    importlib.import_module(name)
+for statement in sys.argv[1:]:
+    exec(statement)
 Plugins.instance()  # looks for them in every package
 for line in sys.stdin:
     command = json.loads(line)
@@ -79,16 +79,16 @@ class Process:
 
 
 class Forks:
-    """Starts scripts, one at a time, in forks of a process that has imported `modules`.
+    """Starts scripts, one at a time, in forks of a process that has executed some statements.
 
     It writes to `folder`, whose packages come before any other.
     """
 
-    def __init__(self, folder: Path, *modules: str) -> None:
+    def __init__(self, folder: Path, *statements: str) -> None:
         self.files = [folder / "stdout", folder / "stderr"]
         path = os.pathsep.join([str(folder), str(ROOT)])
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, *modules],
+            [sys.executable, "-c", SERVER, *statements],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -85,12 +85,6 @@ def on_gpu(configured, tmp_path) -> Callable:
     return configure
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    """Generate short sentences."""
-    monkeypatch.setattr(samples.Sampler.__init__, "__defaults__", (9, 0))  # the longest, and the seed
-
-
 def three_steps(config, folder: Path, gpu) -> None:
     """Make three steps, the second of which may not wait for the GPU."""
     loop = Loop(config, prepare(config), RunFolder(folder))

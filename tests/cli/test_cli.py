@@ -23,7 +23,7 @@ def forks(tmp_path_factory) -> Iterator[Forks]:
     folder = tmp_path_factory.mktemp("first")
     (folder / "torch").mkdir()
     (folder / "torch" / "__init__.py").write_text("raise SystemExit('torch was imported')\n")
-    made = Forks(folder, "cvae.cli.train")
+    made = Forks(folder, "import cvae.cli.train")
     yield made
     made.close()
 

@@ -69,6 +69,33 @@ RANGES = {
 }
 
 
+# what a choice needs beside it: the language model without z, for one, has no latent plane to draw
+NEEDED = {
+    "dataset=tiny": "task=ptb",
+    "dataset=ptb": "task=ptb",
+    "dataset=text": "task=ptb dataset.path=mine.txt",
+    "dataset=hub": "task=ptb dataset.path=me/mine",
+    "model=lm": "task=ptb",
+    "dataset=yelp": "task=yelp",
+    "dataset=short_yelp": "task=yelp",
+    **{f"dataset={name}": "task=ptb" for name in ("snli", "yahoo", "yelp15")},
+    "dataset=labelled": "task=yelp dataset.path=mine.csv dataset.label=stars",
+    "dataset=switchboard": "task=switchboard",
+    "dataset=dialogs": "task=switchboard dataset.path=mine.jsonl",
+    "task=dialogs": "dataset.path=mine.jsonl",
+    "model=dialog": "task=switchboard",
+    "model=pretrained": "task=ptb model.decoder=here dataset.tokens=bpe",
+    "remedy=[pretrained]": "init_from=outputs/earlier",
+    "remedy=pretrained": "init_from=outputs/earlier",
+}
+
+
+def chosen(group: str, choice: str) -> list[str]:
+    """Return the overrides with which a choice of a group loads."""
+    override = f"{group}={choice}"
+    return [override, *NEEDED.get(override, "").split()]
+
+
 def fits(hint: Any, value: Any) -> bool:
     """Whether a plain value has the annotated type; true and false, NaN and inf are no numbers."""
     if get_origin(hint) is Annotated:
@@ -168,26 +195,7 @@ class TestCommitted:
         least = {"schedule": 4, "lr": 3, "dataset": 3, "model": 3, "task": 2, "remedy": 7}
         assert len(choices(group)) >= least[group]
         for choice in choices(group):
-            # the language model without z has no latent plane to draw
-            needed = {
-                "dataset=tiny": "task=ptb",
-                "dataset=ptb": "task=ptb",
-                "dataset=text": "task=ptb dataset.path=mine.txt",
-                "dataset=hub": "task=ptb dataset.path=me/mine",
-                "model=lm": "task=ptb",
-                "dataset=yelp": "task=yelp",
-                "dataset=short_yelp": "task=yelp",
-                **{f"dataset={name}": "task=ptb" for name in ("snli", "yahoo", "yelp15")},
-                "dataset=labelled": "task=yelp dataset.path=mine.csv dataset.label=stars",
-                "dataset=switchboard": "task=switchboard",
-                "dataset=dialogs": "task=switchboard dataset.path=mine.jsonl",
-                "task=dialogs": "dataset.path=mine.jsonl",
-                "model=dialog": "task=switchboard",
-                "model=pretrained": "task=ptb model.decoder=here dataset.tokens=bpe",
-                "remedy=[pretrained]": "init_from=outputs/earlier",
-                "remedy=pretrained": "init_from=outputs/earlier",
-            }
-            load(composed(f"{group}={choice}", *needed.get(f"{group}={choice}", "").split()))
+            load(composed(*chosen(group, choice)))
 
     def test_the_groups_are_the_ones_the_help_explains(self):
         assert sorted(help.GROUPS) == GROUPS
@@ -239,7 +247,7 @@ class TestCommitted:
         known = {key for _, key, _ in FIELDS} | {f"{group}.name" for group in (*GROUPS, "update")}
         for group in ("schedule", "lr", "dataset", "model", "task"):
             for choice in choices(group):
-                assert set(flatten(composed(f"{group}={choice}"))) <= known
+                assert set(flatten(composed(*chosen(group, choice)))) <= known
 
 
 class TestLoad:

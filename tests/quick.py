@@ -1,0 +1,37 @@
+"""What small runs leave out, which takes longer than the runs: pictures, and long sentences of new models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cvae.evaluation.samples import Sampler
+from cvae.report import figures
+from cvae.training import logger
+
+DRAWN = {(figures, "run_pictures"): figures.run_pictures, (logger, "plane_picture"): logger.plane_picture}
+
+
+def _no_pictures(folder: Path) -> list[Path]:
+    return []
+
+
+def _dot(*_: Any) -> np.ndarray:
+    """The picture of each validation, which TensorBoard shows: a black dot."""
+    return np.zeros((1, 1, 3), np.uint8)
+
+
+def leave_out(patch: pytest.MonkeyPatch) -> None:
+    """Draw no pictures and cut samples after nine words."""
+    patch.setattr(figures, "run_pictures", _no_pictures)
+    patch.setattr(logger, "plane_picture", _dot)
+    patch.setattr(Sampler.__init__, "__defaults__", (9, 0))  # the longest, and the seed
+
+
+def draw(patch: pytest.MonkeyPatch) -> None:
+    """Draw the pictures of runs."""
+    for (module, name), function in DRAWN.items():
+        patch.setattr(module, name, function)
