@@ -5,19 +5,22 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
 import datasets
 import pytest
 import torch
+from torch import Tensor
 
 from cvae import data, tasks
 from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceModel, TinyData, Train
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import PAD
+from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.models.sentence import SentenceVAE
+from cvae.models.text import TextVAE
 from cvae.runs.folder import RunFolder
 from cvae.schedules import Constant, ConstantRate
 from cvae.tasks.language_model import LanguageTask
@@ -102,6 +105,52 @@ def batch_of(*sentences: list[int]) -> Batch:
     width = max(map(len, sentences))
     rows = [[*sentence, *[PAD] * (width - len(sentence))] for sentence in sentences]
     return Batch(torch.tensor(rows), torch.tensor([len(sentence) for sentence in sentences]))
+
+
+def codes(model: TextVAE, *shape: int) -> Tensor:
+    """Codes drawn from the prior, [*shape, Z]."""
+    return torch.randn(*shape, model.config.latent, generator=torch.Generator().manual_seed(1))
+
+
+def logits_of(model: TextVAE, batch: Batch, z: Tensor) -> Tensor:
+    """Logits with teacher forcing, [B, T, V]."""
+    return model.decoder.output(model.decoder.states(batch.inputs, z))
+
+
+def moved_logits(model: TextVAE, sentence: list[int], word: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield each place and how far `word` there moves the logits of every place, [T]."""
+    batch, z = batch_of(sentence), codes(model, 1)
+    before = logits_of(model, batch, z)
+    for place in range(1, batch.inputs.size(1)):
+        other = batch.tokens.clone()
+        other[0, place] = word
+        yield place, (logits_of(model, Batch(other, batch.lengths), z) - before).abs().amax((0, 2))
+
+
+def moved_means(model: TextVAE, sentence: list[int], word: int) -> list[float]:
+    """How far the posterior's mean moves for `word` at each place and, last, for two words swapped."""
+    others = [[*sentence[:place], word, *sentence[place + 1 :]] for place in range(1, len(sentence) - 1)]
+    others.append([sentence[0], sentence[2], sentence[1], *sentence[3:]])
+    mean = model.posterior(batch_of(sentence)).mean
+    return [(model.posterior(batch_of(other)).mean - mean).abs().max().item() for other in others]
+
+
+def check_words_one_by_one(model: TextVAE, batch: Batch, atol: float) -> None:
+    """Assert that the cache gives the logits of the whole sentences."""
+    z = codes(model, len(batch.tokens))
+    whole, state = logits_of(model, batch, z), model.begin(None, z)
+    for place, words in enumerate(batch.inputs.T):
+        assert all(part.size(-2) == len(z) for part in state)
+        logits, state = model.step(words, state)
+        torch.testing.assert_close(logits, whole[:, place], rtol=1e-4, atol=atol)
+
+
+def check_greedy(model: TextVAE, z: Tensor) -> None:
+    """Assert that the most likely words are those of each code alone and those of a beam of one."""
+    greedy = generate(model, None, z, 8, SamplingOptions())
+    assert beam_search(model, None, z, 8, SamplingOptions(beam=1)) == greedy
+    for own, row in zip(z, greedy, strict=True):
+        assert generate(model, None, own[None], 8, SamplingOptions()) == [row]
 
 
 def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3, **values) -> Config:

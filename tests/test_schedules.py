@@ -87,7 +87,8 @@ def test_cyclical_is_equations_6_and_7(shape, start, stop, cycles, ratio, total,
 @given(total=st.integers(2, 3000), data=st.data())
 def test_cycle_c_starts_at_the_first_update_not_before_c_times_t_over_m(total, data):
     cycles = data.draw(st.integers(1, min(total - 1, 40)))
-    beta = [Cyclical(cycles=cycles, ratio=1.0)(step, total) for step in range(total)]
+    schedule = Cyclical(cycles=cycles, ratio=1.0)
+    beta = [schedule(step, total) for step in range(total)]
     falls = [step for step in range(1, total) if beta[step] < beta[step - 1]]
     assert falls == [-(-cycle * total // cycles) for cycle in range(1, cycles)]
 
@@ -361,12 +362,13 @@ def test_the_clock_is_that_of_a_walk_through_all_steps(total, ends, cycles):
     """A chain of runs, each longer than the one before; the clock moves or stands as each one says."""
     starts = sorted({end for end, _ in ends})
     stages = [Stage(start, dict(ends)[start], False) for start in starts]
-    rates = Rates(Cyclical(cycles=cycles), ConstantRate(), total, 1, tuple(stages))
+    schedule = Cyclical(cycles=cycles)
+    rates = Rates(schedule, ConstantRate(), total, 1, tuple(stages))
     clock, moves = -1, True
     for step in range(200):
         moves = next((stage.beta for stage in stages if stage.end == step), moves)
         clock += moves
-        assert rates(step)[0] == Cyclical(cycles=cycles)(clock % total, total)
+        assert rates(step)[0] == schedule(clock % total, total)
 
 
 def test_a_run_that_stopped_early_keeps_its_plan_when_it_goes_on_to_less():

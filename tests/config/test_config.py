@@ -25,7 +25,7 @@ from cvae.errors import ConfigError
 from cvae.ranges import bounds, interval
 from cvae.ranges import fields as annotations
 from cvae.runs.folder import RunFolder
-from tests.helpers import CONF, JARGON, choices
+from tests.helpers import CONF, DEBUG, JARGON, REVIEWS, choices
 
 FILES = sorted(CONF.rglob("*.yaml"))
 GROUPS = sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
@@ -264,6 +264,11 @@ class TestLoad:
             cfg = compose("config", ["seed=3"], return_hydra_config=True)
         assert load(cfg) == load(composed("seed=3"))
         assert load(cfg).container == composed("seed=3")
+
+    @pytest.mark.parametrize("command", [DEBUG, (*REVIEWS, "task.iw_sentences=null"), ("name=a/b",)])
+    def test_values_that_tests_set_are_those_of_the_command_line(self, command, configured, composed):
+        for values in (command, (*command, "remedy=[skip]", "lr.value=1e-2", "seed=${train.log_every}")):
+            assert configured(*values) == load(composed(*values))
 
     def test_a_whole_number_serves_as_a_number(self, changed):
         config = load(changed("", {"lr.value": 1}))

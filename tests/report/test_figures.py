@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +18,7 @@ from cvae.report import figures
 from cvae.report.figures import run_pictures
 from cvae.runs.reader import Run, find_runs, measured, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
+from tests.forked import Forks
 from tests.helpers import ROOT
 
 BETAS = {"constant": Constant(), "monotonic": Monotonic(), "cyclical": Cyclical(), "none": Autoencoder()}
@@ -379,15 +377,8 @@ def test_spread_steps():
     assert len(figures.latents.spread_steps(range(10, 121, 10))) == 6
 
 
-def script(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    """Runs scripts/figures.py from the repository root."""
-    command = [sys.executable, "scripts/figures.py", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
-
-
-def test_the_script_writes_what_it_prints(tmp_path: Path):
-    done = script("2", "--to", tmp_path / "figs")
+def test_the_script_writes_what_it_prints(tmp_path: Path, forks: Forks):
+    done = forks.run(ROOT / "scripts" / "figures.py", "2", "--to", tmp_path / "figs", cwd=ROOT)
     assert (done.returncode, done.stderr) == (0, "")
     png, pdf = map(Path, done.stdout.split())
     assert (png.name, pdf.name) == ("figure2_schedules.png", "figure2_schedules.pdf")
@@ -403,8 +394,8 @@ def test_a_picture_has_the_dots_per_inch_that_are_asked_for(more: list[str], dpi
         assert picture.size == (11 * dpi, round(3.3 * dpi))  # the figure is 11 by 3.3 inches
 
 
-def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path):
-    done = script("4", tmp_path)
+def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path, forks: Forks):
+    done = forks.run(ROOT / "scripts" / "figures.py", "4", tmp_path, cwd=ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"figure 4: {tmp_path}: no run found (no run.json in or below)\n"
 
