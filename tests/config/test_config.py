@@ -267,7 +267,8 @@ class TestLoad:
 
     @pytest.mark.parametrize("command", [DEBUG, (*REVIEWS, "task.iw_sentences=null"), ("name=a/b",)])
     def test_values_that_tests_set_are_those_of_the_command_line(self, command, configured, composed):
-        for values in (command, (*command, "remedy=[word_dropout]", "lr.value=1e-2", "seed=${train.log_every}")):
+        more = ("remedy=[word_dropout]", "lr.value=1e-2", "seed=${train.log_every}")
+        for values in (command, (*command, *more)):
             assert configured(*values) == load(composed(*values))
 
     def test_a_whole_number_serves_as_a_number(self, changed):
