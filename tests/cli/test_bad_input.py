@@ -35,7 +35,7 @@ from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
-from scripts import bench, docs, gpu_check, kill, publish
+from scripts import bench, docs, estimate, gpu_check, kill, publish
 from tests.helpers import ROOT
 
 DIALOGS = ROOT / "tests" / "dialogs"
@@ -357,6 +357,7 @@ PARSERS = {
     "decode": decode.parse,
     "docs": docs.parse,
     "encode": encode.parse,
+    "estimate": estimate.parse,
     "evaluate": evaluate.parse,
     "export": export.parse,
     "figures": figures.parse,
