@@ -7,6 +7,8 @@ import os
 from cvae.config.schema import Config, Plain
 from cvae.errors import UserError
 
+MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # what several processes meet by
+
 
 def size() -> int:
     """Return the number of processes of this run, 1 without torchrun."""
@@ -14,8 +16,11 @@ def size() -> int:
 
 
 def rank() -> int:
-    """Return the number of this process: 0 owns the folder, the records and the checkpoints."""
-    return _number("RANK", 0)
+    """Return the number of this process: 0 owns the folder, the records and the checkpoints.
+
+    A single process is 0, whatever else a cluster means by RANK.
+    """
+    return _number("RANK", 0) if size() > 1 else 0
 
 
 def local_rank() -> int:
@@ -29,9 +34,16 @@ def described(device: str) -> str:
 
 
 def refuse(config: Config) -> None:
-    """Raise UserError for what several processes cannot train."""
+    """Raise UserError for what several processes cannot train, and where they could not meet."""
     if size() == 1:
         return
+    if missing := [name for name in MEETING if not os.environ.get(name)]:
+        raise UserError(
+            f"WORLD_SIZE={size()} announces several processes, without {' and '.join(missing)}: start the run"
+            " by torchrun, which sets them, or unset WORLD_SIZE"
+        )
+    if rank() >= size():
+        raise UserError(f"the environment variable RANK={rank()} must be below WORLD_SIZE={size()}")
     if not isinstance(config.update, Plain):
         raise UserError(f"update={config.update.name} trains in one process, and torchrun started {size()}")
     if getattr(config.model, "batch_norm", 0):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from cvae.errors import LostProcess, UserError
 from cvae.runs import world
 
+ARRIVAL = timedelta(minutes=10)  # of all processes; the first one waits for the last
 PATIENCE = timedelta(hours=2)  # the others wait while rank 0 evaluates
 ANSWER = timedelta(seconds=5)  # for a process to say that it still runs
 
@@ -53,11 +54,11 @@ def leave() -> None:
 
 
 def _meet(backend: str) -> None:
-    """Wait for the other processes, and leave the name of this one."""
+    """Leave the name of this process, and wait for the others."""
     global _store
-    _store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-    dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=PATIENCE)
+    _store, rank, size = next(dist.rendezvous("env://", timeout=ARRIVAL))
     _store.set(f"cvae/name/{rank}", f"{platform.node()}, process {os.getpid()}")
+    dist.init_process_group(backend, store=_store, rank=rank, world_size=size, timeout=PATIENCE)
 
 
 def _take_gpu() -> None:
@@ -155,7 +156,9 @@ def _missing(error: Exception) -> str:
         names = [f"rank {rank} ({_store.get(f'cvae/name/{rank}').decode()})" for rank in lost]
     except dist.DistError:  # the process that held the store is gone
         names = ["rank 0, through which the processes met,"]
-    return f"{' and '.join(names) or 'a process'} is lost: {reason}"
+    # one that measures, or waits for one that does, does not answer either
+    who = f"at least one of {', '.join(names)}" if len(names) > 1 else "".join(names) or "a process"
+    return f"{who} is lost: {reason}"
 
 
 def _answers(store: dist.Store, rank: int) -> bool:

@@ -48,9 +48,7 @@ def run(
     with collective.joined(config.device):
         if world.rank() == 0:
             return _lead(config, folder, command, composition or {})
-        config = follower.quiet(config)
-        task = prepare(config, known_vocabulary(folder, config), folder)
-        follower.follow(folder, task)
+        follower.follow(folder, _prepared(follower.quiet(config), folder))
         return math.nan
 
 
@@ -60,7 +58,7 @@ def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str
         (folder / ERROR).unlink()
     try:
         refuse_unusable(config)
-        task = prepare(config, known_vocabulary(folder, config), None if config.overwrite else folder)
+        task = _prepared(config, folder)
         if config.precision == "tf32" and task.device.type != "cuda":
             raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
@@ -81,6 +79,11 @@ def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str
             _write_texts(folder, task, composition)
             collective.share(follower.identity(task))
             return _train(config, folder, task)
+
+
+def _prepared(config: Config, folder: RunFolder) -> Task:
+    """Return the task of a run, which goes on with what its folder has unless it starts anew."""
+    return prepare(config, known_vocabulary(folder, config), None if config.overwrite else folder)
 
 
 def prepare(config: Config, known: Vocabulary | None = None, folder: RunFolder | None = None) -> Task:

@@ -12,8 +12,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +31,8 @@ from cvae.errors import ConfigError, LostProcess, UserError
 from cvae.report import figures
 from cvae.runs import world
 from cvae.runs.folder import RunFolder
-from cvae.training import collective
+from cvae.training import collective, follower
+from cvae.training import run as runs
 from cvae.training.means import StepSums, read
 from cvae.training.run import prepare
 from cvae.training.state import TrainingState
@@ -210,9 +213,79 @@ def test_what_is_about_the_whole_batch_is_refused(remedy, monkeypatch):
     world.refuse(configured(overrides))
     with pytest.raises(ConfigError, match=r"train\.accumulate"):
         configured((*overrides, "train.accumulate=2"))
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    announce(monkeypatch, RANK="0", WORLD_SIZE="2")
     with pytest.raises(UserError, match="torchrun"):
         world.refuse(configured(overrides))
+
+
+def announce(monkeypatch, **numbers: str) -> None:
+    """Set what torchrun sets."""
+    for name, value in ({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"} | numbers).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.parametrize("size", [None, "1"])
+@pytest.mark.parametrize("rank", ["3", "first"])
+def test_a_single_process_is_rank_0_whatever_a_cluster_calls_it(rank, size, monkeypatch):
+    monkeypatch.setenv("RANK", rank)
+    if size:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    world.refuse(configured(LANGUAGE))
+    assert world.rank() == 0
+
+
+@pytest.mark.parametrize(
+    ("numbers", "sentence"),
+    [
+        ({"RANK": "", "WORLD_SIZE": "2"}, "WORLD_SIZE=2 announces several processes, without RANK: "),
+        (
+            {"MASTER_ADDR": "", "RANK": "0", "WORLD_SIZE": "2"},
+            "without MASTER_ADDR: start the run by torchrun",
+        ),
+        ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 must be below WORLD_SIZE=2"),
+        ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK=0 must be below WORLD_SIZE=0"),
+        ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number, found 'two'"),
+    ],
+)
+def test_processes_that_cannot_meet_are_refused(numbers, sentence, monkeypatch):
+    config = configured(LANGUAGE)
+    announce(monkeypatch, **numbers)
+    with pytest.raises(UserError, match=sentence):
+        world.refuse(config)
+
+
+def test_a_process_waits_so_long_for_the_others_to_arrive(monkeypatch):
+    announce(monkeypatch, RANK="0", WORLD_SIZE="2", MASTER_PORT=str(free_port()))
+    monkeypatch.setattr(collective, "ARRIVAL", timedelta(seconds=1))
+    with pytest.raises(LostProcess, match="rank 0 of 2 did not meet the others"), collective.joined("cpu"):
+        pass
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_no_process_reads_what_is_overwritten(overwrite, monkeypatch, tmp_path):
+    seen: list[Any] = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setattr(collective, "joined", lambda device: nullcontext())
+    monkeypatch.setattr(runs, "prepare", lambda config, known, folder: seen.append(folder))
+    monkeypatch.setattr(follower, "follow", lambda folder, task: None)
+    folder = RunFolder(tmp_path)
+    runs.run(configured((*LANGUAGE, f"overwrite={overwrite}")), folder)
+    assert seen == [None if overwrite else folder]
+
+
+def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatch):
+    store = {f"cvae/name/{rank}": f"here, process {rank}".encode() for rank in range(3)}
+    monkeypatch.setattr(collective, "_store", SimpleNamespace(set=store.__setitem__, get=store.get))
+    monkeypatch.setattr(collective.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(collective, "leave", lambda: None)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    answering = {1}
+    monkeypatch.setattr(collective, "_answers", lambda store, rank: rank in answering)
+    assert collective._missing(RuntimeError("closed")) == "rank 2 (here, process 2) is lost: closed"
+    answering.clear()
+    said = collective._missing(RuntimeError("closed"))
+    assert said == "at least one of rank 1 (here, process 1), rank 2 (here, process 2) is lost: closed"
 
 
 @pytest.mark.parametrize("remedy", WHOLE)
