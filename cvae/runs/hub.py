@@ -46,10 +46,11 @@ def checkpoint(key: str, source: str) -> Path:
 def pretrained(model: PretrainedModel, folder: RunFolder | None) -> PretrainedModel:
     """Return the configuration with the folders of the checkpoints, or with what a run keeps of them.
 
-    A run that has begun, or was exported, has weights of its own. Raises FolderError as `checkpoint` does.
+    A run that has saved a checkpoint, or was exported, has weights of its own. Raises FolderError as
+    `checkpoint` does.
     """
-    if folder is not None and (own := folder / ARCHITECTURE).exists():
-        return dataclasses.replace(model, decoder=str(own), encoder=None)
+    if folder is not None and (folder.has_checkpoint or folder.finished or folder.exported):
+        return dataclasses.replace(model, decoder=str(folder / ARCHITECTURE), encoder=None)
     decoder = str(checkpoint("model.decoder", model.decoder))
     encoder = str(checkpoint("model.encoder", model.encoder)) if model.encoder is not None else None
     return dataclasses.replace(model, decoder=decoder, encoder=encoder)

@@ -25,6 +25,7 @@ from cvae.runs.folder import RunFolder
 from cvae.tasks.base import refined_metrics
 from cvae.training import checkpoint
 from cvae.training.export import export
+from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
 from cvae.training.steps import build
 from tests.helpers import (
@@ -442,3 +443,16 @@ def test_other_models_do_not_import_transformers(forks, tmp_path):
     (tmp_path / "imports.py").write_text(code)
     done = forks.run(tmp_path / "imports.py", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "False\n")
+
+
+def test_a_run_without_a_checkpoint_of_its_own_starts_again_from_the_pretrained_weights(
+    command, configured, tmp_path, monkeypatch
+):
+    given, whole, killed = command("gpt2"), RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "killed")
+    run(configured(*given), whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "run", lambda loop, logger: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            run(configured(*given), killed)
+    run(configured(*given), killed)
+    assert killed.results["test/iw_nll"] == whole.results["test/iw_nll"]
