@@ -46,11 +46,13 @@ class Codec:
         return Counter(token for text in texts for token in self.vocabulary.split(text) if token not in index)
 
     def corpus(self, texts: Sequence[str]) -> Corpus:
-        """Return texts as numbers. Raises UserError for a text with a reserved word."""
+        """Return texts as numbers. Raises UserError for reserved words and what the model cannot read."""
         for number, text in enumerate(texts, start=1):
             if reserved := RESERVED & set(words_of(text)):
                 raise UserError(f"sentence {number}: {listing(reserved)}: {WHY_RESERVED}")
-        return Corpus(self.vocabulary.encode_texts(texts), len(self.vocabulary), self.device)
+        corpus = Corpus(self.vocabulary.encode_texts(texts), len(self.vocabulary), self.device)
+        self.model.refuse(corpus, "text")
+        return corpus
 
     def encode(self, texts: Sequence[str]) -> Gaussian:
         """Return q(z | x) of each text: mean and logvar [N, Z]."""

@@ -145,6 +145,16 @@ def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tenso
     return torch.tensor(result)
 
 
+def marks(vocabulary: Vocabulary, ids: Tensor) -> dict[int, str]:
+    """Return our tokens that mark where a text begins or ends, by number, `</s>` by other names included."""
+    added = {
+        token.content for token in cast(Pieces, vocabulary).tokenizer.get_added_tokens_decoder().values()
+    }
+    ends = (ids == ids[EOS]).nonzero()[:, 0].tolist()
+    aliases = [number for number in ends if vocabulary.words[number] in added]
+    return {number: vocabulary.words[number] for number in (PAD, BOS, EOS, *aliases)}
+
+
 def _number(key: str, source: str, config: Any, name: str) -> int:
     """Return a special token's number. Raises UserError where the configuration names none."""
     value = getattr(config, name, None)

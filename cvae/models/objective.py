@@ -41,6 +41,9 @@ class LatentModel(nn.Module, abc.ABC):
         """Return what the objective adds beside nll and β KL, by name: [B], in nats; by default nothing."""
         return {}
 
+    def refuse(self, corpus: Any, where: str) -> None:
+        """Raise UserError, naming `where`, for sequences that it cannot read; by default it reads all."""
+
     def files(self) -> dict[str, str]:
         """Return what building the model needs beside configuration and vocabulary: texts by file name."""
         return {}

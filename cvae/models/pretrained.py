@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cvae.config.schema import ARCHITECTURE, PretrainedModel
-from cvae.data.text import Batch
-from cvae.data.vocabulary import EOS, PAD, UNK, Vocabulary
+from cvae.data.text import Batch, Corpus
+from cvae.data.vocabulary import BOS, EOS, PAD, UNK, Vocabulary
 from cvae.errors import UserError
-from cvae.models.backbone import network, never, numbers
+from cvae.models.backbone import marks, network, never, numbers
 from cvae.models.decode import State
 from cvae.models.kernels.output import OutputLayer
 from cvae.models.text import GaussianEncoder, TextVAE
@@ -48,7 +49,6 @@ class PretrainedEncoder(GaussianEncoder):
     def summary(self, batch: Batch) -> Tensor:
         """Return the vector of each sentence, [B, H]."""
         tokens = batch.tokens if self.causal else batch.tokens[:, 1:]
-        _refuse_longer(tokens.size(1), self.network.config)
         mask = tokens != PAD
         states = self.network(input_ids=self.ids[tokens], attention_mask=mask.long()).last_hidden_state
         if self.causal:
@@ -123,7 +123,6 @@ class PretrainedDecoder(nn.Module):
     def states(self, inputs: Tensor, z: Tensor) -> Tensor:
         """Return what the output layer reads, [B, T, H], for inputs [B, T] and z [B, Z]."""
         prefix = self._prefix(z)
-        _refuse_longer(prefix.size(1) + inputs.size(1), self.settings)
         x = torch.cat([prefix, self._vectors(inputs)], 1)
         return self._read(x, z, self._memories(z))[0][:, prefix.size(1) :]
 
@@ -187,14 +186,9 @@ class PretrainedDecoder(nn.Module):
         return outputs, [torch.stack([layer.keys, layer.values]) for layer in cache.layers]
 
 
-def _refuse_longer(places: int, settings: Any) -> None:
-    """Raise UserError for more places than a network has; T5, whose places are relative, has no limit."""
-    most = getattr(settings, "n_positions", None) if settings.model_type == "gpt2" else None
-    if most is not None and places > most:
-        raise UserError(
-            f"a sentence takes {places} places, and the pretrained network has {most}: leave out longer ones"
-            " (dataset.longest counts words)"
-        )
+def _places(settings: Any) -> float:
+    """Return how many tokens a network has places for; T5, whose places are relative, has no limit."""
+    return float(settings.n_positions) if settings.model_type == "gpt2" else math.inf
 
 
 class PretrainedVAE(TextVAE):
@@ -213,6 +207,25 @@ class PretrainedVAE(TextVAE):
         super().__init__(config, PretrainedEncoder(config, vocabulary) if config.latent else None, decoder)
         self._initialise()
         self._freeze(config.freeze)
+        self.places = _places(decoder.settings) + 1 - (config.prefix if decoder.prompt is not None else 0)
+        if self.encoder is not None:
+            self.places = min(self.places, _places(self.encoder.network.config))
+        self.marks = marks(vocabulary, cast(Any, decoder.output).ids)
+
+    def refuse(self, corpus: Corpus, where: str) -> None:
+        """Raise UserError for sentences that are longer than the networks, or hold a mark of a text's end."""
+        if longer := int((corpus.lengths > self.places).sum()):
+            raise UserError(
+                f"{where}: {longer:,} sentences need more than the {self.places:.0f} places of the pretrained"
+                f" network, up to {corpus.lengths.max():,}: leave them out (dataset.longest counts words)"
+            )
+        for number, word in self.marks.items():
+            own = len(corpus) if number in (BOS, EOS) else 0  # where each sentence begins and ends
+            if inside := int((corpus.tokens == number).sum()) - own:
+                raise UserError(
+                    f"{where}: {word} marks the end of a text for the pretrained network, and stands in"
+                    f" sentences, {inside:,} in all: leave it out"
+                )
 
     def _initialise(self) -> None:
         """Draw the weights that are new."""

@@ -31,11 +31,16 @@ REFINED = ("elbo", "rec", "kl", "ppl", "iw_nll", "iw_ppl")
 
 
 class Task(abc.ABC):
-    """A model, its data in batches, and what is measured of them."""
+    """A model, its data in batches, and what is measured of them.
+
+    Raises UserError for data that the model cannot read.
+    """
 
     def __init__(self, config: Config, model: LatentModel, data: Splits) -> None:
         self.config, self.model, self.data = config, model, data
         self.settings: Any = config.task
+        for split, corpus in data.corpora.items():
+            model.refuse(corpus, split)
         self.batches: dict[str, Any] = {split: self.make_batches(c) for split, c in data.corpora.items()}
 
     @abc.abstractmethod

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch.nn import functional
 
 import cvae
 from cvae.config.schema import PretrainedModel, SemiAmortized
+from cvae.data.text import Batch, Corpus
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK, Pieces
 from cvae.errors import ConfigError, UserError
 from cvae.models import gaussian, kernels, objective
@@ -413,16 +415,36 @@ def test_of_a_checkpoint_of_the_hub_only_what_cannot_run_is_fetched(checkpoints,
     assert all(pattern.endswith((".json", ".safetensors")) for pattern in patterns)
 
 
-def test_a_sentence_longer_than_the_network_s_places_is_refused(make):
-    model = make().eval()
-    with pytest.raises(UserError, match="takes 60 places, and the pretrained network has 40"):
-        model.decode_nll(batch_of([2, *[50] * 59, 3]), codes(model, 1))
-    with pytest.raises(UserError, match="takes 61 places"):
-        model.posterior(batch_of([2, *[50] * 59, 3]))
-    model = make("gpt2 prefix").eval()  # of two vectors, which take places, too
-    model.decode_nll(batch_of([2, *[50] * 37, 3]), codes(model, 1))
-    with pytest.raises(UserError, match="takes 41 places"):
-        model.decode_nll(batch_of([2, *[50] * 38, 3]), codes(model, 1))
+@pytest.mark.parametrize(
+    ("kind", "longest"), [("gpt2 memory", 40), ("gpt2 prefix", 39), ("gpt2 no z", 41), ("t5 memory", 1000)]
+)
+def test_sentences_longer_than_the_networks_are_refused_before_a_batch_is_read(kind, longest, make):
+    model = make(kind).eval()
+
+    def corpus(*lengths: int) -> Corpus:
+        sentences = [[BOS, *[50] * (length - 2), EOS] for length in lengths]
+        return Corpus(sentences, len(model.decoder.output.ids), torch.device("cpu"))
+
+    model.refuse(corpus(3, longest), "train")
+    batch = corpus(3, longest).batch(np.arange(2))
+    assert torch.isfinite(model.decode_nll(batch, model.posterior(batch).mean)).all()
+    if kind != "t5 memory":
+        with pytest.raises(UserError, match=f"train: 2 sentences .* the {longest} places .*, up to 99"):
+            model.refuse(corpus(3, longest + 1, 99), "train")
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [("gpt2", "the <|endoftext|> cat"), ("t5", "the</s>cat"), ("t5", "the<pad> cat")],
+)
+def test_what_marks_the_end_of_a_text_stands_in_no_sentence(kind, text, command, configured, tmp_path):
+    corpus = Path(shutil.copytree(configured(*command(kind)).dataset.path, tmp_path / "corpus"))
+    (corpus / "valid.txt").write_text(f"the old cat saw it\n{text}\n")
+    with pytest.raises(UserError, match=r"^val: <\S+> marks the end of a text .*, 1 in all"):
+        prepare(configured(*command(kind), f"dataset.path={corpus}"))
+    task = prepare(configured(*command(kind)))
+    with pytest.raises(UserError, match=r"^text: <"):
+        task.codec.encode([text])
 
 
 @pytest.mark.parametrize(
