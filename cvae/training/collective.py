@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import platform
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -145,7 +146,8 @@ def _together(work: Callable[[], Any]) -> None:
 
 def _missing(error: Exception) -> str:
     """Return a sentence about the processes that do not answer any more."""
-    reason = str(error).strip().partition("\n")[0]
+    # without the place in torch's source before the first sentence, and its advice after that
+    reason = re.sub(r"^\[\S+\] ", "", str(error).strip()).partition("\n")[0].partition(". ")[0]
     if _store is None or not dist.is_initialized():
         return f"rank {world.rank()} of {world.size()} did not meet the others: {reason}"
     leave()  # which ends the waiting of those that would wait for this one

@@ -38,7 +38,7 @@ def follow(folder: RunFolder, task: Task) -> None:
     ours = identity(task)
     theirs = collective.share(ours)
     if differing := [name for name in ours if ours[name] != theirs[name]]:
-        raise FolderError(f"its {' and '.join(differing)} must be those of rank 0, and differ from them")
+        raise FolderError(f"differs from rank 0 in its {' and '.join(differing)}")
     loop = Follower(task.config, task, folder)
     loop.resume()
     records: Any = None

@@ -92,7 +92,7 @@ class Loop:
                     self.save(logger)
             if state.step != self._saved:
                 self.save(logger)
-        if stop.received:
+        if stop.agreed():
             stop.exit(state.step)
 
     def _advance(self) -> None:

@@ -27,7 +27,7 @@ from cvae.cli.overrides import quoted
 from cvae.cli.train import main
 from cvae.config.load import load
 from cvae.config.schema import Config
-from cvae.errors import ConfigError, LostProcess, UserError
+from cvae.errors import ConfigError, FolderError, LostProcess, UserError
 from cvae.report import figures
 from cvae.runs import world
 from cvae.runs.folder import RunFolder
@@ -274,6 +274,25 @@ def test_no_process_reads_what_is_overwritten(overwrite, monkeypatch, tmp_path):
     assert seen == [None if overwrite else folder]
 
 
+def test_a_signal_to_another_process_during_the_last_step_ends_this_one_too(monkeypatch, tmp_path):
+    answers = iter([0, 0, signal.SIGTERM])  # before each step, and after the last
+    monkeypatch.setattr(collective, "agreed", lambda number: next(answers))
+    folder = RunFolder(tmp_path)
+    with pytest.raises(SystemExit) as ending:
+        runs.run(
+            configured((*LANGUAGE, "train.steps=2", "train.validate_every=2", "schedule=constant")), folder
+        )
+    assert ending.value.code == 128 + signal.SIGTERM
+    assert folder.has_checkpoint and not folder.finished
+
+
+def test_a_process_with_other_data_says_so(monkeypatch, tmp_path):
+    task = prepare(configured(LANGUAGE))
+    monkeypatch.setattr(collective, "share", lambda ours: ours | {"vocabulary": "other", "data": {}})
+    with pytest.raises(FolderError, match=r"^differs from rank 0 in its vocabulary and data$"):
+        follower.follow(RunFolder(tmp_path), task)
+
+
 def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatch):
     store = {f"cvae/name/{rank}": f"here, process {rank}".encode() for rank in range(3)}
     monkeypatch.setattr(collective, "_store", SimpleNamespace(set=store.__setitem__, get=store.get))
@@ -282,7 +301,9 @@ def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatc
     monkeypatch.setenv("WORLD_SIZE", "3")
     answering = {1}
     monkeypatch.setattr(collective, "_answers", lambda store, rank: rank in answering)
-    assert collective._missing(RuntimeError("closed")) == "rank 2 (here, process 2) is lost: closed"
+    assert collective._missing(RuntimeError("[/a/b.cc:5] closed [::1]:3. Check.\n...")) == (
+        "rank 2 (here, process 2) is lost: closed [::1]:3"
+    )
     answering.clear()
     said = collective._missing(RuntimeError("closed"))
     assert said == "at least one of rank 1 (here, process 1), rank 2 (here, process 2) is lost: closed"
