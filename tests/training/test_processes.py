@@ -99,6 +99,7 @@ def lose(rank: int, port: int, size: int, lost: int, line: Any) -> None:
     """Meet the others, and then be lost or say who is."""
     enter(rank, port, size)
     with collective.joined("cpu"):
+        collective.agreed(0)  # all have met
         if rank == lost:
             os._exit(9)
         try:
