@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import cvae
 from cvae.config.schema import PretrainedModel, SemiAmortized
-from cvae.data.text import Batch, Corpus
+from cvae.data.text import Corpus
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK, Pieces
 from cvae.errors import ConfigError, UserError
 from cvae.models import gaussian, kernels, objective
