@@ -76,13 +76,14 @@ def share(value: T) -> T:
     """Return rank 0's value, plain containers and tensors, in every process, with tensors on the CPU."""
     if world.size() == 1:
         return value
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    content = torch.empty(0, dtype=torch.uint8)
+    if world.rank() == 0:
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        content = torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
     size = torch.tensor(len(content))
     _together(lambda: dist.broadcast(size, src=0))
-    if world.rank() > 0:
-        content = torch.empty(int(size), dtype=torch.uint8)
+    content.resize_(int(size))
     _together(lambda: dist.broadcast(content, src=0))
     return torch.load(io.BytesIO(content.numpy().tobytes()), map_location="cpu", weights_only=True)
 
@@ -157,7 +158,7 @@ def _missing(error: Exception) -> str:
         lost = [rank for rank in others if not _answers(_store, rank)]
         names = [f"rank {rank} ({_store.get(f'cvae/name/{rank}').decode()})" for rank in lost]
     except dist.DistError:  # the process that held the store is gone
-        names = ["rank 0, through which the processes met,"]
+        names = ["rank 0 (see what it said)"]
     # one that measures, or waits for one that does, does not answer either
     who = f"at least one of {', '.join(names)}" if len(names) > 1 else "".join(names) or "a process"
     return f"{who} is lost: {reason}"

@@ -9,7 +9,7 @@ from typing import Any
 from cvae.config.load import identity as flat
 from cvae.config.schema import Config
 from cvae.errors import FolderError
-from cvae.runs import fingerprints
+from cvae.runs.fingerprints import Fingerprints
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
 from cvae.training import collective
@@ -23,26 +23,22 @@ def quiet(config: Config) -> Config:
     return dataclasses.replace(config, train=dataclasses.replace(config.train, progress=False))
 
 
-def identity(task: Task) -> dict[str, Any]:
+def identity(task: Task, prints: Fingerprints) -> dict[str, Any]:
     """Return what all processes of a run must have in common."""
-    data = {**task.data.fingerprints, **fingerprints.others(task.config)}
-    return {
-        "configuration": flat(task.config.container),
-        "vocabulary": task.data.vocabulary.text,
-        "data": data,
-    }
+    words = task.data.vocabulary.text
+    return {"configuration": flat(task.config.container), "vocabulary": words, "data": dict(prints)}
 
 
-def follow(folder: RunFolder, task: Task) -> None:
+def follow(folder: RunFolder, task: Task, prints: Fingerprints) -> None:
     """Take the steps of rank 0's run. Raises FolderError where rank 0 has another corpus or configuration."""
-    ours = identity(task)
+    ours = identity(task, prints)
     theirs = collective.share(ours)
     if differing := [name for name in ours if ours[name] != theirs[name]]:
         raise FolderError(f"differs from rank 0 in its {' and '.join(differing)}")
     loop = Follower(task.config, task, folder)
     loop.resume()
-    records: Any = None
-    loop.run(records)
+    no_records: Any = None
+    loop.run(no_records)
 
 
 class Follower(Loop):

@@ -48,7 +48,8 @@ def run(
     with collective.joined(config.device):
         if world.rank() == 0:
             return _lead(config, folder, command, composition or {})
-        follower.follow(folder, _prepared(follower.quiet(config), folder))
+        task = _prepared(follower.quiet(config), folder)
+        follower.follow(folder, task, _fingerprints(task, config))
         return math.nan
 
 
@@ -74,10 +75,10 @@ def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str
         if config.overwrite:
             folder.clear()
         with log_file(folder), disk_errors(folder), logging_redirect_tqdm():
-            device = world.described(device_name(task.device))
-            describe(folder, config, command, _fingerprints(task, config), device)
+            prints = _fingerprints(task, config)
+            describe(folder, config, command, prints, world.described(device_name(task.device)))
             _write_texts(folder, task, composition)
-            collective.share(follower.identity(task))
+            collective.share(follower.identity(task, prints))
             return _train(config, folder, task)
 
 
