@@ -171,6 +171,9 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendedGPU]:
         "cuda.is_available": lambda: True,
         "cuda.is_bf16_supported": lambda *_: True,
         "cuda.get_device_name": lambda *_: "a pretended GPU",
+        # what torch built for CUDA would ask a driver for: to pack weights, and whether a graph is captured
+        "backends.cudnn.is_acceptable": lambda *_: False,
+        "optim.Optimizer._accelerator_graph_capture_health_check": lambda *_: None,
         "cuda.get_rng_state": lambda *_: torch.get_rng_state(),
         "cuda.set_rng_state": lambda state, *_: torch.set_rng_state(state),
         "nn.Parameter.__new__": lambda cls, data=None, requires_grad=True: mark(

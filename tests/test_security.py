@@ -47,7 +47,8 @@ def offences(source: str) -> Iterator[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_sources_run_no_text_and_no_foreign_objects(path):
     found = set(offences(path.read_text(encoding="utf-8")))
-    assert found <= (ONLINE if path == ROOT / "cvae" / "download.py" else set())
+    allowed = {"cvae/download.py": ONLINE, "scripts/bench.py": {"spec.loader.exec_module"}}  # of --step FILE
+    assert found <= allowed.get(path.relative_to(ROOT).as_posix(), set())
 
 
 @pytest.mark.parametrize(
