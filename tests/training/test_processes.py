@@ -269,7 +269,8 @@ def test_no_process_reads_what_is_overwritten(overwrite, monkeypatch, tmp_path):
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(collective, "joined", lambda device: nullcontext())
     monkeypatch.setattr(runs, "prepare", lambda config, known, folder: seen.append(folder))
-    monkeypatch.setattr(follower, "follow", lambda folder, task: None)
+    monkeypatch.setattr(runs, "_fingerprints", lambda task, config: {})
+    monkeypatch.setattr(follower, "follow", lambda folder, task, prints: None)
     folder = RunFolder(tmp_path)
     runs.run(configured((*LANGUAGE, f"overwrite={overwrite}")), folder)
     assert seen == [None if overwrite else folder]
@@ -291,7 +292,7 @@ def test_a_process_with_other_data_says_so(monkeypatch, tmp_path):
     task = prepare(configured(LANGUAGE))
     monkeypatch.setattr(collective, "share", lambda ours: ours | {"vocabulary": "other", "data": {}})
     with pytest.raises(FolderError, match=r"^differs from rank 0 in its vocabulary and data$"):
-        follower.follow(RunFolder(tmp_path), task)
+        follower.follow(RunFolder(tmp_path), task, task.data.fingerprints)
 
 
 def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatch):
