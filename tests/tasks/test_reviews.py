@@ -741,6 +741,17 @@ def test_a_classifier_starts_as_the_probe_it_comes_from(started):
     assert abs(z.mean()) > 0.1 and abs(classifier.scale - 1) > 0.1  # so that both matter
 
 
+def test_rnns_of_a_classifier_train_without_dropout_on_weights_that_are_joined(monkeypatch):
+    joined: list[nn.Module] = []
+    reader = nn.Sequential(nn.LSTM(3, 4, num_layers=2, dropout=0.5), nn.GRU(4, 2), nn.Dropout(0.5))
+    reader = copy.deepcopy(reader.eval())  # after which cuDNN would join the weights at every call
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda rnn: joined.append(rnn))
+    Classifier(reader, Scaling(torch.zeros(2), 1.0))
+    assert joined == list(reader)[:2]
+    assert all(rnn.training and rnn.dropout == 0 for rnn in joined)
+    assert not reader[2].training
+
+
 def taught(started, scores, **values):
     """Training with validations that score so: what each update read, the updates before each validation."""
     classifier, _, corpus = started
