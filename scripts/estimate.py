@@ -84,18 +84,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fastest = max(speeds.values())
     step, start = BATCH * TOKENS * cost / fastest, starts(sentences)
     logits = 2 * 4 * BATCH * TOKENS * PIECES
+    peaks = {which: f"{start[f'bytes{which}'] / 1e9:.2g} GB" for which in ("", ", again")}
     needs = [
         ("GPU: weights, gradients and Adam's moments, float32", f"{16 * parameters / 1e9:.2g} GB"),
         ("GPU: gradients once more, to sum them over processes", f"{4 * parameters / 1e9:.2g} GB"),
-        (
-            f"GPU: logits of {BATCH:,} sentences and their gradient",
-            f"{logits / 1e9:.2g} GB",
-        ),
+        (f"GPU: logits of {BATCH:,} sentences and their gradient", f"{logits / 1e9:.2g} GB"),
         ("GPU: the corpus, four bytes a token", f"{4 * sentences * (TOKENS + 1) / 1e9:.2g} GB"),
         ("first start, two busy cores", duration(start["seconds"])),
-        ("first start, host memory", f"{start['bytes'] / 1e9:.2g} GB"),
+        ("first start, peak memory", peaks[""]),
         ("later starts, two busy cores", duration(start["seconds, again"])),
-        ("later starts, host memory of each process", f"{start['bytes, again'] / 1e9:.2g} GB"),
+        (
+            "later starts, peak memory of each process, mapped files included",
+            peaks[", again"],
+        ),
         (f"a step of {BATCH:,} sentences on the fastest GPU", duration(step)),
     ]
     sent = 2 * (GPUS - 1) / GPUS * 4 * parameters
