@@ -31,9 +31,7 @@ LINKS = {"450 GB/s, within a machine": 450e9, "100 Gbit/s, between machines": 12
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options of the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--parameters", type=float, default=1e8, help="in matrix products (default: 1e8)")
     parser.add_argument("--sentences", type=float, default=1e8, help="of the corpus (default: 1e8)")
     return parser.parse_args(arguments)
@@ -93,10 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         ("first start, two busy cores", duration(start["seconds"])),
         ("first start, peak memory", peaks[""]),
         ("later starts, two busy cores", duration(start["seconds, again"])),
-        (
-            "later starts, peak memory of each process, mapped files included",
-            peaks[", again"],
-        ),
+        ("later starts, peak memory of each process, mapped files included", peaks[", again"]),
         (f"a step of {BATCH:,} sentences on the fastest GPU", duration(step)),
     ]
     sent = 2 * (GPUS - 1) / GPUS * 4 * parameters
