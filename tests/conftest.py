@@ -5,8 +5,6 @@ torch and Hydra are imported by the fixtures: the process that hands the tests o
 
 from __future__ import annotations
 
-import copy
-import functools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -66,35 +64,10 @@ def pictures() -> Iterator[Callable[[], AbstractContextManager[None]]]:
 
 @pytest.fixture(scope="session")
 def configured() -> Callable[..., Config]:
-    """`configured("task=toy", "seed=1")` is the typed configuration of that command line.
+    """`configured("task=toy", "seed=1")` is the typed configuration of that command line."""
+    from tests.helpers import configured
 
-    Choices of groups are composed once, and values set in a copy, as Hydra itself sets them in the end.
-    """
-    from hydra import compose, initialize_config_dir
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from omegaconf import DictConfig, OmegaConf
-
-    from cvae.cli.help import GROUPS
-    from cvae.cli.overrides import quoted
-    from cvae.config.load import load
-    from cvae.program import CONF
-
-    @functools.cache
-    def chosen(environment: tuple[str | None, ...], choices: tuple[str, ...]) -> DictConfig:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose("config", list(choices))
-
-    def make(*overrides: str) -> Config:
-        items = OverridesParser.create().parse_overrides(list(map(quoted, overrides)))
-        choices = tuple(str(item.input_line) for item in items if item.key_or_group in GROUPS)
-        named = tuple(os.environ.get(name) for name in ("CVAE_DATA", "HOME"))  # which conf/ may refer to
-        composed = copy.deepcopy(chosen(named, choices))
-        for item in items:
-            if item.key_or_group not in GROUPS:
-                OmegaConf.update(composed, item.key_or_group, item.value(), merge=True)
-        return load(composed)
-
-    return make
+    return configured
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,9 +15,15 @@ from types import ModuleType
 import datasets
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from cvae import data, tasks
+from cvae.cli.help import GROUPS
+from cvae.cli.overrides import quoted
+from cvae.config.load import load
 from cvae.config.schema import Config, LanguageTaskConfig, Objective, SentenceModel, TinyData, Train
 from cvae.data.text import Batch, Splits
 from cvae.data.vocabulary import PAD
@@ -151,6 +160,27 @@ def check_greedy(model: TextVAE, z: Tensor) -> None:
     assert beam_search(model, None, z, 8, SamplingOptions(beam=1)) == greedy
     for own, row in zip(z, greedy, strict=True):
         assert generate(model, None, own[None], 8, SamplingOptions()) == [row]
+
+
+@functools.cache
+def _chosen(environment: tuple[str | None, ...], choices: tuple[str, ...]) -> DictConfig:
+    """What Hydra composes from choices of groups; conf/ may refer to the environment."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("config", list(choices))
+
+
+def configured(*overrides: str) -> Config:
+    """The typed configuration of a command line.
+
+    Choices of groups are composed once, and values set in a copy, as Hydra itself sets them in the end.
+    """
+    items = OverridesParser.create().parse_overrides(list(map(quoted, overrides)))
+    choices = tuple(str(item.input_line) for item in items if item.key_or_group in GROUPS)
+    composed = copy.deepcopy(_chosen((os.environ.get("CVAE_DATA"), os.environ.get("HOME")), choices))
+    for item in items:
+        if item.key_or_group not in GROUPS:
+            OmegaConf.update(composed, item.key_or_group, item.value(), merge=True)
+    return load(composed)
 
 
 def config_of(clip: float | None = 5.0, free_bits: float = 0.0, latent: int = 3, **values) -> Config:

@@ -15,14 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from cvae.cli.overrides import quoted
-from cvae.config.load import load
 from cvae.data.dialogs import DialogCorpus
 from cvae.runs.folder import RunFolder
 from cvae.training.run import run
-from tests.helpers import CONF, DIALOGS, ROOT
+from tests.helpers import DIALOGS, ROOT, configured
 
 GOLDEN = ROOT / "tests" / "golden.json"
 # without clipping: fused Adam takes the norm in float32
@@ -111,10 +108,8 @@ def twenty_steps(overrides: Sequence[str], folder: Path) -> dict[str, list[float
     reviews.mkdir(parents=True)
     write_reviews(reviews)
     arguments = [*(part.format(reviews=reviews) for part in overrides), *COMMON]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = load(compose("config", list(map(quoted, arguments))))
     with float64():
-        run(config, RunFolder(folder / "run"))
+        run(configured(*arguments), RunFolder(folder / "run"))
     lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
     series: dict[str, list[float]] = {}
     for record in map(json.loads, lines):

@@ -8,13 +8,11 @@ import random
 from fractions import Fraction
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cvae.config import schema
-from cvae.config.load import load
 from cvae.schedules import (
     Autoencoder,
     Constant,
@@ -26,7 +24,7 @@ from cvae.schedules import (
     Rates,
     Stage,
 )
-from tests.helpers import CONF
+from tests.helpers import CONF, configured
 
 SHAPES = {
     "linear": lambda v: v,
@@ -55,12 +53,6 @@ def published(n: int, start: float, stop: float, cycles: int, ratio: float, shap
             v += step
             i += 1
     return found
-
-
-def preset(name: str) -> schema.Config:
-    """The committed experiment, composed as the command line does."""
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load(compose("config", overrides=[f"experiment=original/{name}"]))
 
 
 # ---- β ----
@@ -287,7 +279,7 @@ EPOCH, TOTAL = 1_359, 54_360
 
 
 def test_the_preset_ptb_monotonic_is_the_authors_baseline_at_every_update():
-    found = preset("ptb_monotonic")
+    found = configured("experiment=original/ptb_monotonic")
     assert found.train.steps is None and found.train.epochs * EPOCH == TOTAL
     for step in range(TOTAL):
         t = step + 1
@@ -296,7 +288,7 @@ def test_the_preset_ptb_monotonic_is_the_authors_baseline_at_every_update():
 
 
 def test_the_preset_ptb_cyclical_is_the_authors_run_at_every_update():
-    found = preset("ptb_cyclical")
+    found = configured("experiment=original/ptb_cyclical")
     assert found.train.steps is None and found.train.epochs * EPOCH == TOTAL
     for step in range(TOTAL):
         j, epoch = step % 13_590 + 1, step // EPOCH + 1

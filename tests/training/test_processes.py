@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -21,11 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from cvae.cli.overrides import quoted
 from cvae.cli.train import main
-from cvae.config.load import load
 from cvae.config.schema import Config
 from cvae.errors import ConfigError, FolderError, LostProcess, UserError
 from cvae.report import figures
@@ -37,7 +33,7 @@ from cvae.training.means import StepSums, read
 from cvae.training.run import prepare
 from cvae.training.state import TrainingState
 from cvae.training.steps import build
-from tests.helpers import CONF, ROOT
+from tests.helpers import ROOT, configured
 from tests.test_golden import CASES, float64
 
 STEADY = ("device=cpu", "model.dropout=0.0")
@@ -58,15 +54,9 @@ WHOLE = {name: (*LANGUAGE, f"remedy=[{name}]") for name in ("free_bits", "free_b
 NOISY = (*CASES["language"], "device=cpu", "model.dropout=0.5")
 
 
-def configured(overrides: Sequence[str]) -> Config:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return load(compose("config", list(map(quoted, overrides))))
-
-
-def trained(overrides: Sequence[str]) -> dict[str, Any]:
+def trained(config: Config) -> dict[str, Any]:
     """Make some updates; return what is recorded of them, the weights, and the common random numbers."""
     with float64():
-        config = configured(overrides)
         task = prepare(config)
         task.model.train()
         step, batches, sums = build(task.model, config), task.batches["train"], []
@@ -88,11 +78,11 @@ def enter(rank: int, port: int, size: int = 2) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
-def take_part(rank: int, port: int, cases: dict[str, Sequence[str]], line: Any) -> None:
+def take_part(rank: int, port: int, cases: dict[str, Config], line: Any) -> None:
     """Train every case with the others."""
     enter(rank, port)
     with collective.joined("cpu"):
-        line.send({name: trained(overrides) for name, overrides in cases.items()})
+        line.send({name: trained(config) for name, config in cases.items()})
 
 
 def lose(rank: int, port: int, size: int, lost: int, line: Any) -> None:
@@ -131,7 +121,8 @@ def started(work: Any, size: int, *arguments: Any) -> list[tuple[Any, Any]]:
 @pytest.fixture(scope="module")
 def together() -> list[dict[str, Any]]:
     """Return what each of two processes trained."""
-    return [line.recv() for _, line in started(take_part, 2, PARTED | WHOLE | {"noisy": NOISY})]
+    cases = {name: configured(*case) for name, case in (PARTED | WHOLE | {"noisy": NOISY}).items()}
+    return [line.recv() for _, line in started(take_part, 2, cases)]
 
 
 def same(one: dict[str, Any], other: dict[str, Any]) -> None:
@@ -143,13 +134,13 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", PARTED | WHOLE)
 def test_twenty_updates_of_two_processes_are_those_of_one(case, together):
-    alone = trained((PARTED | WHOLE)[case])
+    alone = trained(configured(*(PARTED | WHOLE)[case]))
     for process in together:
         same(process[case], alone)
 
 
 def test_processes_stay_equal_to_the_bit_and_draw_masks_of_their_own(together):
-    alone = trained(NOISY)
+    alone = trained(configured(*NOISY))
     first, other = (process["noisy"] for process in together)
     assert (first["weights"] == other["weights"]).all()
     assert (first["random"] == other["random"]).all()
@@ -171,13 +162,14 @@ def test_rank_0_is_named_where_the_store_is_lost_with_it():
 
 @pytest.mark.parametrize("case", PARTED)
 def test_accumulated_parts_give_the_update_of_the_whole_batch(case):
-    same(trained((*PARTED[case], "train.accumulate=3")), trained(PARTED[case]))
+    accumulated = configured(*PARTED[case], "train.accumulate=3")
+    same(trained(accumulated), trained(configured(*PARTED[case])))
 
 
 @pytest.mark.parametrize("each", [1, 2])
 @pytest.mark.parametrize("rows", [1, 2, 3, 8])
 def test_every_row_of_a_batch_is_in_one_part(rows, each, monkeypatch):
-    config = configured((*LANGUAGE, f"train.batch_size={rows}", f"train.accumulate={each}"))
+    config = configured(*LANGUAGE, f"train.batch_size={rows}", f"train.accumulate={each}")
     monkeypatch.setenv("WORLD_SIZE", "3")
     task = prepare(config)
     step, batches = build(task.model, config), task.batches["train"]
@@ -211,12 +203,12 @@ def test_noise_of_its_own_differs_by_process_and_step_and_leaves_the_common_stre
 @pytest.mark.parametrize("remedy", ["aggressive", "semi_amortized", "batch_norm"])
 def test_what_is_about_the_whole_batch_is_refused(remedy, monkeypatch):
     overrides = (*LANGUAGE, f"remedy=[{remedy}]")
-    world.refuse(configured(overrides))
+    world.refuse(configured(*overrides))
     with pytest.raises(ConfigError, match=r"train\.accumulate"):
-        configured((*overrides, "train.accumulate=2"))
+        configured(*overrides, "train.accumulate=2")
     announce(monkeypatch, RANK="0", WORLD_SIZE="2")
     with pytest.raises(UserError, match="torchrun"):
-        world.refuse(configured(overrides))
+        world.refuse(configured(*overrides))
 
 
 def announce(monkeypatch, **numbers: str) -> None:
@@ -231,7 +223,7 @@ def test_a_single_process_is_rank_0_whatever_a_cluster_calls_it(rank, size, monk
     monkeypatch.setenv("RANK", rank)
     if size:
         monkeypatch.setenv("WORLD_SIZE", size)
-    world.refuse(configured(LANGUAGE))
+    world.refuse(configured(*LANGUAGE))
     assert world.rank() == 0
 
 
@@ -249,7 +241,7 @@ def test_a_single_process_is_rank_0_whatever_a_cluster_calls_it(rank, size, monk
     ],
 )
 def test_processes_that_cannot_meet_are_refused(numbers, sentence, monkeypatch):
-    config = configured(LANGUAGE)
+    config = configured(*LANGUAGE)
     announce(monkeypatch, **numbers)
     with pytest.raises(UserError, match=sentence):
         world.refuse(config)
@@ -272,7 +264,7 @@ def test_no_process_reads_what_is_overwritten(overwrite, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "_fingerprints", lambda task, config: {})
     monkeypatch.setattr(follower, "follow", lambda folder, task, prints: None)
     folder = RunFolder(tmp_path)
-    runs.run(configured((*LANGUAGE, f"overwrite={overwrite}")), folder)
+    runs.run(configured(*LANGUAGE, f"overwrite={overwrite}"), folder)
     assert seen == [None if overwrite else folder]
 
 
@@ -282,14 +274,14 @@ def test_a_signal_to_another_process_during_the_last_step_ends_this_one_too(monk
     folder = RunFolder(tmp_path)
     with pytest.raises(SystemExit) as ending:
         runs.run(
-            configured((*LANGUAGE, "train.steps=2", "train.validate_every=2", "schedule=constant")), folder
+            configured(*LANGUAGE, "train.steps=2", "train.validate_every=2", "schedule=constant"), folder
         )
     assert ending.value.code == 128 + signal.SIGTERM
     assert folder.has_checkpoint and not folder.finished
 
 
 def test_a_process_with_other_data_says_so(monkeypatch, tmp_path):
-    task = prepare(configured(LANGUAGE))
+    task = prepare(configured(*LANGUAGE))
     monkeypatch.setattr(collective, "share", lambda ours: ours | {"vocabulary": "other", "data": {}})
     with pytest.raises(FolderError, match=r"^differs from rank 0 in its vocabulary and data$"):
         follower.follow(RunFolder(tmp_path), task, task.data.fingerprints)
@@ -314,7 +306,7 @@ def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatc
 @pytest.mark.parametrize("remedy", WHOLE)
 def test_remedies_of_the_whole_batch_are_refused_in_parts(remedy):
     with pytest.raises(ConfigError, match=f"objective.{remedy} is about the whole batch"):
-        configured((*LANGUAGE, f"remedy=[{remedy}]", "train.accumulate=2"))
+        configured(*LANGUAGE, f"remedy=[{remedy}]", "train.accumulate=2")
 
 
 ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=1")
@@ -392,7 +384,7 @@ def test_a_run_is_the_same_by_torchrun_and_after_a_signal_and_a_lost_process(tmp
 
 
 def test_another_number_of_processes_says_what_changes(tmp_path, caplog, monkeypatch):
-    config = configured(LANGUAGE)
+    config = configured(*LANGUAGE)
     task = prepare(config)
     state = TrainingState(task.model, build(task.model, config))
     saved = state.state_dict()
