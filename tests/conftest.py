@@ -20,7 +20,11 @@ QUICK = "import pytest, tests.quick; tests.quick.leave_out(pytest.MonkeyPatch())
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Run every test on the CPU, many of them compare bits, but those that `-m cuda` asks for."""
+    """Run every test on the CPU, many of them compare bits, but those that `-m cuda` asks for.
+
+    One thread each: small models gain nothing from more, and several workers would wait for each other.
+    """
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
