@@ -1,13 +1,16 @@
 """`cvae data` against a real HTTP server on loopback."""
 
+import functools
 import hashlib
 import http.server
+import io
 import os
 import re
 import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -376,6 +379,27 @@ def test_plain_http_needs_loopback_or_the_users_word(script):
     download.check_url("http://mirror.example/x", given_by_user=True)
     with pytest.raises(download.DownloadError, match="https"):
         download.check_url("http://mirror.example/x", given_by_user=False)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "followed"),
+    [
+        ("https://h.example/a", "https://other.example/a", True),
+        ("https://h.example/a", "http://h.example/a", False),
+        ("http://h.example/a", "http://h.example/b", True),
+        ("http://h.example/a", "http://other.example/a", False),
+    ],
+)
+def test_a_redirect_is_no_less_safe_than_the_address_given(old, new, followed):
+    request = urllib.request.Request(old)
+    redirected = functools.partial(
+        download._CheckedRedirects().redirect_request, request, io.BytesIO(), 302, ""
+    )
+    if followed:
+        assert redirected({}, new).full_url == new
+    else:
+        with pytest.raises(download.DownloadError, match="https is required"):
+            redirected({}, new)
 
 
 def test_command_line_form(server, tmp_path):

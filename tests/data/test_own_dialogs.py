@@ -249,6 +249,7 @@ MORE = [
     ({"turns": [{"speaker": "anna", "text": ["hi"]}]}, 'turn 1: text must be text, found ["hi"]'),
     ({"turns": [{"speaker": "anna", "text": "hi", "act": 2}]}, "turn 1: act must be text, found 2"),
     ('{"turns": ["\\ud800"]}', "a text has half a character in it"),
+    ('{"turns": ["\\uD800"]}', "a text has half a character in it"),
     ("[" * 100_000, "lists or objects nested too deeply"),
     ("null", "a dialog is an object with turns, found null"),
 ]

@@ -82,6 +82,22 @@ def test_a_column_of_numbers_and_blanks_is_no_text(tmp_path, kind):
     assert sources.text_column(written(tmp_path, kind, rows), None) == "review"
 
 
+@pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
+def test_texts_may_have_a_number_among_them(tmp_path, kind):
+    rows = [row | {"review": text} for row, text in zip(ROWS, ["10", *TEXTS[1:]], strict=True)]
+    assert sources.text_column(written(tmp_path, kind, rows), None) == "review"
+
+
+def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('review\tstars\n"quoted" at first\t3\n"never closed\t4\nthe end\t5\n')
+    assert [text for _, text in sources.texts(path, "review")] == [
+        '"quoted" at first',
+        '"never closed',
+        "the end",
+    ]
+
+
 def test_each_column_of_a_file_is_itself(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"a": f"one {n}", "b": f"two {n}"}) + "\n" for n in range(8)))
@@ -109,6 +125,11 @@ def test_a_folder_of_splits_may_hold_any_format_and_shards(tmp_path):
         "train/train-00000-of-00002.parquet",
         "train/train-00001-of-00002.parquet",
     } <= built.fingerprints.keys()
+    changed = [row | {"review": "another word"} for row in ROWS[:1]]
+    written(tmp_path, ".parquet", changed, "train-00001-of-00002")
+    assert (
+        "another" in data.build(own(tmp_path), CPU).vocabulary.words
+    )  # not what the cache knows of the first
     written(tmp_path, ".csv", ROWS, "train")
     with pytest.raises(UserError, match=r"has train\.\w+ and train\.\w+: one of them must be the tr"):
         layout.parts(tmp_path)

@@ -37,7 +37,7 @@ from cvae.runs.provenance import describe
 from cvae.runs.reader import read_run
 from cvae.tasks.dialog import DialogTask
 from cvae.training.run import prepare, reopen, run
-from tests.helpers import ROOT
+from tests.helpers import CPU, ROOT
 
 HERE = ROOT / "tests/dialogs"
 DATA = DialogData(
@@ -60,7 +60,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def splits() -> DialogSplits:
-    return data.build(DATA, torch.device("cpu"))
+    return data.build(DATA, CPU)
 
 
 # ---- BLEU ----
@@ -192,7 +192,7 @@ def scorer(splits: DialogSplits, split: str = "test") -> Scorer:
 def test_an_answer_scores_the_same_whatever_the_vocabulary():
     found, words = [], ["what", "about", "the", "<unk>"]
     for size in (12, 60):
-        splits = data.build(dataclasses.replace(DATA, vocabulary=size), torch.device("cpu"))
+        splits = data.build(dataclasses.replace(DATA, vocabulary=size), CPU)
         score = scorer(splits, "val")
         said = [[[splits.vocabulary.index[word] for word in words]]] * len(score.references)
         unknown = score([[[UNK] * 3]] * len(said))
@@ -404,6 +404,14 @@ def test_references_are_matched_by_their_context_wherever_they_stand(tmp_path, s
         ["what", "about", "the", "dog"],
     ]
     assert late.acts == [splits.acts.index("agree/accept"), UNKNOWN] and found[2].acts == []
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_references_are_in_lower_case_where_the_corpus_is(tmp_path, lower):
+    corpus = data.build(dataclasses.replace(DATA, lower=lower), CPU).corpora["test"]
+    entries = [{"responses": ["What about THE dog"]}] * len(corpus)
+    found, _ = references.read(written(tmp_path, entries), corpus)
+    assert found[0].words == [["what", "about", "the", "dog"] if lower else ["What", "about", "THE", "dog"]]
 
 
 def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):
