@@ -190,6 +190,23 @@ def test_an_ended_sentence_keeps_its_score_and_competes_with_longer_ones():
     assert beam_search(Endings(), None, z, 2, no_end) == [[4, 5]] * 3
 
 
+class Refused(Endings):
+    """A model that begins with 4 or, a little less likely, with 6, which ends; 5 mostly follows 4."""
+
+    def step(self, words: torch.Tensor, state: tuple) -> tuple[torch.Tensor, tuple]:
+        shares = torch.full((len(words), 7), 1e-9)
+        first = words == BOS
+        shares[first, 4], shares[first, 6] = 0.55, 0.45
+        shares[words == 4, 5], shares[words == 4, EOS], shares[words == 6, EOS] = 0.9, 0.1, 1.0
+        return shares.log(), state
+
+
+def test_a_forbidden_words_probability_is_not_shared_out():
+    z = torch.zeros(2, 1)
+    assert beam_search(Refused(), None, z, 2, SamplingOptions(beam=3)) == [[4, 5]] * 2
+    assert beam_search(Refused(), None, z, 2, SamplingOptions(beam=3, forbid=(5,))) == [[6]] * 2
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, configured) -> str:
     """A finished run on the generated corpus."""
