@@ -731,6 +731,14 @@ def test_every_turn_of_a_chat_has_noise_of_its_own_and_a_new_dialog_the_same(mon
     assert len(set(seeds[:3])) == 3 and seeds[3:] == seeds[:2] and seeds[0] == 5
 
 
+def test_a_number_chooses_only_where_there_are_answers(monkeypatch):
+    heard = []
+    monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or [chat.Said("yes", "")] * 2)
+    task = types.SimpleNamespace(data=types.SimpleNamespace(topics=[]))
+    list(chat.chat(task, ["7", "2", "", "3"]))
+    assert heard == [["7"], ["3"]]
+
+
 def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):
     heard = []
     monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[2]) or [chat.Said("yes", "")])

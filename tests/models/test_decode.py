@@ -12,7 +12,7 @@ import torch
 
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
-from cvae.evaluation.samples import Sampler, literal
+from cvae.evaluation.samples import Sampler, literal, markdown, without_unknown
 from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.runs.folder import RunFolder
 from cvae.training.run import reopen, run
@@ -226,6 +226,11 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
     assert "<unk>" not in page.partition("## Sentences")[0].partition("\n")[2]
     greedy, drawn = (part.split("\n\n")[1].splitlines() for part in page.split("## z from the prior")[1:])
     assert len(greedy) == len(drawn) == 10 and greedy != drawn
+    task = without_corpus(RunFolder(folder), "cpu", None)
+    how = without_unknown(SamplingOptions(temperature=1.0, top_p=0.9))
+    expected, whole = (Sampler(task, options) for options in (how, dataclasses.replace(how, top_p=1.0)))
+    assert markdown(expected.prior(10)) in page
+    assert markdown(whole.prior(10)) not in page
 
 
 def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):

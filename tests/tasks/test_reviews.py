@@ -490,8 +490,13 @@ def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeyp
         mean = np.stack([2 * side + rng.normal(0, 1.5, len(side)), 0.05 * side], 1)
         return Gaussian(torch.tensor(mean), torch.zeros(len(side), 2))
 
+    scales: list[float] = []
+    scaled = Scaling.__call__
+    monkeypatch.setattr(Scaling, "__call__", lambda self, z: scales.append(self.scale) or scaled(self, z))
     monkeypatch.setattr(reviews, "posteriors", posteriors)
     found = task.classification.measure(Trial("probe", 1.0, 0))
+    *_, of_means, train, val, test = scales
+    assert train == val == test > of_means  # samples vary more
     assert found["test/accuracy"] == 1.0
     assert found["test/accuracy_sampled"] == pytest.approx(norm.cdf(2 / math.hypot(1.5, 1)), abs=0.03)
     again = task.classification.measure(Trial("probe", 1.0, 1))
