@@ -17,6 +17,7 @@ from cvae.errors import CheckpointError, FolderError, RunsError
 from cvae.runs import continuation
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import read_run, refuse_mixture
+from cvae.schedules import Rates, Stage
 from cvae.tasks.dialog import DialogTask
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint, console
@@ -140,6 +141,18 @@ def test_cycles_go_on_or_hold_and_nothing_changes_before(finished, tmp_path, con
         assert ("β goes on in cycles of 12 updates" in note) == (beta == "cycles")
         assert ("β holds at 1 and" in note) == (beta == "hold")
         assert note.endswith("goes on as it was" if lr == "restarts" else f"holds at {expected[23][1]:.4g}")
+
+
+@pytest.mark.parametrize("how", ["null", "hold"])
+def test_a_rate_that_falls_goes_on_falling_unless_it_is_held(how, tmp_path, configured):
+    (tmp_path / "results.json").write_text('{"updates": 20, "step": 20}')
+    own = ("schedule=constant", "lr=exponential", "lr.every=7")
+    config = configured(*TINY, *own, f"continue_from={tmp_path}", f"continue_lr={how}")
+    (stage,) = continuation.stages(config)
+    rates = Rates(config.schedule, config.lr, 20, 1, (Stage(**stage),))
+    assert [rates(step)[1] for step in (19, 30)] == [
+        config.lr(step, 20) for step in (19, 30 if how == "null" else 19)
+    ]
 
 
 def test_the_records_are_those_of_both_runs_and_tensorboard_shows_each_once(finished, tmp_path, configured):
