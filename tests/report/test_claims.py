@@ -98,6 +98,14 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
     assert Check("test/kl", CYCLICAL, "same", {"schedule.name": "none"}, margin=1.0).judge(runs).score is None
 
 
+@pytest.mark.parametrize(("left", "right"), [(3, 1), (1, 3)])
+def test_a_check_has_the_seeds_of_the_side_that_has_fewer(left, right, tmp_path):
+    for schedule, seeds in (("cyclical", left), ("monotonic", right)):
+        for seed in range(seeds):
+            finished(tmp_path, schedule, seed, 1.0 + seed / 10)
+    assert Check("test/kl", CYCLICAL, "more", MONOTONIC).judge(find_runs([tmp_path])).seeds == 1
+
+
 @pytest.mark.parametrize(
     ("scores", "margin", "outcome"),
     [
@@ -299,3 +307,16 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(more, tmp_
     assert claims_command(["mine", *more, "--train"]) == 1
     assert started == ["experiment=ptb_quick", "experiment=ptb_table"]
     assert "experiment=ptb_table ended with exit status 1" in capsys.readouterr().err
+
+
+def test_train_shows_what_it_has_trained(tmp_path, monkeypatch, capsys):
+    def run(command):
+        name = command[-1].removeprefix("experiment=")
+        for schedule in ("constant", "monotonic", "cyclical"):
+            finished(tmp_path / "outputs" / name, schedule, 0, 4.321)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr("cvae.cli.claims.subprocess.run", run)
+    monkeypatch.chdir(tmp_path)
+    assert claims_command(["--train"]) == 0
+    assert "cyclical at 100 % 4.32 (n 1)" in capsys.readouterr().out

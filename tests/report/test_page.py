@@ -29,6 +29,17 @@ def test_sentences_are_titled_by_the_row_that_their_run_stands_in():
     ]
 
 
+def test_quarters_of_a_short_run_are_means_over_them(tmp_path):
+    config = {"train": {}, "schedule": {"name": "constant"}, "task": {"name": "toy"}}
+    (tmp_path / "run.json").write_text(json.dumps({"config": config}))
+    (tmp_path / "results.json").write_text(json.dumps({"finished": True, "updates": 40}))
+    records = [{"step": step, "train/kl": float(step // 10)} for step in range(40)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    caption, table = page.along_training(find_runs([tmp_path]))
+    assert caption.startswith("Means over the 10 updates before each mark")
+    assert [str(cell) for cell in table.body[-1]] == ["1", "train/kl", "0.10", "1.10", "2.10", "3.00"]
+
+
 @pytest.mark.parametrize(("most", "left"), [(1, 2), (2, 1), (3, 0), (4, 0)])
 def test_settings_beyond_those_that_are_drawn_are_counted(most, left, tmp_path, monkeypatch):
     captions = []
