@@ -105,7 +105,9 @@ def test_runs_with_other_tokens_rank_by_word_unless_a_token_is_unknown(runs, com
     table = results_table(find_runs([runs]), (), columns)
     for name in ("ppl", "iw_ppl"):  # of refined posteriors, as remedy=[semi_amortized] measures them
         refined = [
-            dataclasses.replace(run, results={f"test/refined_{name}": run.results[f"test/{name}"]})
+            dataclasses.replace(
+                run, results=run.results | {f"test/refined_{name}": run.results[f"test/{name}"]}
+            )
             for run in find_runs([runs])
         ]
         assert not any(row[-1].best for row in results_table(refined, (), [f"test/refined_{name}"]).body)
