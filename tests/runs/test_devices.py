@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from cvae.cli import train
 from cvae.runs import devices
 from cvae.training.device import describe_device
 
@@ -89,6 +92,16 @@ def test_jobs_that_share_gpus_fill_them_evenly(tmp_path, monkeypatch):
     locks[2].release()
     locks.append(devices._take_gpu(["a", "b"], 2))
     assert os.environ[devices.VISIBLE] == "a"
+
+
+def test_a_job_shares_its_gpu_with_as_many_as_asked(tmp_path, monkeypatch, configured):
+    asked = []
+    monkeypatch.setattr(train, "own_gpu", lambda *given: asked.append(given) or nullcontext())
+    monkeypatch.setattr(train, "_train", lambda *given: 0.0)
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)), launcher=JOBLIB)
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: hydra)
+    train._run(None, configured("jobs_per_gpu=3", "device=auto"))
+    assert asked == [("auto", JOBLIB, 3)]
 
 
 def test_another_users_lock_does_not_matter(tmp_path, monkeypatch):
