@@ -53,7 +53,7 @@ class Vocabulary:
         return cls.ranked(Counter(itertools.chain.from_iterable(sentences)), min_count, max_types)
 
     @classmethod
-    def ranked(cls, counts: Counter[str], min_count: int = 1, max_types: int | None = None) -> Vocabulary:
+    def ranked(cls, counts: Counter[str], min_count: int, max_types: int | None) -> Vocabulary:
         """Return what `of` does, given how often each type occurs."""
         for special in SPECIALS:
             counts.pop(special, None)

@@ -19,6 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from cvae.cli import help
+from cvae.config import schema
 from cvae.config.load import flatten, identity, load
 from cvae.config.messages import describe
 from cvae.config.schema import NOT_IDENTITY, Config, options
@@ -242,6 +243,11 @@ class TestLoad:
         for part in (config, config.train, config.schedule, config.lr, config.dataset, config.model):
             with pytest.raises(dataclasses.FrozenInstanceError):
                 part.name = "other"
+
+    def test_every_part_is_frozen(self):
+        parts = [part for part in vars(schema).values() if dataclasses.is_dataclass(part)]
+        assert len(parts) > 20
+        assert all(part.__dataclass_params__.frozen for part in parts)
 
     def test_composed_or_plain_is_the_same(self, composed):
         with initialize_config_dir(str(CONF), version_base="1.3"):
