@@ -534,6 +534,14 @@ def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
         scores([classified(0, hidden=3), classified(0, "monotonic", hidden=4)], ORDER)
 
 
+def test_each_panel_has_its_own_classifiers_and_those_without_pretraining():
+    run = classified(0)
+    finetuned = [record | {"mode": "finetune"} for record in run.classifiers if record["mode"] == "probe"]
+    both = dataclasses.replace(run, classifiers=[*run.classifiers, *finetuned])
+    for ax in figures.accuracy_figure([both]).axes:
+        assert [line.get_label() for line in ax.lines] == ["Cyclical", "no pre-training"]
+
+
 def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(finished):
     (run,) = find_runs([finished])
     probe_panel = figures.accuracy_figure([run]).axes[0]
