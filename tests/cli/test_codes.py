@@ -48,7 +48,7 @@ def said(main, *arguments: object) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("name", ["z.npz", "z.parquet", "z.jsonl"])
+@pytest.mark.parametrize("name", ["z.npz", "z.parquet", "Z.JSONL"])
 def test_what_is_encoded_is_decoded(name, folder, place, capsys):
     (place / "a.txt").write_text("\n".join(TEXTS[:5]) + "\n\nzebras saw it\n")
     assert encode.main([str(folder.path), "a.txt", "--to", name]) == 0

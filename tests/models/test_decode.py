@@ -267,6 +267,7 @@ def test_neighbours_are_nearest_first_and_a_sentence_is_its_own(folder, capsys):
     assert some[0] in [near["sentence"] for near in found[0]["nearest"] if near["distance"] == 0]
     (all_of_them,) = said(folder, capsys, "neighbours", some[0], "--count", "1000")["neighbours"]
     assert sorted(near["sentence"] for near in all_of_them["nearest"]) == sorted(every)
+    assert len(said(folder, capsys, "neighbours")["neighbours"]) == 3
 
 
 def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_path, capsys):
@@ -282,6 +283,8 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
     assert moved["places"][0]["sentence"] == pair["reconstruction"]
     assert moved["places"][1]["sentence"] == places[1]["sentence"]  # half-way, where the mean of b lies
     assert moved["places"][2]["sentence"] == places[2]["sentence"]
+    some = said(folder, capsys, "arithmetic", "--from", str(a), "--to", str(b))["arithmetic"]["sentences"]
+    assert len(some) == 3
     assert script("sample").main([folder, *way[:-3], "1"]) == 1
     assert capsys.readouterr().err == "1 is no file\n"
 
