@@ -20,6 +20,14 @@ def test_samples_keep_lists_and_code_and_tags_links_and_images_are_text():
     )
 
 
+def test_a_block_of_html_is_text():
+    text = "one\n\n<script>alert(1)</script>\n\n<div>two</div>\n"
+    assert "<script" not in sentences_html(
+        text
+    ) and "&lt;script&gt;alert(1)&lt;/script&gt;" in sentences_html(text)
+    assert "<div" not in sentences_html(text)
+
+
 def test_sentences_are_titled_by_the_row_that_their_run_stands_in():
     titles = [title for title, _ in sentences(find_runs([ROOT / "outputs" / "published" / "remedies"]))]
     assert titles[:3] == [
