@@ -58,6 +58,15 @@ def test_what_hydra_takes_in_quotes_only_is_quoted(typed, taken):
     assert quoted(typed) == taken
 
 
+FOLDERS = ("dataset.path", "init_from", "continue_from", "model.decoder", "model.encoder")
+NAMES = ("dataset.tokenizer", "model.vectors", "task.vectors", "task.references")
+
+
+@pytest.mark.parametrize("key", [*FOLDERS, *NAMES])
+def test_brackets_and_quotes_are_ordinary_characters_in_every_path(key):
+    assert quoted(f"{key}=~/[it's]=1") == f'{key}="~/[it\'s]=1"'
+
+
 @pytest.mark.parametrize("typed", ["2e-3", "0.002", "2.0E-3", ".002", "+0.0020"])
 def test_a_number_names_the_same_folder_however_it_is_typed_and_as_in_a_sweep(typed):
     assert slug([f"lr.value={typed}"]) == "lr.value-0.002"
