@@ -358,7 +358,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
     finished, folder, configured, monkeypatch
 ):
     task = reopen(configured(*REVIEWS, MODES, *LEARNING, f"dataset.path={folder}"), RunFolder(finished))
-    seen, taught, judge, teach = [], [], Classifier.judge, reviews.train
+    seen, taught, scales, judge, teach = [], [], [], Classifier.judge, reviews.train
 
     def watching(self, corpus, rows):
         seen.append((corpus, rows.tolist()))
@@ -367,6 +367,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
     def teaching(classifier, corpus, rows, validate, settings, encoder_lr, seed):
         start = {name: tensor.clone() for name, tensor in classifier.encoder.state_dict().items()}
         taught.append((corpus, rows.tolist(), encoder_lr, seed, start))
+        scales.append(classifier.scale)
         return teach(classifier, corpus, rows, validate, settings, encoder_lr, seed)
 
     monkeypatch.setattr(Classifier, "judge", watching)
@@ -386,6 +387,7 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
         encoder = task.model.encoder if mode == "finetune" else task.classification.new_encoder(1)
         assert all(torch.equal(tensor, start[name]) for name, tensor in encoder.state_dict().items())
     assert task.classification.settings.encoder_lr != task.classification.settings.lr
+    assert scales == [task.classification._scaling.scale, 1.0]  # of the means; of an encoder that is new
 
 
 def test_a_new_encoder_is_of_its_seed_and_leaves_the_global_noise(folder, configured):
