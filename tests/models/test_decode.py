@@ -283,6 +283,12 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
     assert moved["places"][0]["sentence"] == pair["reconstruction"]
     assert moved["places"][1]["sentence"] == places[1]["sentence"]  # half-way, where the mean of b lies
     assert moved["places"][2]["sentence"] == places[2]["sentence"]
+    assert script("sample").main([folder, *way]) == 0  # as Markdown
+    lines = capsys.readouterr().out.splitlines()
+    for place in moved["places"]:
+        assert any(
+            line.startswith(f"  - {place['times']:.2f}") and place["sentence"] in line for line in lines
+        )
     some = said(folder, capsys, "arithmetic", "--from", str(a), "--to", str(b))["arithmetic"]["sentences"]
     assert len(some) == 3
     assert script("sample").main([folder, *way[:-3], "1"]) == 1
