@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from cvae.config.schema import Config
     from tests.forked import Forks
 
+# files that take longest, in falling order: workers that begin with them end together
+LONGEST = ("test_processes", "test_resume", "test_config", "test_reviews", "test_gpu", "test_pretrained")
+LONGEST += ("test_continue", "test_sweeps", "test_bad_input", "test_precheck", "test_cli", "test_golden")
 QUICK = "import pytest, tests.quick; tests.quick.leave_out(pytest.MonkeyPatch())"
 
 
@@ -27,6 +30,12 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture(scope="session", autouse=True)
