@@ -11,9 +11,8 @@ import pytest
 
 from cvae.evaluation.samples import Sampler
 from cvae.report import figures
-from cvae.training import logger
 
-DRAWN = {(figures, "run_pictures"): figures.run_pictures, (logger, "plane_picture"): logger.plane_picture}
+DRAWN = {"run_pictures": figures.run_pictures, "plane_picture": figures.plane_picture}
 
 
 def _no_pictures(folder: Path) -> list[Path]:
@@ -28,12 +27,12 @@ def _dot(*_: Any) -> np.ndarray:
 def leave_out(patch: pytest.MonkeyPatch) -> None:
     """Draw no pictures, cut samples after nine words, wait for no disk: a killed process leaves its files."""
     patch.setattr(figures, "run_pictures", _no_pictures)
-    patch.setattr(logger, "plane_picture", _dot)
+    patch.setattr(figures, "plane_picture", _dot)
     patch.setattr(os, "fsync", lambda file: None)
     patch.setattr(Sampler.__init__, "__defaults__", (9, 0))  # the longest, and the seed
 
 
 def draw(patch: pytest.MonkeyPatch) -> None:
     """Draw the pictures of runs."""
-    for (module, name), function in DRAWN.items():
-        patch.setattr(module, name, function)
+    for name, function in DRAWN.items():
+        patch.setattr(figures, name, function)

@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hydra
@@ -110,7 +111,9 @@ def _run(cfg: DictConfig, config: Config) -> float | None:
 
 def _train(config: Config, folder: RunFolder, cfg: DictConfig) -> float:
     """Train; in a sweep an error is said at once and left in the folder, whatever stage it came from."""
-    from cvae.training.run import run
+    with ThreadPoolExecutor(1) as executor:
+        executor.submit(fingerprints.corpus, config)  # a long text is hashed while torch is imported
+        from cvae.training.run import run
 
     hydra_config = HydraConfig.get()
     given = hydra_config.overrides.task

@@ -16,7 +16,6 @@ from torch.utils.tensorboard.summary import hparams
 from cvae.config.load import identity
 from cvae.config.schema import Config
 from cvae.errors import FolderError
-from cvae.report.figures import plane_picture
 from cvae.runs.folder import RunFolder, finite
 from cvae.runs.reader import Snapshot, numbered
 from cvae.training.tracker import Tracker
@@ -99,7 +98,9 @@ class Logger:
     def _plane(self, record: dict[str, Any]) -> None:
         """Show a picture of a two-dimensional latent space."""
         if len(record["mean"][0]) == 2:
-            pixels = plane_picture(Snapshot.of(record), record["step"], self.config.autoencoder)
+            from cvae.report import figures  # imports matplotlib
+
+            pixels = figures.plane_picture(Snapshot.of(record), record["step"], self.config.autoencoder)
             self.board.add_image("latents/plane", pixels, record["step"], dataformats="HWC")
 
     def _text(self, record: dict[str, Any]) -> None:

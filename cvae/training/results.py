@@ -8,7 +8,6 @@ from typing import Any
 
 from cvae.evaluation import projector
 from cvae.io import write_atomically
-from cvae.report import figures
 from cvae.report.tables import MEASURES
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import Task
@@ -33,6 +32,8 @@ def conclude(loop: Loop, logger: Logger, facts: dict[str, Any]) -> float:
 
     results.json comes last; it has `facts` beside the measures.
     """
+    from cvae.report import figures  # matplotlib takes a second, which a run needs only now
+
     task, folder, which = loop.task, loop.folder, loop.config.task.reported
     measured: dict[str, float] = {}
     if (folder / f"checkpoint_{which}.pt").exists():
