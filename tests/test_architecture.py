@@ -65,8 +65,8 @@ def test_every_way_to_import_is_seen(line, tmp_path):
     assert list(imported(tmp_path / "module.py")) == ["cli"]
 
 
-def test_the_core_reading_path_stays_below_3500_lines():
+def test_the_core_reading_path_has_at_most_3500_lines():
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     command = next(block for block in page.split("```") if "wc -l" in block)
     counted = subprocess.run(["bash", "-c", f"set -e -o pipefail; {command}"], cwd=ROOT, capture_output=True)
-    assert counted.returncode == 0 and 2000 < int(counted.stdout) < 3500
+    assert counted.returncode == 0 and 2000 < int(counted.stdout) <= 3500

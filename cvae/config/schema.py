@@ -65,6 +65,7 @@ class ToyData:
     sequences: Annotated[int, Ge(2), Le(1000)]
     draws: Count
     sampler: SamplerName
+    copies: Count = 1
 
 
 @dataclass(frozen=True)
@@ -334,6 +335,7 @@ class SentenceModel:
     dropout: Dropout
     word_dropout: Annotated[float, Ge(0), Le(1)]
     init: Positive
+    inject: Literal["inputs", "start"] = "inputs"
     batch_norm: Annotated[float, Ge(0)] = 0.0
     skip: bool = False
 

@@ -35,7 +35,7 @@ class LSTMEncoder(GaussianEncoder):
 
 
 class LSTMDecoder(nn.Module):
-    """p(x | z): z gives the LSTM its initial states and is read beside every previous word.
+    """p(x | z): z gives the LSTM its initial states and, with `beside`, is read beside every previous word.
 
     With `skip` the output layer reads z too, beside the LSTM's output (Dieng et al. 2019: a path from z that
     no hidden layer can close). Off by default, as in the authors' model.
@@ -49,11 +49,12 @@ class LSTMDecoder(nn.Module):
         embedding: nn.Embedding,
         output: OutputLayer,
         skip: bool = False,
+        beside: bool = True,
     ) -> None:
         super().__init__()
         self.config, self.skip = config, skip
-        self.embedding = embedding
-        self.lstm = nn.LSTM(config.embed + config.latent, config.hidden, config.layers, batch_first=True)
+        self.embedding, self.beside = embedding, beside * config.latent  # dimensions of z beside each word
+        self.lstm = nn.LSTM(config.embed + self.beside, config.hidden, config.layers, batch_first=True)
         self.start = nn.Linear(config.latent, config.layers * config.hidden) if config.latent else None
         self.output = output
 
@@ -68,10 +69,12 @@ class LSTMDecoder(nn.Module):
         """Return what the output layer reads, [B, T, hidden (+ Z)], for inputs [B, T] and z [B, Z]."""
         rate = self.config.dropout
         words = functional.dropout(self.embedding(inputs), rate, self.training)
-        beside = z[:, None].expand(-1, inputs.size(1), -1)
-        outputs, _ = kernels.call_rnn(self.lstm, torch.cat([words, beside], -1), self.initial(z))
+        codes = z[:, None].expand(-1, inputs.size(1), -1)
+        outputs, _ = kernels.call_rnn(
+            self.lstm, torch.cat([words, codes[..., : self.beside]], -1), self.initial(z)
+        )
         outputs = functional.dropout(outputs, rate, self.training)
-        return torch.cat([outputs, beside], -1) if self.skip else outputs
+        return torch.cat([outputs, codes], -1) if self.skip else outputs
 
     def begin(self, z: Tensor) -> State:
         """Return the state before the first word, without dropout, for z [..., B, Z].
@@ -79,7 +82,7 @@ class LSTMDecoder(nn.Module):
         Its parts: z's share of the first layer's input product W [word; z], [..., B, 4 hidden], which is
         formed once; h and c [layers, ..., B, hidden]; with `skip` z itself.
         """
-        beside = functional.linear(z, self.lstm.all_weights[0][0][:, self.config.embed :])
+        beside = functional.linear(z[..., : self.beside], self.lstm.all_weights[0][0][:, self.config.embed :])
         h, c = (state.unflatten(1, z.shape[:-1]) for state in self.initial(z.flatten(0, -2)))
         return (beside, h, c, z) if self.skip else (beside, h, c)
 
@@ -126,6 +129,7 @@ class SentenceVAE(RecurrentVAE):
         encoder = LSTMEncoder(config, words) if config.latent else None
         embedding = nn.Embedding(words, config.embed)
         output = nn.Linear(config.hidden + config.skip * config.latent, words)
-        super().__init__(config, encoder, LSTMDecoder(config, embedding, output, config.skip))
+        beside = config.inject == "inputs"
+        super().__init__(config, encoder, LSTMDecoder(config, embedding, output, config.skip, beside))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -config.init, config.init)

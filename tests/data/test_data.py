@@ -247,7 +247,9 @@ def test_further_batches_are_of_the_same_epoch_and_of_the_seed_and_the_step():
 
 def test_the_toy_sequences_are_one_hot_and_val_and_test_repeat_them():
     config = ToyData(name="toy", sequences=10, draws=3, sampler="equal_length")
-    found = toy.toy(config)
+    found, copied = toy.toy(config), toy.toy(dataclasses.replace(config, copies=2))
+    assert (copied["train"][::2], copied["train"][1::2]) == (found["train"], found["train"])
+    assert copied["val"] == found["val"]
     assert [row.index("1") for row in found["train"]] == list(range(10))
     assert all(row.count("0") == 9 and len(row) == 10 for row in found["train"])
     assert found["val"] == found["test"] and len(found["val"]) == 30

@@ -15,6 +15,8 @@ from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.models import objective
 from tests.helpers import SENTENCES, WORDS, batch_of, layers, make
 
+injects = pytest.mark.parametrize("inject", ["inputs", "start"])
+
 
 def watched(module: torch.nn.Module) -> list[Tensor]:
     """What `module` puts out from now on, with gradients kept."""
@@ -80,13 +82,15 @@ def test_the_posterior_is_a_loop_over_the_sentence_read_to_its_end(layers):
 
 
 @layers
-def test_decode_nll_is_a_loop_over_time_with_z_at_the_start_and_beside_every_word(layers):
-    model = make(layers=layers)
+@injects
+def test_decode_nll_is_a_loop_over_time_with_z_at_the_start_and_beside_every_word_or_not(layers, inject):
+    model = make(layers=layers, inject=inject)
     decoder, z = model.decoder, torch.randn(len(SENTENCES), 3)
     nll = model.decode_nll(batch_of(*SENTENCES), z)
     for n, (sentence, code) in enumerate(zip(SENTENCES, z, strict=True)):
         start = (decoder.start.weight @ code + decoder.start.bias).view(layers, 12)
-        read = torch.stack([torch.cat([decoder.embedding.weight[word], code]) for word in sentence[:-1]])
+        beside = code if inject == "inputs" else code[:0]
+        read = torch.stack([torch.cat([decoder.embedding.weight[word], beside]) for word in sentence[:-1]])
         outputs = lstm_by_hand(decoder.lstm, read, start)
         expected = torch.tensor(0.0)
         for state, target in zip(outputs, sentence[1:], strict=True):
@@ -105,8 +109,9 @@ def test_the_prior_is_standard_normal():
 
 
 @layers
-def test_a_predicted_word_depends_on_z_and_on_all_words_before_it_and_on_none_after(layers):
-    model = make(layers=layers)
+@injects
+def test_a_predicted_word_depends_on_z_and_on_all_words_before_it_and_on_none_after(layers, inject):
+    model = make(layers=layers, inject=inject)
     embedded, logits = watched(model.decoder.embedding), watched(model.decoder.output)
     batch, z = batch_of(SENTENCES[0]), torch.randn(1, 3, requires_grad=True)
     model.decode_nll(batch, z)

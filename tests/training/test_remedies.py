@@ -181,6 +181,7 @@ class TestCombinations:
                 {"model.latent": 0},
                 "model.skip acts on z, and model.latent=0 has none",
             ),
+            ([], {"model.latent": 0, "model.inject": "start"}, "model.inject=start acts on z, and"),
         ],
     )
     def test_refusals(self, remedies, values, sentence, base):
@@ -478,8 +479,10 @@ class TestSkip:
 
     @pytest.mark.parametrize("layers", [1, 2])
     @pytest.mark.parametrize("words", [12, 4100])  # above 4,000 the output layer is the fused one
-    def test_samples_words_and_whole_sentences_agree(self, layers, words):
-        model, some = model_of(words, skip=True, layers=layers).eval(), batch(3, 5, 2, words=words)
+    @pytest.mark.parametrize("inject", ["inputs", "start"])
+    def test_samples_words_and_whole_sentences_agree(self, layers, words, inject):
+        model = model_of(words, skip=True, layers=layers, inject=inject).eval()
+        some = batch(3, 5, 2, words=words)
         z = torch.randn(2, 3, 3)
         with torch.no_grad():
             each = torch.stack([model.decode_nll(some, one) for one in z])
