@@ -4,9 +4,9 @@
     (what the command prints)
     <!-- end -->
 
-Commands are those of table.py, claims.py and estimate.py, `bench.py --read FILE` and `kill.py --read FILE`.
-With --check nothing is written; blocks that differ from what their commands print are shown, and the exit
-status is 1.
+Commands are those of table.py, claims.py, estimate.py and toy_grid.py, and `bench.py` and `kill.py` with
+`--read FILE`. With --check nothing is written; blocks that differ from what their commands print are shown,
+and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # where the other scri
 import bench
 import estimate
 import kill
+import toy_grid
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
-    r"<!-- python scripts/(?P<script>table|claims|bench|kill|estimate)\.py(?P<rest>[^\n]*?) -->\n"
+    r"<!-- python scripts/(?P<script>table|claims|bench|kill|estimate|toy_grid)\.py(?P<rest>[^\n]*?) -->\n"
     r".*?<!-- end -->",
     re.S,
 )
@@ -44,6 +45,7 @@ MAINS = {
     "estimate": estimate.main,
     "kill": kill.main,
     "table": table.main,
+    "toy_grid": toy_grid.main,
 }
 
 
