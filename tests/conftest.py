@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def token_cache(tmp_path_factory) -> None:
     """Keep the numbers of large corpora out of the home folder."""
     os.environ["CVAE_CACHE"] = str(tmp_path_factory.mktemp("numbers"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def folders_have_no_order() -> Iterator[None]:
+    """List folders backwards: the order of a file system is nobody's promise."""
+
+    def backwards(method: Callable[..., Iterator[Path]]) -> Callable[..., Iterator[Path]]:
+        return lambda *arguments, **options: iter(sorted(method(*arguments, **options), reverse=True))
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("iterdir", "glob", "rglob"):
+            patch.setattr(Path, name, backwards(getattr(Path, name)))
+        yield
 
 
 @pytest.fixture(autouse=True)

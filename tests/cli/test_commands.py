@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import re
@@ -20,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
-from cvae.cli import status
+from cvae.cli import arguments, status
 from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
@@ -122,6 +123,23 @@ def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys
     (moved / "test.txt").write_text("the cat sat\n")
     assert evaluate([str(folder), "test", "--data", str(moved)]) == 1
     assert "other data: test changed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kind", "allowed", "refused"),
+    [
+        (arguments.share, ("1e-9", "1"), ("0", "1.0001", "nan")),
+        (arguments.temperature, ("0", "1e9"), ("-0.1", "inf", "nan")),
+        (arguments.seed, ("0", str(2**63 - 1)), ("-1", str(2**63), "1.0")),
+        (arguments.count, ("1", "1000000"), ("0", "1000001", "1.0")),
+    ],
+)
+def test_numbers_of_the_command_line_have_the_limits_that_their_sentence_says(kind, allowed, refused):
+    for text in allowed:
+        assert kind(text) == type(kind(text))(text)
+    for text in refused:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"value: '{text}', must be "):
+            kind(text)
 
 
 def test_a_row_is_what_differs_and_seeds_are_folded(runs, capsys):

@@ -301,7 +301,13 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         schedule, lr = places[(*line.get_xdata(), *line.get_ydata())]
         assert line.get_marker() == figures.style.MARKERS.get(schedule, "v")
         assert (line.get_markerfacecolor() == "none") == (lr == "exponential")
-    assert ax.get_xlim()[0] == pytest.approx(-0.1) and ax.get_ylim()[0] < 6
+    left, right, low, high = *ax.get_xlim(), *ax.get_ylim()
+    assert (left, right, low, high) == pytest.approx((-0.1, 3.24, 5.76, 9.24))
+    assert len(ax.texts) > 3
+    for text in ax.texts:  # lines of equal rec + KL are named where they leave the picture
+        x, y = text.xy
+        assert sum(text.xy) == pytest.approx(float(text.get_text()))
+        assert left < x <= right and low <= y < high and (x == right or y == low)
 
 
 def test_figure_4_shows_one_task_only(toy: Path):
