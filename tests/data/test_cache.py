@@ -216,6 +216,18 @@ def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folde
     assert same(first, data.build(config, CPU))
 
 
+def test_the_folder_is_where_the_environment_says_with_a_tilde_for_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variables, expected in (
+        ({"CVAE_CACHE": "~/own", "XDG_CACHE_HOME": "~/xdg"}, "own"),
+        ({"CVAE_CACHE": "", "XDG_CACHE_HOME": "~/xdg"}, "xdg/cvae"),
+        ({"CVAE_CACHE": "", "XDG_CACHE_HOME": ""}, ".cache/cvae"),
+    ):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        assert cache.folder() == tmp_path / expected
+
+
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "file"))

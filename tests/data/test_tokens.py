@@ -73,9 +73,10 @@ def test_a_vocabulary_is_loaded_as_it_was_saved(tmp_path, pieces):
 
 
 def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "<unk>": 1, "cat": 2}, unk_token="<unk>"))
+    tokenizer.post_processor = processors.TemplateProcessing("[UNK] $A", special_tokens=[("[UNK]", 0)])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.enable_padding(length=9)
     tokenizer.enable_truncation(1)
@@ -83,6 +84,7 @@ def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_pa
     found = Pieces.read(tmp_path / "own.json")
     assert found.words == [*SPECIALS, "[UNK]", "cat"]
     assert found.encode(found.split("cat dog cat")) == [BOS, 5, UNK, 5, EOS]
+    assert list(found.encode_texts(["cat dog cat", "cat"])) == [[BOS, 5, UNK, 5, EOS], [BOS, 5, EOS]]
     assert found.join(["cat", "<unk>", "cat"]) == "cat <unk> cat"
     (tmp_path / "own.json").write_text('{"model": 3}')
     with pytest.raises(UserError, match=r"own\.json is no tokenizer\.json of the tokenizers library"):
