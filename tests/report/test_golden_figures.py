@@ -18,7 +18,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.text import Text
+from matplotlib.text import Annotation, Text
 
 from cvae.report import figures
 from cvae.report.figures import curves, latents
@@ -90,6 +90,8 @@ def described(figure: Figure) -> Iterator[str]:
             place = " ".join(map(number, artist.get_position()))
             look = f"{artist.get_ha()} {artist.get_va()} {number(artist.get_size())}"
             where = place if artist.axes else ""
+            if isinstance(artist, Annotation):
+                where += " of " + " ".join(map(number, artist.xy))
             yield f"text {artist.get_text()!r} {colour(artist.get_color())} {look} {where}".rstrip()
         elif isinstance(artist, Line2D) and len(artist.get_xdata()):
             data = f"{numbers(artist.get_xdata())} | {numbers(artist.get_ydata())}"

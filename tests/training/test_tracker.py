@@ -18,6 +18,7 @@ from cvae.tasks.language_model import LanguageTask
 from cvae.training import tracker
 from cvae.training.loop import Loop
 from cvae.training.run import run
+from cvae.training.tracker import Tracker
 from tests.helpers import DEBUG
 
 TINY = (*DEBUG, "train.steps=12", "train.epochs=null", "task.iw_samples=0", "tracker=trackio")
@@ -101,6 +102,13 @@ def test_it_gets_the_records_the_name_and_the_configuration(store, tmp_path, con
     assert (made.project, made.name) == ("a-b", "one")
     assert identity(config.container).items() <= made.config.items()
     assert "* " not in capsys.readouterr().out
+
+
+def test_a_folder_named_by_a_dot_has_its_own_name(store, tmp_path, configured, monkeypatch):
+    (tmp_path / "one").mkdir()
+    monkeypatch.chdir(tmp_path / "one")
+    Tracker(RunFolder("."), configured(*TINY), [])
+    assert [made.name for made in store.runs.values()] == ["one"]
 
 
 def test_a_run_that_crashed_goes_on_in_the_same_one_with_each_record_once(
