@@ -331,7 +331,7 @@ def write_text(path: Path, sentences: int) -> None:
     generator = np.random.default_rng(0)
     types = np.array([f"w{number}" for number in range(20_000)], dtype=object)
     cumulated = np.cumsum(1 / (np.arange(len(types)) + 2.7))
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for start in range(0, sentences, 10_000):
             lengths = generator.lognormal(2.92, 0.5, min(10_000, sentences - start)).astype(int).clip(1, 80)
             drawn = types[np.searchsorted(cumulated, generator.random(lengths.sum()) * cumulated[-1])]

@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parse(arguments)
 
     def save(report: dict[str, Any]) -> None:
-        Path(args.json).write_text(json.dumps(report, indent=1) + "\n")
+        Path(args.json).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -115,7 +115,7 @@ def finish(arguments: Sequence[str], folder: Path) -> Pace:
 def _spent(process: subprocess.Popen[bytes]) -> float:
     """Return the CPU seconds of a process, which do not count waiting on a busy machine."""
     try:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except FileNotFoundError:
         return math.inf  # it has ended
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -122,7 +122,8 @@ def test_mistakes_in_an_experiment_file(text, said, refused, tmp_path):
     file = tmp_path / "it's mine" / "experiment" / "mine.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(f"# @package _global_\nname: mine\n{text}\n", encoding="utf-8")
-    assert refused("--config-dir", "it's mine", "experiment=mine").startswith(said)
+    answer = refused("--config-dir", "it's mine", "experiment=mine")
+    assert answer.startswith(said) and "the groups are" not in answer
 
 
 def test_an_unknown_group_in_an_experiment_file(refused, tmp_path):

@@ -112,7 +112,7 @@ def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch,
     config, read = own(tmp_path), data.REGISTRY[OwnText]
 
     def edited(*given):
-        with Path(config.path).open("a") as file:
+        with Path(config.path).open("a", encoding="utf-8") as file:
             file.write("one more\n")
         return read(*given)
 
@@ -167,7 +167,7 @@ def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path):
     known.source = "another run"
     for _ in range(2):
         assert "unknown to it are" in data.build(config, CPU, known).notes[-1]
-    Path(config.path).write_text("\n".join(["zebra zebra", *sentences(50)]) + "\n")
+    Path(config.path).write_text("\n".join(["zebra zebra", *sentences(50)]) + "\n", encoding="utf-8")
     assert "zebra" in data.build(config, CPU).vocabulary.words
 
 
@@ -214,6 +214,12 @@ def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folde
     assert sum("is damaged" in line for line in caplog.messages) == 1
     unread(monkeypatch)
     assert same(first, data.build(config, CPU))
+
+
+def test_it_is_said_where_the_numbers_are_and_how_large(tmp_path, folder, caplog):
+    data.build(own(tmp_path), CPU)
+    (path,) = folder.glob("*.safetensors")
+    assert caplog.messages == [f"the texts are kept as numbers in {path}, 0 MiB"]
 
 
 def test_the_folder_is_where_the_environment_says_with_a_tilde_for_home(tmp_path, monkeypatch):

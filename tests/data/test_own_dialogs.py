@@ -339,7 +339,7 @@ def test_dailydialog_is_converted_as_the_page_says(tmp_path, monkeypatch):
     (tmp_path / "dialogues_act.txt").write_text("2 1 \n3 2 3 \n1 4 \n")
     (tmp_path / "dialogues_topic.txt").write_text("1\n10\n1\n")
     convert("DailyDialog", tmp_path, monkeypatch)
-    lines = [json.loads(line) for line in Path("dailydialog.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in Path("dailydialog.jsonl").read_text(encoding="utf-8").splitlines()]
     assert lines[1] == {
         "topic": "finance",
         "turns": [

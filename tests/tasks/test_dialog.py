@@ -328,6 +328,9 @@ def test_the_shares_of_unknown_words_and_of_responses_in_train_are_those_of_the_
     shares = {split: corpus.unknown_share for split, corpus in found.corpora.items()}
     assert shares == {"train": 2 / 5, "val": 4 / 9, "test": 3 / 4}  # a response is read up to three words
     assert found.in_train == {"val": 2 / 5, "test": 1 / 2}
+    corpus = found.corpora["train"]
+    known = [0.3, 2 / 3, 0.0, 1.0]  # age, education, female, male of the two who speak
+    np.testing.assert_allclose(corpus.batch(np.array([0])).people, [known * 2], rtol=1e-6)
 
 
 def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):

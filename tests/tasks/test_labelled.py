@@ -219,6 +219,7 @@ def test_short_yelp_is_read_by_its_label_and_tab(tmp_path, configured):
     assert train.labels.tolist() == [0] * 6 + [1] * 6
     texts = [built.vocabulary.sentence(row) for row in train.batch(np.arange(12)).tokens.tolist()]
     assert all("awful" in text for text in texts[:6]) and all("great" in text for text in texts[6:])
-    (tmp_path / "short_yelp.test.txt").write_text("the food was great\n")
-    with pytest.raises(UserError, match="a line is 0 or 1, a tab and a sentence, found"):
+    (tmp_path / "short_yelp.test.txt").write_text("1\tfine\n1 the food was great\n")
+    sentence = r'test\.txt, sentence 2: a line is 0 or 1, a tab and a sentence, found "1 the food'
+    with pytest.raises(UserError, match=sentence):
         data.build(config, CPU)
