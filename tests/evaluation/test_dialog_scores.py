@@ -286,6 +286,16 @@ def test_all_vectors_lie_beside_the_data_unless_a_whole_path_is_given(tmp_path, 
         assert task.vectors[0][yeah].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_of_the_words_with_a_vector_unk_is_none_and_the_first_word_is_one(tmp_path, configured):
+    for path in HERE.glob("*.jsonl"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    given = [*SMALL, f"dataset.path={tmp_path}"]
+    first = prepare(configured(*given)).data.vocabulary.words[len(SPECIALS)]
+    (tmp_path / "vectors.txt").write_text(f"<unk> 1 1 1 1 1\n{first} 1 2 3 4 5\n")
+    _, known = prepare(configured(*given, "task.vectors=vectors.txt")).vectors
+    assert np.flatnonzero(known).tolist() == [len(SPECIALS)]
+
+
 @pytest.mark.parametrize("head", ["", "3 2\n", "3 2 \r\n", "\ufeff", "\ufeff3 2\n"])
 def test_vectors_may_begin_with_their_number_and_size(tmp_path, head):
     path = tmp_path / "vectors.vec"

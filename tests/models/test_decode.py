@@ -231,6 +231,9 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
     expected, whole = (Sampler(task, options) for options in (how, dataclasses.replace(how, top_p=1.0)))
     assert markdown(expected.prior(10)) in page
     assert markdown(whole.prior(10)) not in page
+    own = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder))
+    likeliest = Sampler(own, without_unknown(SamplingOptions()))
+    assert f"\n{markdown(likeliest.reconstructions(likeliest.sentences('val', 10)))}\n" in page
 
 
 def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):

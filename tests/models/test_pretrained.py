@@ -98,6 +98,16 @@ def make(checkpoints):
     return build
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "no z" not in kind])
+def test_what_is_new_starts_small_without_a_bias(kind, make):
+    model = make(kind, latent=64)
+    made = [model.decoder.memory, model.decoder.prompt, model.encoder.mean, model.encoder.logvar]
+    for layer, scale in zip(made, (30, 30, 1, 1), strict=True):
+        if layer is not None:
+            assert layer.weight.std().item() == pytest.approx(0.02 * scale, rel=0.15)
+            assert layer.bias is None or not layer.bias.any()
+
+
 # ---- what transformers says ----
 
 

@@ -309,6 +309,13 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(more, tmp_
     assert "experiment=ptb_table ended with exit status 1" in capsys.readouterr().err
 
 
+def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit) as refusal:
+        claims_command([str(tmp_path / "absent")])
+    assert refusal.value.code == 2
+    assert f"{tmp_path / 'absent'}: no such folder" in capsys.readouterr().err
+
+
 def test_train_shows_what_it_has_trained(tmp_path, monkeypatch, capsys):
     def run(command):
         name = command[-1].removeprefix("experiment=")

@@ -225,6 +225,14 @@ def test_clouds_spread_as_the_posterior():
             assert z[label == number].std(0) == pytest.approx(np.exp(0.5 * row), rel=0.05)
 
 
+def test_an_exact_cloud_is_the_means_once():
+    snapshot = figures.latents.Snapshot(
+        np.array([[1.0, 2.0], [3.0, 4.0]]), np.zeros((2, 2)), np.array([4, 7])
+    )
+    z, label = figures.latents.clouds(snapshot, 50, exact=True)
+    assert (z.tolist(), label.tolist()) == (snapshot.mean.tolist(), [4, 7])
+
+
 def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
     figure = figures.latent_figure(find_runs([toy]))
     words = texts(figure)
