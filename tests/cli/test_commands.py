@@ -303,6 +303,15 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     assert seconds_left(find_jobs([tmp_path])) is None
 
 
+def test_status_says_where_there_is_neither_a_run_nor_a_plan(tmp_path, capsys):
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    assert script("status").main([str(folder) for folder in folders]) == 1
+    said = f"{folders[0]}, {folders[1]}: no run found, and no sweep.json that plans one\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_a_sweep_ends_no_sooner_than_its_longest_run():
     def job(state: str, step: int, total: int | None, pace: float | None) -> SimpleNamespace:
         return SimpleNamespace(state=state, progress=(step, total, pace))
@@ -629,6 +638,16 @@ def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configur
             assert reader.words.count("def __init__ ( self , *args* )") >= 2
 
 
+@pytest.mark.parametrize(
+    ("mode", "shown"),
+    [("reconstruct", ["reconstructions"]), ("all", ["prior", "reconstructions", "interpolation"])],
+)
+def test_sample_shows_what_its_mode_says(mode, shown, runs, capsys):
+    assert script("sample").main([str(runs / "constant-0"), mode, "--count", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found) == shown and len(found["reconstructions"]) == 2
+
+
 # ---- bad input to scripts ----
 
 
@@ -669,6 +688,7 @@ def test_a_split_that_a_run_does_not_have_is_refused(command, runs, capsys):
             "table RUN --at 9 --columns all",
             "--columns all stands for measures of results.json: with --at, name",
         ),
+        ("figures 3", "figure 3 needs a folder with runs, for instance outputs/toy"),
         ("figures 2 RUN", "figure 2 is drawn without runs: leave out the folders; --to says where to write"),
         ("figures animation RUN --dpi 99", "--dpi: not read by animation"),
     ],

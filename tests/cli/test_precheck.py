@@ -63,7 +63,7 @@ def test_unknown_choice(group, refused):
         ("steps=3", "unknown key steps, did you mean train.steps?"),
         ("hydra.foo=1", "unknown key hydra.foo (keys of hydra: "),
         ("schedule=none schedule.ratio=1", "unknown key schedule.ratio (schedule=none has no keys)"),
-        ("dataset.path=/x", "unknown key dataset.path (keys of dataset=toy: draws, sampler, sequences)"),
+        ("dataset.path=/x", "unknown key dataset.path (keys of dataset=toy: copies, draws, sampler,"),
         ("~train", "train is missing"),
         ("~schedule", "schedule is missing"),
         ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of dialogs, ptb"),
@@ -75,6 +75,9 @@ def test_unknown_choice(group, refused):
         ("name='${foo}'", "name has no value: Interpolation key 'foo' not found"),
         ("hydra.run.dir='${foo}'", "hydra.run.dir has no value: Interpolation key 'foo' not found"),
         ("hydra.run.dir=", "hydra.run.dir must name the folder of the run, found nothing"),
+        ("hydra/launcher=typo", "hydra/launcher=typo: no such choice, hydra/launcher is one of basic"),
+        ("hydra/launcher=true", "hydra/launcher=true: Hydra cannot compose this: Config group override"),
+        ("~seed seed=3", "seed cannot be set: conf/config.yaml has no line for it, with its default"),
         ("seed=0,1", "seed=0,1 lists several values: add -m to run one job for each, or write"),
         (
             "-m seed=1,1",
@@ -152,6 +155,24 @@ def test_a_folder_of_ones_own_adds_choices_and_replaces_none(tmp_path, monkeypat
         for name in ("constant", "half")
     ]
     assert stops == [1.0, 0.5]
+
+
+def test_a_key_for_which_a_choice_of_ones_own_has_no_line_cannot_be_set(refused, tmp_path):
+    (tmp_path / "schedule").mkdir()
+    (tmp_path / "schedule" / "bare.yaml").write_text("name: constant\n")
+    assert refused("--config-dir", str(tmp_path), "schedule=bare", "schedule.stop=0.5") == (
+        "schedule.stop cannot be set: the file of the chosen schedule in conf/schedule has no line for it,"
+        " with its default"
+    )
+
+
+def test_an_experiment_file_names_the_folder_of_its_runs(refused, tmp_path):
+    (tmp_path / "experiment").mkdir()
+    file = tmp_path / "experiment" / "mine.yaml"
+    file.write_text("# @package _global_\nseed: 3\n", encoding="utf-8")
+    given = ["--config-dir", str(tmp_path), "experiment=mine"]
+    assert refused(*given) == "experiment=mine sets no name: give its file a line such as name: mine"
+    precheck.check([*given, "name=other"])
 
 
 def test_the_third_job_is_found_before_the_first_starts(refused):
@@ -272,3 +293,8 @@ def test_the_same_run_and_one_to_overwrite_are_let_through(tmp_path, monkeypatch
 def test_what_is_shown_instead_of_run_needs_no_data():
     for shown in (["--cfg", "job", "--resolve"], ["--info", "defaults"]):
         precheck.check([*shown, "task=ptb", "dataset.path=nowhere"])
+
+
+@pytest.mark.parametrize("flag", ["--hydra-help", "--shell-completion", "-sc"])
+def test_what_hydra_answers_alone_is_not_checked(flag):
+    assert precheck.check([flag, "schedul=cyclical"]) is None

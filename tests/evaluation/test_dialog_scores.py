@@ -813,11 +813,13 @@ def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
     assert script().main([str(folders[0]), "prior"]) == 1
     assert script().main([str(folders[0]), "--beside", str(other.path)]) == 1
     assert script().main([str(other.path), "--answers", "3"]) == 1
+    assert script().main([str(folders[0]), "--beam", "2"]) == 1
     assert capsys.readouterr().err.splitlines() == [
         f"{other.path} is a run of task=toy, which does not answer",
         f"{folders[0]} answers in a dialog: leave out prior",
         f"{other.path} is a run of task=toy, which does not answer",
         f"{other.path} is a run of task=toy, which does not answer: --answers",
+        f"{folders[0]} draws several answers to a context: leave out --beam",
     ]
     with pytest.raises(SystemExit):
         script().main([str(folders[0]), "--chat", "--json"])

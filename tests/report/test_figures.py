@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from PIL import Image
 
+from cvae.cli import figures as command
 from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
@@ -412,6 +413,24 @@ def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path
     done = forks.run(ROOT / "scripts" / "figures.py", "4", tmp_path, cwd=ROOT)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"figure 4: {tmp_path}: no run found (no run.json in or below)\n"
+
+
+def test_the_script_writes_the_animation(tmp_path: Path, capsys: pytest.CaptureFixture):
+    make_run(tmp_path / "run", until=2000)
+    assert figures_command(["animation", str(tmp_path / "run"), "--to", str(tmp_path / "figs")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/figs/latents.gif\n"
+    with Image.open(tmp_path / "figs" / "latents.gif") as gif:
+        assert gif.n_frames == 2
+
+
+def test_a_closed_pipe_is_no_figure_that_cannot_be_drawn(monkeypatch, capsys: pytest.CaptureFixture):
+    def closed(*_: object) -> list[Path]:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(command, "draw", closed)
+    with pytest.raises(BrokenPipeError):
+        figures_command.__wrapped__(["2"])
+    assert capsys.readouterr() == ("", "")
 
 
 def test_an_absent_folder_is_named(tmp_path: Path):
