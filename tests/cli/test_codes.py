@@ -161,6 +161,11 @@ def test_a_file_that_has_no_z_is_refused(name, content, sentence):
     assert not JARGON.search(str(caught.value))
 
 
+@pytest.mark.parametrize("name", ["z.npz", "z.jsonl"])
+def test_a_file_that_is_not_there_is_no_broken_one(name, folder, place):
+    assert said(decode.main, folder.path, name) == f"{name}: No such file or directory"
+
+
 @pytest.mark.parametrize("name", ["z.npz", "z.parquet"])
 @pytest.mark.parametrize("kept", [0, 50])
 def test_a_cut_file_is_refused(name, kept, folder, place):

@@ -625,6 +625,16 @@ def test_a_line_of_the_projector_is_a_sentence(tmp_path):
     assert lines == ["sentence\tlabel", "a b\tx", "(no words)\ty", "c d\tz"]
 
 
+def test_a_map_that_is_there_is_not_made_again(tmp_path):
+    means = np.random.default_rng(0).standard_normal((6, 3))
+    projector.write_map(tmp_path, means, np.array([0, 1] * 3), ["bad", "good"])
+    content = (tmp_path / "map.jsonl").read_text()
+    points = list(map(json.loads, content.splitlines()))
+    assert [(point["label"], point["class"]) for point in points] == [(0, "bad"), (1, "good")] * 3
+    projector.write_map(tmp_path, means[:4], np.array([1, 0, 1, 0]), ["bad", "good"])
+    assert (tmp_path / "map.jsonl").read_text() == content
+
+
 def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configured):
     (tmp_path / "code.txt").write_text("def __init__ ( self , *args* )\n" * 40)
     own = ("task=ptb", "dataset=text", f"dataset.path={tmp_path / 'code.txt'}", "train.steps=4", "threads=1")

@@ -130,6 +130,16 @@ def test_a_commit_says_whether_there_are_changes_beside_it(status, commit, monke
     assert provenance.git_commit() == commit
 
 
+@pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.CalledProcessError(128, "git")])
+def test_without_git_or_its_folder_there_is_no_commit(error, monkeypatch):
+    def fails(*_: str) -> str:
+        raise error
+
+    monkeypatch.setattr(provenance, "INSTALLED", False)
+    monkeypatch.setattr(provenance, "_git", fails)
+    assert provenance.git_commit() is None
+
+
 def test_a_wheel_has_every_package_and_every_configuration():
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]
     folders = {file.parent.relative_to(ROOT) for file in (ROOT / "cvae").rglob("*.py")}

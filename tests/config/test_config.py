@@ -157,7 +157,7 @@ def changed(composed) -> Callable[..., dict[str, Any]]:
     """`changed("schedule=constant", {"seed": 3})` is a container with some values replaced."""
 
     def make(choice: str, values: dict[str, Any]) -> dict[str, Any]:
-        container = composed(*([choice] if choice else []))
+        container = composed(*choice.split())
         for key, value in values.items():
             *groups, last = key.split(".")
             node = container
@@ -451,6 +451,12 @@ class TestCombinations:
                 "task=toy measures the ten synthetic sequences and needs dataset=toy, found tiny",
             ),
             ("model=lm", {}, "task=toy draws the latent space: model.latent must be > 0"),
+            (
+                "task=yelp",
+                {"dataset": {"name": "tiny", "sentences": 60, "sampler": "bucketed"}},
+                "task=yelp classifies labelled sentences: dataset=labelled or yelp, found tiny",
+            ),
+            ("task=yelp model=lm", {}, "task=yelp classifies z: model.latent must be > 0"),
             (
                 "model=transformer",
                 {"model.heads": 3},

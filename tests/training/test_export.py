@@ -81,6 +81,12 @@ def test_evaluate_says_which_weights_an_exported_run_has(folder, shared, tmp_pat
         assert capsys.readouterr().err == said
 
 
+def test_evaluate_asks_for_the_corpus_that_an_exported_run_lacks(shared, capsys):
+    assert evaluate.main([str(shared), "val"]) == 1
+    said = f"{shared} has no corpus: --data names it, or another text to measure\n"
+    assert capsys.readouterr() == ("", said)
+
+
 def test_the_card_is_made_from_the_run(folder, shared):
     page = (shared / "README.md").read_text()
     head = yaml.safe_load(page.split("---")[1])
@@ -200,6 +206,13 @@ def test_a_broken_folder_is_refused_in_a_sentence(copy, kind):
     with pytest.raises(UserError, match=sentence) as caught:
         cvae.load(copy)
     assert not JARGON.search(str(caught.value)) and "\n" not in str(caught.value)
+
+
+def test_weights_that_are_not_there_are_named(copy):
+    path = copy / "model.safetensors"
+    path.unlink()
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read: No such file or"):
+        checkpoint.load(path)
 
 
 class Trap:
