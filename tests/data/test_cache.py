@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 import tracemalloc
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -22,6 +24,7 @@ from cvae.data import cache, parallel, sources, text, vocabulary
 from cvae.data.text import Batches, Splits
 from cvae.data.vocabulary import Pieces, Vocabulary
 from cvae.errors import UserError
+from cvae.io import sha256
 from tests.helpers import CPU
 
 WORDS = ["the", "a", "dog", "naïve", "猫", "sat", "<unk>", "on", "mat", "here"]
@@ -189,6 +192,18 @@ def test_other_code_reads_again_and_takes_the_place(tmp_path, monkeypatch, folde
     assert len(list(folder.glob("*.safetensors"))) == 1
 
 
+@pytest.mark.parametrize("installed", [True, False])
+def test_what_reads_texts_is_the_code_and_the_tokenizers_where_they_are_installed(installed, monkeypatch):
+    def version(name: str) -> str:
+        if not installed:
+            raise metadata.PackageNotFoundError(name)
+        return f"{name} 7"
+
+    monkeypatch.setattr(cache.metadata, "version", version)
+    code = sha256(Path(cache.__file__).parent)
+    assert cache._version() == (f"{code} tokenizers 7" if installed else code)
+
+
 def damage(path: Path, how: str) -> None:
     """Cut a file short, or change one of its bytes: of the facts, or of the tokens at its end."""
     content = bytearray(path.read_bytes())
@@ -320,6 +335,18 @@ def test_a_daemonic_process_reads_alone(monkeypatch):
     daemon.start()
     daemon.join()
     assert daemon.exitcode == 0
+
+
+@pytest.mark.parametrize(
+    ("platform", "daemon", "number"),
+    [("linux", False, 3), ("linux", True, 1), ("darwin", False, 1), ("win32", False, 1)],
+)
+def test_only_linux_has_further_processes_and_not_of_a_daemon(platform, daemon, number, monkeypatch):
+    monkeypatch.setattr(parallel, "sys", SimpleNamespace(platform=platform))
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(3), raising=False)
+    process = SimpleNamespace(daemon=daemon)
+    monkeypatch.setattr(parallel.multiprocessing, "current_process", lambda: process)
+    assert parallel.available() == number
 
 
 def test_an_error_in_another_process_is_the_user_s(monkeypatch):

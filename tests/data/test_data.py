@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cvae import data
 from cvae.config.schema import OwnText, TextData, TinyData, ToyData
 from cvae.data import files, toy
+from cvae.data.encoding import encode
 from cvae.data.text import (
     SAMPLERS,
     Batches,
@@ -398,6 +399,24 @@ def test_a_file_that_cannot_be_used_is_refused_with_its_name_and_line(tmp_path, 
     with pytest.raises(UserError) as refusal:
         files.check(path, max_words=5)
     assert str(refusal.value).startswith(sentence.format(path=path))
+
+
+def test_special_words_stand_in_no_sentence():
+    with pytest.raises(UserError, match=r"^</s>, <pad> in a sentence: of the special words .* only <unk> "):
+        encode(Vocabulary([*SPECIALS, "a"]), ["a <unk>", "a <pad> </s> a <pad>"])
+
+
+def test_a_split_without_a_sentence_is_named():
+    with pytest.raises(UserError, match=r"^the split val has no sentence in it$"):
+        splits({"train": ["a"], "val": []}, Vocabulary([*SPECIALS, "a"]), CPU, {})
+
+
+def test_a_data_set_that_nobody_reads_is_named():
+    class NewData:
+        """A dataset that is not registered."""
+
+    with pytest.raises(KeyError, match=r"NewData has no reader in REGISTRY of cvae\.data"):
+        data.build(NewData(), CPU)
 
 
 def test_a_cache_that_is_full_is_told_in_a_sentence(tmp_path, monkeypatch):

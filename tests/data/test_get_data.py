@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import http.client
 import http.server
 import io
 import os
@@ -472,3 +473,26 @@ def test_further_corpora_come_from_their_own_repositories_and_all_means_the_pape
     assert all(f"/{data.DELLA}" in url for _, url in asked[3:])
     data.main(["snli", "--to", str(tmp_path), "--base-url", "https://mirror.example/x"])
     assert asked[-1] == ({"snli"}, "https://mirror.example/x")
+
+
+@pytest.mark.parametrize(
+    ("host", "here"),
+    [("localhost", True), ("127.0.0.1", True), ("::1", True), ("10.0.0.1", False), ("localhost.org", False)],
+)
+def test_plain_http_is_for_this_machine(host, here):
+    assert download.is_loopback(host) == here
+
+
+@pytest.mark.parametrize("error", [ConnectionResetError("reset"), http.client.IncompleteRead(b"")])
+def test_a_transfer_that_breaks_off_says_after_how_many_bytes(error):
+    parts = [b"four", b"two", error]
+
+    def read(size: int) -> bytes:
+        part = parts.pop(0)
+        if isinstance(part, Exception):
+            raise part
+        return part
+
+    chunks = download.read_chunks(SimpleNamespace(length=99, read=read))
+    with pytest.raises(download.TransferError, match=r"^broke off after 7 bytes \("):
+        list(chunks)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -208,6 +210,14 @@ def test_half_a_gzip_file_is_refused(tmp_path):
         data.build(own(path), CPU)
 
 
+def test_a_saved_folder_whose_table_is_broken_is_refused(tmp_path):
+    folder = written(tmp_path, "")
+    (path,) = folder.glob("*.arrow")
+    path.write_bytes(b"broken")
+    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} is no usable file of a saved dataset"):
+        data.build(own(folder, column="review"), CPU)
+
+
 def hub(**values) -> HubText:
     return HubText(name="hub", path="me/mine", max_words=200, held_out=0.25, sampler="bucketed", **values)
 
@@ -234,6 +244,13 @@ def test_a_dataset_that_the_hub_does_not_give_ends_in_a_sentence(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", fail)
     with pytest.raises(UserError, match="cannot be had from the hub: Couldn't reach 'me/mine' on the Hub"):
         data.build(hub(), CPU)
+
+
+def test_a_dataset_of_the_hub_has_a_split_train(monkeypatch):
+    splits = {name: SimpleNamespace(cache_files=[{"filename": "a.arrow"}]) for name in ("test", "extra")}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+    with pytest.raises(UserError, match=r"^dataset\.path=me/mine has no split train: it has extra, test$"):
+        sources.hub_parts(hub(subset="without train"))
 
 
 @pytest.mark.realdata

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cvae import data
+from cvae.cli import sample
 from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialog_records import tokenise
@@ -506,6 +507,11 @@ def test_references_that_cannot_be_used_are_refused(tmp_path, splits, entries, s
     assert str(path) in str(refusal.value)
 
 
+def test_references_that_cannot_be_opened_are_refused(tmp_path, splits):
+    with pytest.raises(UserError, match=rf"^task\.references: {tmp_path} cannot be read: Is a directory$"):
+        references.read(tmp_path, splits.corpora["test"])
+
+
 # ---- a run ----
 
 
@@ -695,6 +701,34 @@ def test_runs_stand_side_by_side(folders, capsys):
     assert json.loads(capsys.readouterr().out) != found
 
 
+@pytest.mark.parametrize(
+    ("own", "prints", "same"),
+    [
+        ({"path": "elsewhere", "consecutive": 9, "whole_passages": False}, {"test": "a"}, True),
+        ({"window": 9}, {"test": "a"}, False),
+        ({}, {"test": "b"}, False),
+    ],
+)
+def test_runs_side_by_side_have_the_same_contexts(own, prints, same, monkeypatch):
+    runs = {"one": (DATA, {"test": "a"}), "other": (dataclasses.replace(DATA, **own), prints)}
+
+    def task(folder: RunFolder, options: object) -> types.SimpleNamespace:
+        dataset, fingerprints = runs[folder.path.name]
+        return types.SimpleNamespace(
+            config=types.SimpleNamespace(dataset=dataset),
+            data=types.SimpleNamespace(fingerprints=fingerprints),
+        )
+
+    monkeypatch.setattr(sample, "dialog_task", task)
+    monkeypatch.setattr(chat, "conversations", lambda *_: [])
+    options = sample.parse(["one", "--beside", "other", "--json"])
+    if same:
+        assert json.loads(sample.answers(options)) == {"one": [], "other": []}
+        return
+    with pytest.raises(UserError, match="other and one differ in their data: their contexts are not"):
+        sample.answers(options)
+
+
 @pytest.mark.parametrize("said", [["hi"], ["hi", "yeah"], ["hi", "yeah", "oh"]])
 def test_in_a_chat_b_answers_what_a_has_said_last(said, folders, monkeypatch):
     folder, read = RunFolder(folders[0]), []
@@ -846,3 +880,10 @@ def test_vectors_may_be_a_file_beside_the_data(folders, tmp_path):
     config = folder.configuration("cpu", vectors="nowhere.txt")
     with pytest.raises(UserError, match=r"no word vectors at .*dialogs/nowhere\.txt"):
         _ = reopen(dataclasses.replace(config), folder).vectors
+
+
+def test_words_that_begin_with_a_vector_are_counted(tmp_path, configured):
+    path = tmp_path / "glove.txt"
+    path.write_text("yeah 1 0 0 0 0\nthe 0 1 0 0 0\nnever-heard 1 1 1 1 1\n")
+    assert prepare(configured(*SMALL, f"model.vectors={path}")).counts()["model_vectors"] == 2
+    assert "model_vectors" not in prepare(configured(*SMALL)).counts()

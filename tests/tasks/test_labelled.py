@@ -97,6 +97,16 @@ def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
     assert built.notes[-1] == "train: 15 sentences, the first 50 % of each class (dataset.share.train)"
 
 
+def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
+    path = table(tmp_path)
+    with path.open("a") as file:
+        file.write(",bad\n ,good\n" + "one two three four five six,fair\n" * 3)
+    built = data.build(own(path, label="stars", longest=5), CPU)
+    assert built.notes[0].endswith("(dataset.held_out); 5 empty or longer ones left out")
+    assert sum(map(len, built.corpora.values())) == 60
+    assert "left out" not in data.build(own(table(tmp_path), label="stars"), CPU).notes[0]
+
+
 BAD = [
     ("a.csv", "text,stars\na b,1\n", {}, "dataset.label must name the column of the classes: "),
     ("a.csv", "text,stars\na b,1\n", {"label": "star"}, "dataset.label=star is no column: "),
@@ -133,6 +143,7 @@ BAD = [
         "line 2: 4 words, dataset.max_",
     ),
     ("a.txt", "a b\n", {"label": "stars"}, "a.txt is plain text: dataset=labelled reads tables"),
+    ("a.csv", "text,stars\n,1\n ,2\n", {"label": "stars"}, "a.csv has no sentence in it"),
 ]
 
 
