@@ -17,7 +17,7 @@ from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
 from cvae.report.figures import run_pictures
-from cvae.runs.reader import Run, find_runs, measured, read_run
+from cvae.runs.reader import Run, find_runs, measured, read_classifiers, read_map, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.forked import Forks
 from tests.helpers import ROOT
@@ -179,6 +179,29 @@ def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": None}, "needs an object with a whole number 'seed'"),
+        ({"mode": ...}, "has no mode"),
+        ({"share": ..., "labels": ...}, "has no labels, share"),
+        ({"share": "a"}, "share must be a number, found 'a'"),
+        ({"val/fit": "a"}, "val/fit must be a number, found 'a'"),
+        ({"mode": "guess"}, "needs a mode of "),
+        ({"test/accuracy": None}, "needs a mode of "),
+    ],
+)
+def test_a_malformed_classifier_is_named(tmp_path: Path, change: dict, message: str):
+    good = {"seed": 0, "mode": "probe", "share": 0.1, "labels": 8, "test/accuracy": 0.5, "val/fit": None}
+    write(tmp_path / "classifier.jsonl", [good])
+    assert read_classifiers(tmp_path / "classifier.jsonl") == [good]
+    bad = {key: value for key, value in (good | change).items() if value is not ...}
+    write(tmp_path / "classifier.jsonl", [good, bad])
+    with pytest.raises(RunsError) as refusal:
+        read_classifiers(tmp_path / "classifier.jsonl")
+    assert str(refusal.value).startswith(f"{tmp_path}/classifier.jsonl, line 2: {message}")
+
+
 def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
     folder = make_run(tmp_path / "run", until=1000)
     with (folder / "metrics.jsonl").open("a") as file:
@@ -186,11 +209,43 @@ def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
     assert read_run(folder).last == 1000
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {}}'])
-def test_a_malformed_run_json_is_named(tmp_path: Path, content: str):
-    (tmp_path / "run.json").write_text(content)
-    with pytest.raises(UserError, match=r"run\.json"):
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, ": no such file"),
+        ("{", " cannot be read"),
+        ("[]", " must hold a JSON object"),
+        ("{}", ": has no object 'config'"),
+        ('{"config": [1]}', ": has no object 'config'"),
+        ('{"config": {}}', ": schedule, lr, task, dataset and model of the config need names"),
+        ('{"config": {"schedule": {"name": "none"}}, "data": ["a"]}', ": data must be the fingerprints of f"),
+        ('{"config": {"schedule": {"name": "none"}}, "continues": 3}', ": continues must be a list of objec"),
+        ('{"config": {"schedule": {"name": "none"}}, "continues": [3]}', ": continues must be a list of obj"),
+        ('{"config": {"schedule": {"name": "none"}, "model": {"name": 3}}}', ": schedule, lr, task, dataset"),
+        ('{"config": {"schedule": {"name": "none"}, "seed": -1}}', ": the config's seed must be a whole num"),
+        ('{"config": {"schedule": {"name": "none"}, "seed": "1"}}', ": the config's seed must be a whole nu"),
+    ],
+)
+def test_a_malformed_run_json_is_named(tmp_path: Path, content: str | None, sentence: str):
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(UserError) as refusal:
         read_run(tmp_path)
+    assert str(refusal.value).startswith(f"{tmp_path / 'run.json'}{sentence}")
+
+
+def test_a_run_json_needs_no_more_than_the_name_of_a_schedule(tmp_path: Path):
+    content = {"config": {"schedule": {"name": "none"}}, "continues": [{"end": 9}]}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    run = read_run(tmp_path)
+    assert (run.seed, run.data, run.continues) == (0, {}, "9 updates")
+
+
+@pytest.mark.parametrize("line", ['{"label": 1, "x": 0.5}', '{"label": 1, "x": 0.5, "y": "up"}'])
+def test_a_point_of_a_map_needs_its_place(tmp_path: Path, line: str):
+    (tmp_path / "map.jsonl").write_text(line + "\n")
+    with pytest.raises(RunsError, match=rf"^{tmp_path}/map\.jsonl: a line has no numbers x and y$"):
+        read_map(tmp_path)
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "true", '"1"'])
@@ -254,6 +309,56 @@ def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
     words = texts(figures.curves_figure(runs))
     assert "Cyclical (to 12K)" in words
     assert "Monotonic (no records yet)" in words
+
+
+def test_figure_3_needs_a_posterior_with_snapshots(tmp_path: Path):
+    make_run(tmp_path / "a", "none", until=1000)
+    make_run(tmp_path / "b", "cyclical", until=1000, latents=False)
+    with pytest.raises(RunsError, match=r"^none of the runs has both a posterior and a latents\.jsonl: use"):
+        figures.latent_figure(find_runs([tmp_path]))
+
+
+def test_a_snapshot_that_was_not_taken_is_said_in_its_place(tmp_path: Path):
+    make_run(tmp_path / "run", until=2000)
+    panels = figures.latent_figure(find_runs([tmp_path]), (500, 1000, 3000)).axes
+    words = [[text.get_text() for text in ax.texts] for ax in panels]
+    assert words == [["no\nsnapshot\nat 500"], ["I 1.42  acc 71%"], ["the run\nends at\n2K"]]
+
+
+@pytest.mark.parametrize("count", [10, 11])
+def test_sequences_have_a_legend_as_long_as_there_is_a_colour_for_each(tmp_path: Path, count: int):
+    folder = make_run(tmp_path / "run", until=1000)
+    record = {"step": 1000, "mean": [[0, 0]] * count, "logvar": [[0, 0]] * count, "label": [*range(count)]}
+    write(folder / "latents.jsonl", [record])
+    figure = figures.latent_figure(find_runs([tmp_path]), (1000,))
+    assert f"at most ln {count} = {math.log(count):.2f} nats" in texts(figure)
+    shown = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+    assert shown == ([["sequence n", *map(str, range(10))]] if count == 10 else [])
+
+
+@pytest.mark.parametrize(("far", "limit"), [(0.0, 4), (3.7, 4), (4.1, 8), (9.0, 16)])
+def test_the_picture_of_a_validation_is_as_wide_as_its_points_need(far: float, limit: int, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures.latents, "draw_plane", lambda ax, *how: drawn.append((ax, *how)))
+    mean = np.array([[0.0, 0.0], [0.0, -far]])
+    snapshot = figures.latents.Snapshot(mean, np.full((2, 2), -80.0), np.array([0, 1]))
+    picture = figures.latents.plane_picture(snapshot, 12000)
+    assert picture.shape == (286, 264, 3) and picture.dtype == np.uint8
+    ((ax, (z, label), half, sigmas),) = drawn
+    assert (half, sigmas) == (limit, (1, 2)) and np.bincount(label).tolist() == [100, 100]
+    np.testing.assert_allclose(z[label == 1], np.tile(mean[1], (100, 1)), atol=1e-6)
+    assert ax.get_title() == f"update 12,000, as far as ±{limit}"
+
+
+def test_the_picture_of_a_validation_shows_samples_each_with_noise_of_its_own(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(figures.latents, "draw_plane", lambda ax, cloud, *_: drawn.append(cloud))
+    snapshot = figures.latents.Snapshot(np.zeros((2, 2)), np.zeros((2, 2)), np.array([0, 1]))
+    for exact in (False, True):
+        figures.latents.plane_picture(snapshot, 1, exact)
+    (z, label), (means, _) = drawn
+    assert abs(z[label == 0] - z[label == 1]).max() > 1 and z.std() > 0.8
+    assert means.tolist() == [[0, 0], [0, 0]]
 
 
 def test_figure_4_draws_the_mean_its_band_and_the_entropy(toy: Path):
@@ -436,3 +541,12 @@ def test_a_closed_pipe_is_no_figure_that_cannot_be_drawn(monkeypatch, capsys: py
 def test_an_absent_folder_is_named(tmp_path: Path):
     with pytest.raises(RunsError, match="absent: no such folder"):
         find_runs([tmp_path / "absent"])
+
+
+def test_folders_without_runs_are_named(tmp_path: Path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    for names, said in ((("a", "b"), f"{tmp_path}/a, {tmp_path}/b"), ((), "no folder given")):
+        with pytest.raises(RunsError) as refusal:
+            find_runs([tmp_path / name for name in names])
+        assert str(refusal.value) == f"{said}: no run found (no run.json in or below)"

@@ -28,7 +28,7 @@ from cvae.data import labelled
 from cvae.data.label_sets import held_out, stratified, without_words
 from cvae.data.text import Batch, Corpus, Splits
 from cvae.data.vocabulary import BOS, EOS, SPECIALS
-from cvae.errors import Diverged, FolderError, UserError
+from cvae.errors import Diverged, FolderError, RunsError, UserError
 from cvae.evaluation.classifier import (
     Classifier,
     Probe,
@@ -534,6 +534,26 @@ def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
     assert [one.mode for one in scores(alike, ORDER)] == ["probe", "probe", "scratch"]
     with pytest.raises(UserError, match=r"without pre-training cannot be folded: .* differ in model\.hidden"):
         scores([classified(0, hidden=3), classified(0, "monotonic", hidden=4)], ORDER)
+
+
+def test_runs_without_classifiers_have_no_accuracies():
+    run = dataclasses.replace(classified(0), classifiers=[])
+    for report in (accuracy_table, figures.accuracy_figure):
+        with pytest.raises(RunsError, match=r"^none of these runs has classifiers: a run of task=yelp leav"):
+            report([run])
+
+
+def test_a_map_is_drawn_where_there_is_one_and_elsewhere_it_is_said(tmp_path):
+    runs = []
+    for schedule in ("cyclical", "monotonic"):
+        runs.append(dataclasses.replace(classified(0, schedule), folder=tmp_path / schedule))
+        (tmp_path / schedule).mkdir()
+    with pytest.raises(RunsError, match=r"^none of the runs has a map\.jsonl: a finished run of task=yelp"):
+        figures.map_figure(runs)
+    (tmp_path / "cyclical" / "map.jsonl").write_text('{"x": 0.5, "y": -1.0, "label": 1}\n')
+    monotonic, cyclical = figures.map_figure(runs).axes
+    assert [text.get_text() for text in monotonic.texts] == ["no map yet"] and not monotonic.collections
+    assert not cyclical.texts and cyclical.collections[0].get_offsets().tolist() == [[0.5, -1.0]]
 
 
 def test_each_panel_has_its_own_classifiers_and_those_without_pretraining():
