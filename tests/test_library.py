@@ -51,6 +51,13 @@ def test_the_import_alone_needs_neither_torch_nor_hydra():
         _ = cvae.lod
 
 
+def test_a_model_says_what_it_is(configured, tmp_path):
+    vae = cvae.load(text_run(configured, tmp_path, "schedule=constant", "train.steps=1").path, device="cpu")
+    assert repr(vae) == "VAE(z of 3, 17 tokens, constant, on cpu)"
+    vae.codec.vocabulary.words.extend(map(str, range(1000)))
+    assert "1,017 tokens" in repr(vae)
+
+
 def test_encode_gives_the_posteriors_in_the_order_of_the_sentences(vae):
     sentences = [*TEXTS, "", "the cat"] * 8  # more than one batch
     mean, std = vae.encode(sentences)

@@ -79,6 +79,14 @@ def weighted(model: Linear, x: Tensor, samples: int, chunk: int = 100, seed: int
     return latent.importance_weighted(model, batches(x), samples, chunk, rng(seed))
 
 
+def test_three_densities_are_enough_of_a_model():
+    model, (batch,) = Linear(), batches(observations(3))
+    assert model.shared(batch) is batch
+    assert model.extra_losses(batch, torch.zeros(3, LATENT)) == {} == model.files()
+    assert model.inference_network() is None
+    model.refuse(None, "train")
+
+
 # ---- the likelihood ----
 
 

@@ -16,9 +16,9 @@ from torch.nn import functional
 import cvae
 from cvae.config.schema import PretrainedModel, SemiAmortized
 from cvae.data.text import Corpus
-from cvae.data.vocabulary import BOS, EOS, PAD, UNK, Pieces
+from cvae.data.vocabulary import BOS, EOS, PAD, SPECIALS, UNK, Pieces, Vocabulary
 from cvae.errors import ConfigError, UserError
-from cvae.models import gaussian, kernels, objective
+from cvae.models import backbone, gaussian, kernels, objective
 from cvae.models.decode import SamplingOptions, generate
 from cvae.models.pretrained import PretrainedVAE
 from cvae.models.refinement import refined
@@ -393,6 +393,13 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
 
     refused("neither a folder here nor owner/name", "model.decoder=absent")
     refused("has no tokenizer|cannot be read", f"model.decoder={tmp_path}")
+    refused("has no config.json: it must be the folder of a checkpoint", f"model.encoder={tmp_path}")
+    larger = Pieces.read(checkpoints / "gpt2" / "tokenizer.json").tokenizer
+    larger.add_special_tokens(["<|more|>"])
+    small = changed("small")
+    larger.save(str(tmp_path / "small" / "tokenizer.json"))
+    size = larger.get_vocab_size() - 1
+    refused(rf"small has {size} word vectors, too few for its tokenizer\.json$", small)
     refused("of the kind bert", changed("bert", model_type="bert"))
     refused("has no eos_token_id", changed("endless", eos_token_id=None))
     refused("cannot be read", changed("wide", n_embd=32))
@@ -404,6 +411,12 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     refused("other pieces than the run", f"dataset.tokenizer={tmp_path / 'other.json'}")
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
+
+
+def test_words_are_no_pieces_of_a_checkpoint(checkpoints):
+    words = Vocabulary([*SPECIALS, "cat"])
+    with pytest.raises(UserError, match=r"^model=pretrained reads the pieces of model\.decoder: dataset"):
+        backbone.numbers("model.decoder", str(checkpoints / "gpt2"), words, None)
 
 
 def test_of_a_checkpoint_of_the_hub_only_what_cannot_run_is_fetched(checkpoints, monkeypatch, tmp_path):

@@ -13,7 +13,7 @@ import torch
 
 from cvae.cli import train
 from cvae.runs import devices
-from cvae.training.device import describe_device
+from cvae.training.device import choose_device, describe_device
 
 JOBLIB = {"_target_": "x.JoblibLauncher"}
 
@@ -67,6 +67,11 @@ def test_a_run_on_the_cpu_says_that_the_gpu_is_hidden(nvidia_smi, monkeypatch):
     )
 
 
+def test_a_run_on_the_cpu_says_that_there_is_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert describe_device(choose_device("cpu")) == "cpu, as device=cpu says: torch sees a GPU"
+
+
 def test_a_parallel_job_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv(devices.VISIBLE, "GPU-a,GPU-b")
@@ -79,6 +84,21 @@ def test_a_parallel_job_takes_a_gpu_that_no_other_has(tmp_path, monkeypatch):
     monkeypatch.setenv(devices.VISIBLE, "GPU-a,GPU-b")
     with devices.own_gpu("cpu", JOBLIB), devices.own_gpu("auto", {"_target_": "x.BasicLauncher"}):
         assert os.environ[devices.VISIBLE] == "GPU-a,GPU-b"
+
+
+def test_a_job_waits_until_a_gpu_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv(devices.VISIBLE, "a")
+    taken, waited = devices._take_gpu(["a"], 1), []
+
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            taken.release()
+
+    monkeypatch.setattr(devices, "time", SimpleNamespace(sleep=sleep))
+    with devices.own_gpu("auto", JOBLIB):
+        assert waited == [1, 1, 1]
 
 
 def test_jobs_that_share_gpus_fill_them_evenly(tmp_path, monkeypatch):

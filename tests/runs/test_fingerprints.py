@@ -147,6 +147,13 @@ def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypat
         refuse_other_run(settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}), config)
 
 
+def test_a_tokenizer_of_ones_own_is_fingerprinted(text, tmp_path):
+    (tmp_path / "pieces.json").write_text("{}")
+    given = ("dataset.tokens=bpe", "dataset.vocabulary=null", "dataset.tokenizer=pieces.json")
+    assert fingerprints.others(text("a.txt", *given)) == {"dataset.tokenizer": sha(tmp_path / "pieces.json")}
+    assert fingerprints.others(text("a.txt")) == {}
+
+
 def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
     from cvae.training import run
 

@@ -444,6 +444,13 @@ def test_the_folder_holds_what_repeats_the_run(whole, configured):
     assert (folder / "vocabulary.txt").read_text().splitlines()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
 
 
+def test_what_hydra_composed_lies_beside_the_run(tmp_path, configured, monkeypatch):
+    monkeypatch.setattr("cvae.training.run._train", lambda *_: 0.0)
+    composition = {"config.yaml": "seed: 0\n", "overrides.yaml": "- task=toy\n"}
+    run(configured(*TOY), RunFolder(tmp_path), composition=composition)
+    assert {path.name: path.read_text() for path in (tmp_path / ".hydra").iterdir()} == composition
+
+
 def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured):
     before = {path: path.read_bytes() for path in whole["toy"].rglob("*") if path.is_file()}
     with pytest.raises(

@@ -17,6 +17,7 @@ from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.run import prepare, reopen, run
+from cvae.training.transfer import load_weights, stored_vocabulary
 
 OLD = [f"{who} {what} saw it" for who in ("the", "a", "my", "no") for what in ("cat", "dog", "fox", "hen")]
 NEW = [f"{who} {what} saw it" for who in ("the", "a", "some") for what in ("cat", "gnu", "<unk>", "gnu gnu")]
@@ -129,6 +130,7 @@ def test_a_tokenizer_stays_too(on, tmp_path):
     [
         (("dataset.tokens=chars",), None, "has dataset.tokens=words, and this run has chars"),
         ((), lambda folder: (folder / "vocabulary.txt").unlink(), "has no vocabulary to keep: No such file"),
+        ((), lambda at: (at / "checkpoint_best.pt").unlink(), "was not trained: it has no checkpoint_best"),
         (("model.hidden=7",), None, "is a model of another shape: "),
     ],
 )
@@ -141,10 +143,15 @@ def test_what_does_not_fit_is_a_sentence(own, change, sentence, on, source, tmp_
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_whose_vocabulary_is_gone_has_none_to_go_on_with(on, source, tmp_path):
+    folder = RunFolder(shutil.copytree(source, tmp_path / "run"))
+    assert stored_vocabulary(folder, on("old")).text == (source / "vocabulary.txt").read_text()
+    (folder / "vocabulary.txt").unlink()
+    assert stored_vocabulary(folder, on("old")) is None
+
+
 def test_without_a_known_vocabulary_the_words_are_others(on, source):
     """As of a library call that hands none over."""
-    from cvae.training.transfer import load_weights
-
     task = prepare(on("new", f"init_from={source}"))
     with pytest.raises(FolderError, match=r"has another vocabulary\.txt: its weights are about other words"):
         load_weights(RunFolder(source), task, False)
