@@ -59,10 +59,19 @@ def stages(config: Config) -> list[dict[str, Any]]:
 def rates(config: Config, folder: RunFolder, total: int, epoch: int) -> Rates:
     """Return β and the learning rate of every step. Raises FolderError for an unusable run.json."""
     try:
-        found = tuple(Stage(**stage) for stage in (folder.record or {}).get("continues", []))
+        found = tuple(_stage(**stage) for stage in (folder.record or {}).get("continues", []))
     except (TypeError, ValueError) as error:
         raise FolderError(f"{folder / 'run.json'}: 'continues' cannot be read: {error}") from None
     return Rates(config.schedule, config.lr, found[0].end if found else total, epoch, found)
+
+
+def _stage(end: int, beta: bool, lr: bool) -> Stage:
+    """Return a stage as run.json has it. Raises ValueError for other values."""
+    if type(end) is not int or end < 1 or not (isinstance(beta, bool) and isinstance(lr, bool)):
+        raise ValueError(
+            f"a stage has a number of updates, true or false, true or false, found {end, beta, lr}"
+        )
+    return Stage(end, beta, lr)
 
 
 def sentence(config: Config, rates: Rates) -> str:

@@ -80,7 +80,13 @@ def described(figure: Figure) -> Iterator[str]:
         if isinstance(artist, Axes):
             titles = [artist.get_title(place) for place in ("left", "center", "right")]
             limits = [*artist.get_xlim(), *artist.get_ylim()]
-            words = [*titles, artist.get_xlabel(), artist.get_ylabel(), artist.get_yscale()]
+            words = [
+                *titles,
+                artist.get_xlabel(),
+                artist.get_ylabel(),
+                artist.get_xscale(),
+                artist.get_yscale(),
+            ]
             yield f"axes {words} {' '.join(map(number, limits))}"
             for axis in (artist.xaxis, artist.yaxis):
                 words = [text.get_text() for text in axis.get_ticklabels()]

@@ -190,11 +190,26 @@ def test_a_run_that_is_continued_twice_remembers_both_ends(tmp_path, configured)
     assert rates.total == 24 and [stage.end for stage in rates.stages] == [24, 36]
 
 
-@pytest.mark.parametrize("stage", [{"end": 24}, {"end": 24, "beta": True, "lr": True, "mi": 1}])
-def test_a_stage_that_cannot_be_read_is_named(stage, tmp_path, configured):
+@pytest.mark.parametrize(
+    ("stage", "wrong"),
+    [
+        ({"end": 24}, ".*argument"),
+        ({"end": 24, "beta": True, "lr": True, "mi": 1}, ".*argument"),
+        *(
+            (stage, rf"a stage has a number of updates.*, found \({stage['end']!r}, ")
+            for stage in (
+                {"end": "x", "beta": True, "lr": True},
+                {"end": None, "beta": True, "lr": True},
+                {"end": 0, "beta": True, "lr": True},
+                {"end": 24, "beta": 1, "lr": True},
+                {"end": 24, "beta": True, "lr": None},
+            )
+        ),
+    ],
+)
+def test_a_stage_that_cannot_be_read_is_named(stage, wrong, tmp_path, configured):
     (tmp_path / "run.json").write_text(json.dumps({"format": 1, "config": {}, "continues": [stage]}))
-    said = rf"^{tmp_path}/run\.json: 'continues' cannot be read: .*argument"
-    with pytest.raises(FolderError, match=said):
+    with pytest.raises(FolderError, match=rf"^{tmp_path}/run\.json: 'continues' cannot be read: {wrong}"):
         continuation.rates(configured(*CYCLES), RunFolder(tmp_path), 60, 12)
 
 
