@@ -63,6 +63,12 @@ def written(folder: Path, kind: str, rows: list[dict] = ROWS, stem: str = "revie
 KINDS = [".jsonl", ".csv", ".tsv", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".parquet", ""]
 
 
+def test_datasets_is_told_to_count_no_downloads(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    data.build(own(written(tmp_path, ".csv"), column="review"), CPU)
+    assert not datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_texts_come_out_of_every_format_and_the_column_is_found(tmp_path, kind):
     built = data.build(own(written(tmp_path, kind), column=None), CPU)

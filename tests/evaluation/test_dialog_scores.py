@@ -667,6 +667,18 @@ def test_samples_and_draws_are_as_asked(folders):
     assert len(set(said.values())) == 3
 
 
+@pytest.mark.parametrize("forbid", [True, False])
+def test_an_unknown_word_is_said_unless_it_is_forbidden(forbid, folders):
+    folder = RunFolder(folders[0])
+    task = reopen(folder.configuration("cpu", forbid_unknown=forbid), folder)
+    with torch.no_grad():
+        task.model.output.bias[UNK] += 100
+    said = {
+        number for answers in task.answers("val", np.arange(2), 0) for words in answers for number in words
+    }
+    assert (said == {UNK}) != forbid and (UNK in said) != forbid
+
+
 def test_the_page_of_a_run_shows_context_reference_and_answers(folders):
     page = (folders[0] / "samples.md").read_text()
     assert page.count("## ") == 4 == page.count("reference: **")

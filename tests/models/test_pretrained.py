@@ -98,6 +98,17 @@ def make(checkpoints):
     return build
 
 
+def test_transformers_is_as_talkative_afterwards_as_before(make):
+    logging = transformers.utils.logging
+    before = logging.get_verbosity()
+    try:
+        logging.set_verbosity_info()
+        make()
+        assert logging.get_verbosity() == logging.INFO
+    finally:
+        logging.set_verbosity(before)
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "no z" not in kind])
 def test_what_is_new_starts_small_without_a_bias(kind, make):
     model = make(kind, latent=64)

@@ -298,6 +298,13 @@ def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
     assert "3rd cycle" not in words
 
 
+def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
+    title = "toy  ·  schedule=cyclical  ·  lr=constant  ·  seed=0"
+    for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
+        run = read_run(make_run(tmp_path / str(until), until=until, latents=False))
+        assert figures.style.run_title(run) == title + more
+
+
 def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
     make_run(tmp_path / "a", "constant")
     make_run(tmp_path / "b", "cyclical", until=12000)

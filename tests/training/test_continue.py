@@ -357,6 +357,17 @@ def test_a_checkpoint_that_is_none_ends_in_a_sentence(finished, tmp_path, config
         run(configured(*PLAIN, f"continue_from={source}", "train.steps=36"), RunFolder(tmp_path / "new"))
 
 
+def test_a_checkpoint_of_another_run_is_not_gone_on_with(finished, tmp_path, configured):
+    source = shutil.copytree(finished(*PLAIN, "train.steps=24"), tmp_path / "source")
+    other = finished(*PLAIN, "train.steps=24", "seed=1")
+    for which in ("last", "best"):
+        shutil.copyfile(other / f"checkpoint_{which}.pt", source / f"checkpoint_{which}.pt")
+        with pytest.raises(CheckpointError, match=f"checkpoint_{which}.pt is of another run"):
+            run(configured(*PLAIN, f"continue_from={source}", "train.steps=36"), RunFolder(tmp_path / which))
+        own = finished(*PLAIN, "train.steps=24") / f"checkpoint_{which}.pt"
+        shutil.copyfile(own, source / f"checkpoint_{which}.pt")
+
+
 def test_a_run_that_began_from_another_goes_on_without_it(finished, tmp_path, configured):
     first = finished(*PLAIN, "train.steps=24")
     second = (*PLAIN, "seed=3", "train.steps=12")

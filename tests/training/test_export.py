@@ -59,6 +59,8 @@ def test_an_exported_model_is_the_run_s(folder, shared):
 
 def test_the_last_checkpoint_is_exported_where_asked(folder, tmp_path, capsys):
     assert export.main([str(folder.path), str(tmp_path / "last"), "--checkpoint", "last"]) == 0
+    names = capsys.readouterr().out.splitlines()[-1].partition(": ")[2].split(", ")
+    assert "results.json" in names and names == sorted(names)
     weights = load_file(tmp_path / "last" / "model.safetensors")
     saved = checkpoint.load(folder / "checkpoint_last.pt")["model"]
     assert weights.keys() == saved.keys()

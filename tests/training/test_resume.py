@@ -887,6 +887,19 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     assert shown <= set(events.Tags()["tensors"])
 
 
+@pytest.mark.parametrize("ends_by", [None, KeyError])
+def test_a_board_that_cannot_be_closed_is_an_error_unless_another_ends_the_run(
+    ends_by, tmp_path, configured, monkeypatch
+):
+    def full() -> None:
+        raise OSError("No space left on device")
+
+    with pytest.raises(ends_by or OSError), Logger(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
+        monkeypatch.setattr(recorder.board, "close", full)
+        if ends_by:
+            raise ends_by
+
+
 def test_recorder_writes_null_for_scalars_that_json_has_not_and_refuses_other_such_numbers(
     tmp_path, configured
 ):
