@@ -887,6 +887,13 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     assert shown <= set(events.Tags()["tensors"])
 
 
+def test_what_hydra_made_for_a_refused_run_is_removed_with_two_empty_folders_above_it(tmp_path):
+    folder = tmp_path / "kept" / "outputs" / "name" / "run"
+    folder.mkdir(parents=True)
+    discard_if_empty(RunFolder(folder))
+    assert (tmp_path / "kept").is_dir() and not (tmp_path / "kept" / "outputs").exists()
+
+
 @pytest.mark.parametrize("ends_by", [None, KeyError])
 def test_a_board_that_cannot_be_closed_is_an_error_unless_another_ends_the_run(
     ends_by, tmp_path, configured, monkeypatch
