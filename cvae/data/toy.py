@@ -24,8 +24,8 @@ def build(sentences: SentencesBySplit, device: torch.device) -> Splits:
 def toy(config: ToyData) -> SentencesBySplit:
     """Return N sequences of N symbols: sequence n has a 1 at place n, else 0.
 
-    The paper does not publish its sequences; that they are ten is the bound ln 10. train holds each of them
-    `copies` times; val and test `draws` times, so that a validation averages over as many z.
+    The paper does not publish its sequences, only that there are ten: the bound is ln 10. train holds each of
+    them `copies` times; val and test `draws` times, so that a validation averages over as many z.
     """
     size = config.sequences
     rows = [["1" if place == n else "0" for place in range(size)] for n in range(size)]
