@@ -37,6 +37,9 @@ def sentences(count: int, seed: int = 0) -> list[str]:
     return [" ".join(draws.choice(WORDS, draws.integers(1, 8))) for _ in range(count)]
 
 
+SMALLEST = cache.SMALLEST  # which the fixture replaces
+
+
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch, caplog) -> Path:
     """The cache, in which the smallest corpus is kept."""
@@ -229,6 +232,12 @@ def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folde
     assert sum("is damaged" in line for line in caplog.messages) == 1
     unread(monkeypatch)
     assert same(first, data.build(config, CPU))
+
+
+def test_a_small_text_is_read_at_every_start(tmp_path, monkeypatch, folder):
+    monkeypatch.setattr(cache, "SMALLEST", SMALLEST)
+    data.build(own(tmp_path), CPU)
+    assert SMALLEST == 8 * 2**20 and not folder.exists()
 
 
 def test_it_is_said_where_the_numbers_are_and_how_large(tmp_path, folder, caplog):

@@ -316,6 +316,12 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
     assert f"{tmp_path / 'absent'}: no such folder" in capsys.readouterr().err
 
 
+def test_a_format_is_one_of_three(capsys):
+    with pytest.raises(SystemExit):
+        claims_command(["--format", "html"])
+    assert "invalid choice: 'html'" in capsys.readouterr().err
+
+
 def test_train_shows_what_it_has_trained(tmp_path, monkeypatch, capsys):
     def run(command):
         name = command[-1].removeprefix("experiment=")

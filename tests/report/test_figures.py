@@ -298,6 +298,12 @@ def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
     assert "3rd cycle" not in words
 
 
+def test_a_band_over_seeds_is_explained_where_there_is_one(toy: Path):
+    seeds, single = find_runs([toy]), find_runs([toy / "constant", toy / "monotonic"])
+    for runs, explained in ((seeds, True), (single, False)):
+        assert ("band: lowest to highest" in texts(figures.curves_figure(runs))) == explained
+
+
 def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
     title = "toy  ·  schedule=cyclical  ·  lr=constant  ·  seed=0"
     for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
