@@ -8,6 +8,7 @@ direction.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -103,16 +104,18 @@ def tables(grid: Mapping[tuple[str, ...], Runs]) -> list[Table]:
     return [Table(head, rows, []), Table(["claim", "cells in which it holds"], counts, [])]
 
 
+def parse(arguments: Arguments = None) -> argparse.Namespace:
+    """Return the parsed command line."""
+    head = parser("toy_grid", __doc__, "  %(prog)s outputs/toy_grid outputs/toy_grid_restarts")
+    add_folders(head)
+    return head.parse_args(arguments)
+
+
 @entry_point
 def main(arguments: Arguments = None) -> int:
     """Print both tables."""
-    head = parser("toy_grid", __doc__, "  %(prog)s outputs/toy_grid outputs/toy_grid_restarts")
-    add_folders(head)
-    print(
-        "\n\n".join(
-            table.markdown() for table in tables(cells(find_runs(head.parse_args(arguments).folders)))
-        )
-    )
+    runs = find_runs(parse(arguments).folders)
+    print("\n\n".join(table.markdown() for table in tables(cells(runs))))
     return 0
 
 

@@ -35,7 +35,7 @@ from cvae.errors import UserError
 from cvae.runs import reader
 from cvae.runs.folder import RunFolder
 from cvae.training import checkpoint
-from scripts import bench, docs, estimate, gpu_check, kill, publish
+from scripts import bench, docs, estimate, gpu_check, kill, publish, toy_grid
 from tests.helpers import ROOT
 
 DIALOGS = ROOT / "tests" / "dialogs"
@@ -369,6 +369,7 @@ PARSERS = {
     "sample": sample.parse,
     "status": status.parse,
     "table": table.parse,
+    "toy_grid": toy_grid.parse,
 }
 FLAGS = (
     *(

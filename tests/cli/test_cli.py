@@ -109,7 +109,7 @@ def test_a_folder_with_another_run_stays_as_it_is(train, tmp_path):
     assert (
         done.stderr.startswith("mine holds a different run: ") and "seed is 4 there and 0 here" in done.stderr
     )
-    assert [path.name for path in (tmp_path / "here").rglob("*")] == ["mine", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "here").rglob("*")) == ["mine", "run.json"]
     assert (folder / "run.json").read_text() == '{"format": 1, "config": {"seed": 4}}'
 
 
