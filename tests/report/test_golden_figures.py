@@ -68,48 +68,61 @@ def colour(value: Any) -> str:
     return to_hex(value, keep_alpha=True)
 
 
+def words_of(text: Text) -> str:
+    """A text, its look, its place among the axes and, of an annotation, what it points at."""
+    look = f"{text.get_ha()} {text.get_va()} {number(text.get_size())}"
+    where = " ".join(map(number, text.get_position())) if text.axes else ""
+    if isinstance(text, Annotation):
+        where += " of " + " ".join(map(number, text.xy))
+    return f"text {text.get_text()!r} {colour(text.get_color())} {look} {where}".rstrip()
+
+
+def axes_of(ax: Axes) -> Iterator[str]:
+    """Titles, labels, scales and limits, and the ticks of both axes."""
+    words = [ax.get_title(place) for place in ("left", "center", "right")]
+    words += [ax.get_xlabel(), ax.get_ylabel(), ax.get_xscale(), ax.get_yscale()]
+    yield f"axes {words} {' '.join(map(number, [*ax.get_xlim(), *ax.get_ylim()]))}"
+    for axis in (ax.xaxis, ax.yaxis):
+        labels = axis.get_ticklabels()
+        sizes = sorted({number(label.get_size()) for label in labels})
+        places = numbers(axis.get_ticklocs())
+        yield f"  ticks {places} {[label.get_text() for label in labels]} {' '.join(sizes)}"
+
+
+def line_of(line: Line2D) -> str:
+    look = f"{line.get_linestyle()} {line.get_marker()} {number(line.get_linewidth())}"
+    look = f"{colour(line.get_color())} {look} {number(line.get_markersize())}"
+    return f"line {look} {numbers(line.get_xdata())} | {numbers(line.get_ydata())}"
+
+
+def collection_of(drawn: Collection) -> str:
+    offsets, sizes = numbers(drawn.get_offsets()), numbers(getattr(drawn, "get_sizes", list)())
+    paths = numbers([place for path in drawn.get_paths() for place in path.vertices.ravel()])
+    look = " ".join(map(colour, drawn.get_facecolor()[:3]))
+    return f"{type(drawn).__name__} {offsets} | {sizes} | {paths} {look}"
+
+
 def described(figure: Figure) -> Iterator[str]:
-    """Yield a line for each visible artist, but for what matplotlib places and lays out itself."""
+    """Yield a line for each visible artist, but for ticks, which are told with their axes."""
     yield f"figure {' '.join(map(number, figure.get_size_inches()))}"
     axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
-    ticks = {id(part) for axis in axes for tick in axis.get_major_ticks() for part in tick.findobj()}
-    ticks |= {id(part) for axis in axes for tick in axis.get_minor_ticks() for part in tick.findobj()}
+    ticks = [tick for axis in axes for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())]
+    told = {id(part) for tick in ticks for part in tick.findobj()}
     for artist in figure.findobj():
-        if not artist.get_visible() or id(artist) in ticks:
+        if not artist.get_visible() or id(artist) in told:
             continue
-        if isinstance(artist, Axes):
-            titles = [artist.get_title(place) for place in ("left", "center", "right")]
-            limits = [*artist.get_xlim(), *artist.get_ylim()]
-            words = [
-                *titles,
-                artist.get_xlabel(),
-                artist.get_ylabel(),
-                artist.get_xscale(),
-                artist.get_yscale(),
-            ]
-            yield f"axes {words} {' '.join(map(number, limits))}"
-            for axis in (artist.xaxis, artist.yaxis):
-                words = [text.get_text() for text in axis.get_ticklabels()]
-                sizes = sorted({number(text.get_size()) for text in axis.get_ticklabels()})
-                yield f"  ticks {numbers(axis.get_ticklocs())} {words} {' '.join(sizes)}"
-        elif isinstance(artist, Text) and artist.get_text().strip():
-            place = " ".join(map(number, artist.get_position()))
-            look = f"{artist.get_ha()} {artist.get_va()} {number(artist.get_size())}"
-            where = place if artist.axes else ""
-            if isinstance(artist, Annotation):
-                where += " of " + " ".join(map(number, artist.xy))
-            yield f"text {artist.get_text()!r} {colour(artist.get_color())} {look} {where}".rstrip()
-        elif isinstance(artist, Line2D) and len(artist.get_xdata()):
-            data = f"{numbers(artist.get_xdata())} | {numbers(artist.get_ydata())}"
-            kind = f"{artist.get_linestyle()} {artist.get_marker()} {number(artist.get_linewidth())}"
-            yield f"line {colour(artist.get_color())} {kind} {number(artist.get_markersize())} {data}"
-        elif isinstance(artist, Collection):
-            offsets, sizes = numbers(artist.get_offsets()), numbers(getattr(artist, "get_sizes", list)())
-            paths = numbers([v for path in artist.get_paths() for v in path.vertices.ravel()])
-            look = " ".join(map(colour, artist.get_facecolor()[:3]))
-            yield f"{type(artist).__name__} {offsets} | {sizes} | {paths} {look}"
-        elif isinstance(artist, Patch) and not getattr(artist, "_layout", False):
-            yield f"{type(artist).__name__} {colour(artist.get_facecolor())} {number(artist.get_linewidth())}"
+        match artist:
+            case Axes():
+                yield from axes_of(artist)
+            case Text() if artist.get_text().strip():
+                yield words_of(artist)
+            case Line2D() if len(artist.get_xdata()):
+                yield line_of(artist)
+            case Collection():
+                yield collection_of(artist)
+            case Patch():
+                look = f"{colour(artist.get_facecolor())} {number(artist.get_linewidth())}"
+                yield f"{type(artist).__name__} {look}"
 
 
 def text_of(name: str) -> str:
