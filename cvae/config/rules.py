@@ -122,8 +122,9 @@ def _remedies(known: Known) -> Iterator[str]:
     if step in ("aggressive", "semi_amortized") and (off or no_latent):
         yield f"update={step} is about the posterior, and {without} has none: leave one out"
     start = ["model.inject=start"] if known.get("model.inject") == "start" else []
-    for key in [*known.positive("model", "batch_norm", "skip"), *start] if no_latent else ():
-        yield f"{key} acts on z, and model.latent=0 has none: leave one of them out"
+    for key in [*known.positive("model", "batch_norm", "skip"), *start]:
+        if no_latent:
+            yield f"{key} acts on z, and model.latent=0 has none: leave one of them out"
     if known.get("reset_decoder") is True and known.is_null("init_from"):
         yield "reset_decoder takes the encoder from a finished run: init_from must be its folder"
     if known.get("reset_decoder") is True and no_latent:

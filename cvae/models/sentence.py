@@ -70,9 +70,8 @@ class LSTMDecoder(nn.Module):
         rate = self.config.dropout
         words = functional.dropout(self.embedding(inputs), rate, self.training)
         codes = z[:, None].expand(-1, inputs.size(1), -1)
-        outputs, _ = kernels.call_rnn(
-            self.lstm, torch.cat([words, codes[..., : self.beside]], -1), self.initial(z)
-        )
+        read = torch.cat([words, codes[..., : self.beside]], -1)
+        outputs, _ = kernels.call_rnn(self.lstm, read, self.initial(z))
         outputs = functional.dropout(outputs, rate, self.training)
         return torch.cat([outputs, codes], -1) if self.skip else outputs
 

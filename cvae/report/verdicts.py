@@ -61,10 +61,14 @@ def below(cell: Cell, bound: float) -> float:
     return 1.0 if cell.mean + cell.std < bound else 0.5 if cell.mean < bound else 0.0
 
 
+def agrees(score: float, margin: float | None) -> bool:
+    """Return whether a check holds where the direction is enough: with a margin it must hold entirely."""
+    return score >= (0.5 if margin is None else 1.0)
+
+
 def across_settings(scores: Sequence[float], margin: float | None) -> tuple[int, float | None]:
     """Return in how many settings a check holds, and its score over all of them."""
-    needed = 0.5 if margin is None else 1.0  # without a margin the direction is enough
-    holding = sum(score >= needed for score in scores)
+    holding = sum(agrees(score, margin) for score in scores)
     if not scores:
         return 0, None
     if holding == len(scores) >= MIN_SETTINGS:

@@ -68,9 +68,8 @@ def rates(config: Config, folder: RunFolder, total: int, epoch: int) -> Rates:
 def _stage(end: int, beta: bool, lr: bool) -> Stage:
     """Return a stage as run.json has it. Raises ValueError for other values."""
     if type(end) is not int or end < 1 or not (isinstance(beta, bool) and isinstance(lr, bool)):
-        raise ValueError(
-            f"a stage has a number of updates, true or false, true or false, found {end, beta, lr}"
-        )
+        found = f"{end!r}, {beta}, {lr}"
+        raise ValueError(f"end is a number of updates, beta and lr true or false, found {found}")
     return Stage(end, beta, lr)
 
 

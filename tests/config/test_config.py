@@ -93,9 +93,8 @@ NEEDED = {
 
 # what conf/ says and what the folder of an older run means that has no such key, where these are not the same
 OLD = {
-    **{
-        (rate, "value"): (1e-3, 1e-4) for rate in ("ConstantRate", "CosineRestarts", "Exponential")
-    },  # of task=toy
+    # of task=toy
+    **{(rate, "value"): (1e-3, 1e-4) for rate in ("ConstantRate", "CosineRestarts", "Exponential")},
     **{(data, "whole_passages"): (True, False) for data in ("DialogData", "OwnDialogs")},
     ("ShenFiles", "min_count"): (1, 5),
     ("OwnLabels", "label"): (None, "stars"),  # NEEDED

@@ -58,8 +58,9 @@ def test_the_distance_is_the_mean_gap_of_each_seed():
 def test_the_tables_have_the_closest_cell_first_and_count_claims():
     close, far = ([run_of(s, off=off, copies=c) for s in toy_grid.PAPER] for off, c in ((0.0, 10), (0.2, 1)))
     cells, counts = toy_grid.tables(toy_grid.cells([*far, *close]))
-    assert [row[1] for row in cells.body] == ["10", "1", ""]
-    assert [str(part) for part in cells.body[-1][5:8]] == ["0.14", "0.97", "1.62"]
+    assert [row[1] for row in cells.body] == ["10", "1", "", "", ""]
+    assert [str(part) for part in cells.body[2][5:8]] == ["0.14", "0.97", "1.62"]
+    assert all(float(row[4]) > 0.5 for row in cells.body[3:])  # the controls
     held = dict(counts.body)
     (vanishing,) = [claim for claim in held if "the KL term vanishes" in claim]
     (bound,) = [claim for claim in held if "the same bound" in claim]
@@ -73,3 +74,13 @@ def test_a_claim_holds_where_all_its_checks_agree():
     worse = run_of("cyclical")
     worse.metrics[-1]["train/kl"] = 0.0  # the mean before the last mark falls below the third cycle's
     assert not toy_grid.holds(claim, [worse])
+
+
+def test_a_claim_with_a_margin_holds_only_within_it():
+    (claim,) = [c for c in toy_grid.read_claims() if "the same bound" in c.claim]
+    for apart, held in ((0.04, True), (0.06, False)):  # the margin is 0.05
+        runs = [run_of(schedule) for schedule in toy_grid.PAPER]
+        for run in runs:
+            for record in run.metrics:
+                record["train/loss"] = 2.3 + apart * (run.group[0] == "cyclical")
+        assert toy_grid.holds(claim, runs) == held

@@ -196,7 +196,7 @@ def test_a_run_that_is_continued_twice_remembers_both_ends(tmp_path, configured)
         ({"end": 24}, ".*argument"),
         ({"end": 24, "beta": True, "lr": True, "mi": 1}, ".*argument"),
         *(
-            (stage, rf"a stage has a number of updates.*, found \({stage['end']!r}, ")
+            (stage, rf"end is a number of updates.*, found {stage['end']!r}, {stage['beta']}, {stage['lr']}")
             for stage in (
                 {"end": "x", "beta": True, "lr": True},
                 {"end": None, "beta": True, "lr": True},
