@@ -18,6 +18,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
+from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from torch import Tensor
 
 from cvae import data, tasks
@@ -256,3 +257,12 @@ def choices(group: str) -> list[str]:
     """Return what conf/ offers for a group."""
     files = sorted((CONF / group).rglob("*.yaml"))
     return [file.relative_to(CONF / group).with_suffix("").as_posix() for file in files]
+
+
+def board(folder: Path) -> dict[str, list[int]]:
+    """The steps of every scalar and picture, and of the sample texts, as TensorBoard reads the folder."""
+    shown = dict.fromkeys(("scalars", "images", "text"), 0)
+    events = EventAccumulator(str(folder), size_guidance={}, tensor_size_guidance=shown)
+    events.Reload()
+    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith(("_hparams_", "custom_scalars"))]
+    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}

@@ -23,7 +23,7 @@ from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint, console
 from cvae.training.loop import Loop
 from cvae.training.run import reopen, run
-from tests.helpers import DEBUG, ROOT
+from tests.helpers import DEBUG, ROOT, board
 
 TINY = (
     *DEBUG[:-3],
@@ -156,8 +156,6 @@ def test_a_rate_that_falls_goes_on_falling_unless_it_is_held(how, tmp_path, conf
 
 
 def test_the_records_are_those_of_both_runs_and_tensorboard_shows_each_once(finished, tmp_path, configured):
-    from tests.training.test_resume import board
-
     source = finished(*CYCLES, "train.steps=24")
     own = (f"continue_from={source}", *BOTH, "train.steps=40")
     run(configured(*CYCLES, *own, "train.stop_after=30"), RunFolder(tmp_path))

@@ -41,7 +41,7 @@ from cvae.training.run import prepare, reopen, run
 from cvae.training.steps import TrainStep
 from scripts import kill
 from tests.forked import Process
-from tests.helpers import DEBUG, ROOT, script
+from tests.helpers import DEBUG, ROOT, board, script
 
 TINY = (
     *DEBUG,
@@ -121,17 +121,6 @@ def outcome(folder: Path) -> dict:
             for name, tensor in checkpoint.load(folder / f"checkpoint_{which}.pt")["model"].items()
         },
     }
-
-
-SHOWN = ("scalars", "images", "text")
-
-
-def board(folder: Path) -> dict[str, list[int]]:
-    """The steps of every scalar and picture, and of the sample texts, as TensorBoard reads the folder."""
-    events = EventAccumulator(str(folder), size_guidance={}, tensor_size_guidance=dict.fromkeys(SHOWN, 0))
-    events.Reload()
-    tags = [tag for tag in events.Tags()["tensors"] if not tag.startswith(("_hparams_", "custom_scalars"))]
-    return {tag: [event.step for event in events.Tensors(tag)] for tag in tags}
 
 
 @pytest.fixture(scope="module")
