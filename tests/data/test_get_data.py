@@ -20,6 +20,7 @@ import pytest
 
 from cvae import download
 from cvae.cli import data
+from cvae.errors import UserError
 from tests.helpers import ROOT
 
 SCRIPT = ROOT / "scripts" / "get_data.py"
@@ -496,3 +497,15 @@ def test_a_transfer_that_breaks_off_says_after_how_many_bytes(error):
     chunks = download.read_chunks(SimpleNamespace(length=99, read=read))
     with pytest.raises(download.TransferError, match=r"^broke off after 7 bytes \("):
         list(chunks)
+
+
+@pytest.mark.parametrize("corpus", dict.fromkeys(item.corpus for item in data.FILES))
+def test_where_a_corpus_is_missing_the_command_that_fetches_it_is_said(corpus, configured, tmp_path):
+    task = {"switchboard": "switchboard", "yelp": "yelp", "short_yelp": "yelp"}.get(corpus, "ptb")
+    dataset = configured(f"task={task}", f"dataset={corpus}", f"dataset.path={tmp_path}").dataset
+    with pytest.raises(
+        UserError, match=rf"^no data at {tmp_path}.*: \S+ \S+get_data.py {corpus} fetches them"
+    ):
+        dataset.refuse_missing()
+    wanted = {item.target.removeprefix(f"{corpus}/") for item in data.FILES if item.corpus == corpus}
+    assert {path.name for path in dataset.files().values()} <= wanted
