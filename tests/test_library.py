@@ -81,6 +81,22 @@ def test_decode_sample_and_interpolate_are_seeded(vae):
     assert vae.decode(np.zeros((0, vae.latent))) == []
 
 
+def test_what_is_not_chosen_is_what_the_docstrings_say(vae):
+    mean, _ = vae.encode(TEXTS)
+    said = {"temperature": 0.0, "top_p": 1.0, "beam": 1, "longest": 60, "no_unk": False, "seed": 0}
+    assert vae.decode(mean) == vae.decode(mean, **said)
+    assert vae.sample(9) == vae.sample(9, **said)
+    assert vae.interpolate(*TEXTS[:2]) == vae.interpolate(*TEXTS[:2], points=7, **said)
+    assert (vae.nll(TEXTS) == vae.nll(TEXTS, samples=1, seed=0)).all()
+
+
+def test_a_model_that_was_put_into_training_mode_answers_all_the_same(vae):
+    for answer in (vae.encode, vae.nll, lambda _: vae.sample(1, longest=2)):
+        vae.task.model.train()
+        answer(TEXTS)
+        assert not vae.task.model.training
+
+
 def test_nll_is_the_bound_or_the_weighted_estimate(vae):
     one, many = vae.nll(TEXTS), vae.nll(TEXTS, samples=200)
     assert one.shape == many.shape == (len(TEXTS),) and (one > 0).all()

@@ -216,7 +216,10 @@ def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_pa
     assert early["finished"] is False
     assert early["step"] == 17
     assert early["val/elbo"] < 0
+    said = "stopped after 17 of 40 updates; the same command continues"
+    assert (tmp_path / "train.log").read_text().count(said) == 1
     run(configured(*TOY), RunFolder(tmp_path), "another")
+    assert (tmp_path / "train.log").read_text().count("stopped after") == 1
     assert outcome(tmp_path) == outcome(whole["toy"])
     assert RunFolder(tmp_path).record["command"] == "the first command"
 
@@ -812,6 +815,10 @@ def test_a_checkpoint_of_another_run_is_refused_and_the_previous_one_used(tmp_pa
     assert outcome(tmp_path) == outcome(whole["toy"])
     checkpoint.save(tmp_path / "checkpoint_best.pt", {"config": config.container, "model": {}})
     with pytest.raises(checkpoint.CheckpointError, match="another model"):
+        reopen(config, RunFolder(tmp_path), "best")
+    another = checkpoint.load(last) | {"config": configured(*TOY, "seed=3").container}
+    checkpoint.save(tmp_path / "checkpoint_best.pt", another)
+    with pytest.raises(checkpoint.CheckpointError, match=r"checkpoint_best.pt is of another run"):
         reopen(config, RunFolder(tmp_path), "best")
 
 
