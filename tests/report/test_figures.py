@@ -527,6 +527,12 @@ def test_a_picture_has_the_dots_per_inch_that_are_asked_for(more: list[str], dpi
         assert picture.size == (11 * dpi, round(3.3 * dpi))  # the figure is 11 by 3.3 inches
 
 
+def test_a_run_s_own_pictures_have_150_dots_per_inch(tmp_path: Path):
+    (path,) = figures.save(Figure(figsize=(2, 1)), tmp_path, "empty", ["png"])
+    with Image.open(path) as picture:
+        assert picture.size == (300, 150)
+
+
 def test_the_script_answers_a_folder_without_runs_in_one_sentence(tmp_path: Path, forks: Forks):
     done = forks.run(ROOT / "scripts" / "figures.py", "4", tmp_path, cwd=ROOT)
     assert (done.returncode, done.stdout) == (1, "")
