@@ -175,7 +175,7 @@ def download(item: DataFile, target: Path, base_url: str) -> None:
             part.unlink()
 
 
-def fetch(item: DataFile, folder: Path, base_url: str, force: bool = False) -> str:
+def fetch(item: DataFile, folder: Path, base_url: str, force: bool) -> str:
     """Make sure the file is there with the right content; return what was done about it."""
     target = folder / item.target
     try:

@@ -130,7 +130,7 @@ def test_a_dialog_is_answered(on_gpu, monkeypatch):
     with pretended_gpu(monkeypatch):
         task = prepare(on_gpu("dialog"))
         task.model.eval()
-        assert len(list(chat.chat(task, ["how are you", "1", "fine"]))) == 4
+        assert len(list(chat.chat(task, ["how are you", "1", "fine"], "", seed=0))) == 4
 
 
 def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_gpu(

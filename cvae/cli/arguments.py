@@ -61,7 +61,7 @@ def add_model(head: Parser) -> None:
     head.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
 
 
-def add_run(head: Parser, data: str = "where the corpus is now (default: where it was)") -> None:
+def add_run(head: Parser, data: str) -> None:
     """Add the arguments of commands that open a checkpoint and may need a corpus."""
     add_model(head)
     head.add_argument("--data", metavar="PATH", help=data)

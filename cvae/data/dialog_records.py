@@ -128,7 +128,7 @@ class Labels:
     `attributes` are those of its speakers unless given. What the train split lacks is empty.
     """
 
-    def __init__(self, dialogs: Sequence[Dialog], words: int, attributes: Attributes | None = None) -> None:
+    def __init__(self, dialogs: Sequence[Dialog], words: int, attributes: Attributes | None) -> None:
         utterances = [utterance for dialog in dialogs for utterance in dialog.utterances]
         sentences = [utterance.words for utterance in utterances] + [[START]] * len(dialogs)
         # `<s>` and `</s>`, in every utterance, are among the `words`; `<pad>` and `<unk>` are not

@@ -270,9 +270,7 @@ class DialogBatches(Batches):
     passages of 8 holds a fifth of the utterances that single windows of ten would.
     """
 
-    def __init__(
-        self, corpus: DialogCorpus, consecutive: int, size: int, seed: int, whole: bool = False
-    ) -> None:
+    def __init__(self, corpus: DialogCorpus, consecutive: int, size: int, seed: int, whole: bool) -> None:
         self.corpus, self.size, self.seed = corpus, size, seed
         every = np.arange(len(corpus))
         self.members = [every[i : i + size] for i in range(0, len(every), size)]

@@ -56,7 +56,7 @@ class Conversation(NamedTuple):
     answers: list[Said]
 
 
-def conversations(task: AnsweringTask, split: str, count: int, seed: int = 0) -> list[Conversation]:
+def conversations(task: AnsweringTask, split: str, count: int, seed: int) -> list[Conversation]:
     """Return `count` responses of a split, the same for every run on it, and the model's answers.
 
     The act of a reference is the data's, that of an answer the classifier's.
@@ -82,7 +82,7 @@ def conversations(task: AnsweringTask, split: str, count: int, seed: int = 0) ->
     return rated
 
 
-def answers(task: AnsweringTask, context: Sequence[str], topic: str = "", seed: int = 0) -> list[Said]:
+def answers(task: AnsweringTask, context: Sequence[str], topic: str, seed: int) -> list[Said]:
     """Return B's answers to a typed context, whose utterances are A's and B's in turn, the last one A's.
 
     Both speakers are the train split's average person; `topic` is one of its topics, or empty for unknown.
@@ -97,7 +97,7 @@ def answers(task: AnsweringTask, context: Sequence[str], topic: str = "", seed: 
     return _said(task, task.answer(batch, task.generator(seed))[0])
 
 
-def chat(task: AnsweringTask, lines: Iterable[str], topic: str = "", seed: int = 0) -> Iterator[str]:
+def chat(task: AnsweringTask, lines: Iterable[str], topic: str, seed: int) -> Iterator[str]:
     """Yield what to print before the first line and after each: the answers to the typed line.
 
     A number chooses another answer than the first; an empty line begins a new dialog. Raises UserError for

@@ -113,7 +113,7 @@ def probe(
 class Classifier(nn.Module):
     """An encoder with a logistic layer on its scaled posterior mean; the layer starts at 0."""
 
-    def __init__(self, encoder: nn.Module, scaling: Scaling, classes: int = 2) -> None:
+    def __init__(self, encoder: nn.Module, scaling: Scaling, classes: int) -> None:
         super().__init__()
         self.encoder = encoder
         _make_rnns_trainable(encoder)

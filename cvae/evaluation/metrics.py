@@ -19,12 +19,12 @@ def perplexity(nats: float, tokens: float) -> float:
         return math.inf
 
 
-def active_units(q: Gaussian, threshold: float = 0.01) -> int:
-    """Return how many dimensions of z have a posterior mean whose variance over the examples is above that.
+def active_units(q: Gaussian) -> int:
+    """Return how many dimensions of z have a posterior mean whose variance over the examples is above 0.01.
 
     For q with mean [N, Z] (Burda et al. 2016, section 5.2).
     """
-    return int((q.mean.double().var(0, correction=0) > threshold).sum())
+    return int((q.mean.double().var(0, correction=0) > 0.01).sum())
 
 
 def densities(q: Gaussian, z: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from cvae.models import gaussian
 from cvae.models.decode import SamplingOptions
 
 Samples = dict[str, Any]
+GLIMPSED = 4  # sentences that each validation keeps
 
 
 class SentenceTask(Protocol):
@@ -189,11 +190,11 @@ def text(samples: Samples) -> str:
     return "\n".join(lines)
 
 
-def glimpse(task: SentenceTask, count: int = 4) -> str:
+def glimpse(task: SentenceTask) -> str:
     """Return what is kept at each validation: greedy samples, and reconstructions of fixed sentences."""
     sampler = Sampler(task, without_unknown(SamplingOptions()))
-    prior = {} if task.config.autoencoder else sampler.prior(count)
-    return markdown(prior | sampler.reconstructions(sampler.sentences("val", count)))
+    prior = {} if task.config.autoencoder else sampler.prior(GLIMPSED)
+    return markdown(prior | sampler.reconstructions(sampler.sentences("val", GLIMPSED)))
 
 
 def overview(task: SentenceTask) -> str:

@@ -117,7 +117,7 @@ class ReviewDecoder(LSTMDecoder):
     """The sentence VAE's decoder, with what the output layer reads projected to the size of words, E."""
 
     def __init__(self, config: ReviewModel, embedding: UnitEmbedding) -> None:
-        super().__init__(config, embedding, TiedOutput(embedding))
+        super().__init__(config, embedding, TiedOutput(embedding), skip=False, beside=True)
         self.project = nn.Linear(config.hidden, config.embed, bias=False)
         nn.init.uniform_(self.project.weight, -0.001, 0.001)
         if self.start is not None:

@@ -48,8 +48,8 @@ class LSTMDecoder(nn.Module):
         config: SentenceModel | ReviewModel,
         embedding: nn.Embedding,
         output: OutputLayer,
-        skip: bool = False,
-        beside: bool = True,
+        skip: bool,
+        beside: bool,
     ) -> None:
         super().__init__()
         self.config, self.skip = config, skip

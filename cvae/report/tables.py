@@ -167,7 +167,7 @@ def relative_time(groups: Mapping[Names, Sequence[Run]], names: Names) -> Cell:
     return Cell(tuple(value / plain.mean for value in seconds.values) if plain.values else ())
 
 
-def default_columns(runs: Sequence[Run], every: bool = False) -> list[str]:
+def default_columns(runs: Sequence[Run], every: bool) -> list[str]:
     """Return the columns of the runs' task that any of them has; every measure for several tasks or `every`.
 
     Raises RunsError where there are none.

@@ -258,7 +258,9 @@ def test_passing_failure_is_retried(script, run, server, tmp_path, capsys, failu
     assert pauses == [1.5, 3.0]
     assert stored(tmp_path) == expected("ptb/one.txt", "ptb/two.txt")
     assert server.requests.count("a/one.txt") == 3
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr()
+    assert said.out.count("ptb/one.txt: the server ") == said.out.count("; trying again\n") == 2
+    assert said.err == ""
 
 
 def test_missing_file_is_not_retried(run, server, tmp_path, capsys):

@@ -746,7 +746,7 @@ def test_in_a_chat_b_answers_what_a_has_said_last(said, folders, monkeypatch):
     folder, read = RunFolder(folders[0]), []
     task = reopen(folder.configuration("cpu"), folder)
     monkeypatch.setattr(task, "answer", lambda batch, noise: (read.append(batch), [[[4]]])[1])
-    chat.answers(task, said)
+    chat.answers(task, said, "", seed=0)
     (batch,) = read
     assert batch.contexts.batch_sizes.tolist() == [1] * (1 + len(said))  # `<d>` first
     own = [float((len(said) - place) % 2 == 0) for place in range(len(said))]  # of B's are every other one
@@ -791,7 +791,7 @@ def test_a_number_chooses_only_where_there_are_answers(monkeypatch):
     heard = []
     monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or [chat.Said("yes", "")] * 2)
     task = types.SimpleNamespace(data=types.SimpleNamespace(topics=[]))
-    list(chat.chat(task, ["7", "2", "", "3"]))
+    list(chat.chat(task, ["7", "2", "", "3"], "", seed=0))
     assert heard == [["7"], ["3"]]
 
 
@@ -800,7 +800,7 @@ def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):
     monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[2]) or [chat.Said("yes", "")])
     task = types.SimpleNamespace(data=types.SimpleNamespace(topics=["Music", "PETS"]))
     for topic in ("music", "Pets"):
-        list(chat.chat(task, ["hello"], topic))
+        list(chat.chat(task, ["hello"], topic, seed=0))
     assert heard == ["Music", "PETS"]
 
 

@@ -763,7 +763,7 @@ def started() -> tuple[Classifier, Probe, Corpus]:
     """A classifier that starts from a probe, and sentences of one word each."""
     corpus = Corpus([[BOS, 4 + n, EOS] for n in range(20)], 99, CPU, [n % 2 for n in range(20)])
     reader, fitted = Reader(), Probe(np.array([0.7, -1.2]), 0.4, 1.0, Score(0.5, -1.0))
-    classifier = Classifier(reader, Scaling.of(posteriors(reader, corpus).mean))
+    classifier = Classifier(reader, Scaling.of(posteriors(reader, corpus).mean), 2)
     classifier.start_from(fitted)
     return classifier, fitted, corpus
 
@@ -781,7 +781,7 @@ def test_rnns_of_a_classifier_train_without_dropout_on_weights_that_are_joined(m
     reader = nn.Sequential(nn.LSTM(3, 4, num_layers=2, dropout=0.5), nn.GRU(4, 2), nn.Dropout(0.5))
     reader = copy.deepcopy(reader.eval())  # after which cuDNN would join the weights at every call
     monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda rnn: joined.append(rnn))
-    Classifier(reader, Scaling(torch.zeros(2), 1.0))
+    Classifier(reader, Scaling(torch.zeros(2), 1.0), 2)
     assert joined == list(reader)[:2]
     assert all(rnn.training and rnn.dropout == 0 for rnn in joined)
     assert not reader[2].training

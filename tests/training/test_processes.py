@@ -247,6 +247,14 @@ def test_processes_that_cannot_meet_are_refused(numbers, sentence, monkeypatch):
         world.refuse(config)
 
 
+def test_what_several_processes_cannot_train_is_said_before_there_is_a_folder(monkeypatch, capsys):
+    announce(monkeypatch, RANK="0", WORLD_SIZE="2")
+    monkeypatch.setattr("cvae.cli.train._hydra", lambda job: pytest.fail("Hydra makes a folder"))
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    assert main(["remedy=[batch_norm]"]) == 1
+    assert "torchrun" in capsys.readouterr().err
+
+
 def test_a_process_waits_so_long_for_the_others_to_arrive(monkeypatch):
     announce(monkeypatch, RANK="0", WORLD_SIZE="2", MASTER_PORT=str(free_port()))
     monkeypatch.setattr(collective, "ARRIVAL", timedelta(seconds=1))

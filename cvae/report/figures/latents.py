@@ -18,6 +18,7 @@ from cvae.runs.reader import Group, Run, Snapshot
 
 SNAPSHOTS = (1000, 10000, 11000, 20000, 31000, 40000)
 SIDE = 1.85  # inches, of a panel
+DRAWN = 300  # samples of each sequence
 # ten colours of Petroff (2021), chosen for colour-blind readers as well
 TEN = (
     *("#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"),
@@ -76,7 +77,7 @@ def with_posterior(runs: Sequence[Run]) -> tuple[dict[Group, list[Run]], list[Ru
     return groups, [next((run for run in members if run.latents), members[0]) for members in groups.values()]
 
 
-def latent_figure(runs: Sequence[Run], steps: Sequence[int] = SNAPSHOTS, samples: int = 300) -> Figure:
+def latent_figure(runs: Sequence[Run], steps: Sequence[int] = SNAPSHOTS) -> Figure:
     """Draw Figure 3: samples of q(z|n) for the toy's sequences; a row for each schedule, a column a step.
 
     Of several seeds the first with snapshots is drawn, and the numbers are that run's. Autoencoders
@@ -89,7 +90,7 @@ def latent_figure(runs: Sequence[Run], steps: Sequence[int] = SNAPSHOTS, samples
         if any(snapshot.mean.shape[1] != 2 for snapshot in run.latents.values()):
             raise RunsError(f"{run.folder / 'latents.jsonl'}: only a 2-d latent can be drawn")
     z = {
-        (run.folder, step): clouds(run.latents[step], samples)
+        (run.folder, step): clouds(run.latents[step], DRAWN)
         for run in drawn
         for step in steps
         if step in run.latents
@@ -110,7 +111,7 @@ def latent_figure(runs: Sequence[Run], steps: Sequence[int] = SNAPSHOTS, samples
     if cycles:
         _braces(figure, cycles, lefts)
     sequences = {int(n) for run in drawn for snapshot in run.latents.values() for n in snapshot.label}
-    _caption(figure, sorted(sequences), samples, limit)
+    _caption(figure, sorted(sequences), limit)
     return figure
 
 
@@ -173,12 +174,12 @@ def _braces(figure: Figure, cycles: Sequence[int], lefts: Sequence[float]) -> No
             figure.text(x, y - tick / 2, "…", ha="center", va="center", fontsize=14, c=GREY)
 
 
-def _caption(figure: Figure, sequences: Sequence[int], samples: int, limit: float) -> None:
+def _caption(figure: Figure, sequences: Sequence[int], limit: float) -> None:
     """Write how to read the panels, and which colour is which sequence."""
     width, height = figure.get_size_inches()
     most = f"ln {len(sequences)} = {math.log(len(sequences)):.2f} nats"
     text = (
-        f"{samples} samples of q(z|n) for each n, with common noise, as far as ±{limit:.1f}; "
+        f"{DRAWN} samples of q(z|n) for each n, with common noise, as far as ±{limit:.1f}; "
         "circle: prior at 2σ\n"
         f"I: mutual information of n and z, at most {most}; acc: how often argmax q(z|n) is the n of z; "
         "gap: KL(q(z) ‖ p(z)) in nats"
@@ -200,16 +201,16 @@ def _caption(figure: Figure, sequences: Sequence[int], samples: int, limit: floa
     )
 
 
-def spread_steps(available: Iterable[int], count: int = 6) -> list[int]:
-    """Return the paper's six snapshots if all are there, else up to `count` spread ones with the last."""
+def spread_steps(available: Iterable[int]) -> list[int]:
+    """Return the paper's six snapshots if all are there, else up to six spread ones with the last."""
     steps = sorted(available)
     if set(SNAPSHOTS) <= set(steps):
         return list(SNAPSHOTS)
-    places = np.linspace(0, len(steps) - 1, min(count, len(steps))).round().astype(int)
+    places = np.linspace(0, len(steps) - 1, min(len(SNAPSHOTS), len(steps))).round().astype(int)
     return [steps[place] for place in places]
 
 
-def plane_picture(snapshot: Snapshot, step: int, exact: bool = False) -> np.ndarray:
+def plane_picture(snapshot: Snapshot, step: int, exact: bool) -> np.ndarray:
     """Return the pixels [H, W, 3] of one snapshot, small and quickly drawn.
 
     Pictures of a run are to the same scale unless its z go far: ±4, ±8, ±16 and so on.
@@ -227,9 +228,9 @@ def plane_picture(snapshot: Snapshot, step: int, exact: bool = False) -> np.ndar
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def run_latents(run: Run, steps: Sequence[int], samples: int = 300) -> Figure:
+def run_latents(run: Run, steps: Sequence[int]) -> Figure:
     """Draw snapshots of one run in a row; an autoencoder's z are its means alone."""
-    drawn = [clouds(run.latents[step], samples, exact=run.group[0] == "none") for step in steps]
+    drawn = [clouds(run.latents[step], DRAWN, exact=run.group[0] == "none") for step in steps]
     limit = plane_limit(drawn)
     width, height = max(len(steps) * (SIDE + 0.1) + 0.1, 5.5), SIDE + 0.9
     figure = Figure(figsize=(width, height))
