@@ -1,9 +1,9 @@
 """How close each cell of a grid of toy runs is to the paper's curves, and in how many cells each claim holds.
 
-A cell is a setting with all three schedules. In a cell with restarts only cyclical's learning rate restarts.
-Distance: |ours - the paper's| in nats, averaged over rec and KL, schedules and eight marks; ours are means
-over the 1,000 steps before each mark. The last two rows must be far. A claim holds in a cell if all its
-checks agree: within their margin, or without one in direction.
+A cell is a setting with all three schedules, whose runs have ended; the others are left out. In a cell with
+restarts only cyclical's learning rate restarts. Distance: |ours - the paper's| in nats, averaged over rec and
+KL, schedules and eight marks; ours are means over the 1,000 steps before each mark. The last two rows must be
+far. A claim holds in a cell if all its checks agree: within their margin, or without one in direction.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from cvae.report.claims import Claim, read_claims
 from cvae.report.formats import Cell, Table
 from cvae.report.tables import scalar_cell
 from cvae.report.verdicts import agrees
-from cvae.runs.reader import Run, find_runs
+from cvae.runs.reader import Run, RunsError, find_runs
 
 MARKS = range(5000, 40001, 5000)
 WINDOW = 1000  # steps before a mark
@@ -48,9 +48,14 @@ Runs = Sequence[Run]
 
 
 def cells(runs: Runs) -> dict[tuple[str, ...], list[Run]]:
-    """Return the runs of each cell that has all three schedules."""
+    """Return the runs of each cell that has all three schedules, as far as the last mark.
+
+    Raises RunsError where there is none.
+    """
     found: dict[tuple[str, ...], dict[str, list[Run]]] = {}
     for run in runs:
+        if run.task != "toy" or run.group[0] not in PAPER or run.last < MARKS[-1]:
+            continue
         key = tuple(str(run.setting[name]) for name in KEYS)
         found.setdefault((run.group[1], *key), {}).setdefault(run.group[0], []).append(run)
     whole = {}
@@ -60,6 +65,8 @@ def cells(runs: Runs) -> dict[tuple[str, ...], list[Run]]:
         if all(name in part for name, part in zip(PAPER, parts, strict=True)):
             runs = [run for name, part in zip(PAPER, parts, strict=True) for run in part[name]]
             whole[rate, *key] = runs
+    if not whole:
+        raise RunsError(f"no setting has toy runs of {', '.join(PAPER)} as far as step {MARKS[-1]:,}")
     return whole
 
 

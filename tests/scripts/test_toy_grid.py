@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cvae.runs.reader import Run
+from cvae.runs.reader import Run, RunsError
 from scripts import toy_grid
 
 
@@ -46,6 +46,17 @@ def test_a_cell_has_all_three_schedules_and_restarts_are_of_cyclical_only():
     plain, other = found.values()
     assert plain == three
     assert other == [*three[:2], restarts[2]]
+
+
+def test_unfinished_runs_and_other_tasks_are_left_out():
+    three = [run_of(schedule) for schedule in toy_grid.PAPER]
+    short, other = run_of("cyclical", seed=1), run_of("cyclical", seed=2)
+    del short.metrics[-1]
+    other.config["task"]["name"] = "language"
+    (found,) = toy_grid.cells([short, other, *three]).values()
+    assert found == three
+    with pytest.raises(RunsError, match="no setting has toy runs of constant, monotonic, cyclical as far as"):
+        toy_grid.cells([*three[:2], short, other])
 
 
 def test_the_distance_is_the_mean_gap_of_each_seed():
