@@ -114,6 +114,12 @@ def test_long_names_are_shortened_and_still_differ(numbers):
     assert all(len(name) == LONGEST_SLUG + 9 for name in names)
 
 
+def test_folders_keep_their_names_from_version_to_version():
+    """A folder that is named otherwise is not found again by the same command."""
+    assert slug([f"a={'x' * 118}"]) == f"a-{'x' * 118}"
+    assert slug([f"a={'x' * 119}"]) == f"a-{'x' * 118}-bd9f3e14"
+
+
 @pytest.fixture
 def earlier(tmp_path) -> Path:
     """A run folder with the overrides of its command."""
