@@ -83,7 +83,6 @@ class Codec:
     @torch.no_grad()
     def decode(self, z: Tensor, options: SamplingOptions, longest: int, noise: torch.Generator) -> list[str]:
         """Return a sentence for each row of z [N, Z], of at most `longest` tokens."""
-        self.model.eval()
         parts = z.split(max(1, WRITTEN_AT_ONCE // options.beam))
         rows = [row for part in parts for row in generate(self.model, None, part, longest, options, noise)]
         return [self.vocabulary.sentence(row) for row in rows]

@@ -88,6 +88,15 @@ def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
     )
 
 
+def test_a_folder_of_tables_has_splits_by_their_usual_names(tmp_path):
+    table(tmp_path, "train.csv")
+    table(tmp_path, "valid.csv", counts=4)
+    built = data.build(own(tmp_path, label="stars"), CPU)
+    sizes = {split: len(corpus) for split, corpus in built.corpora.items()}
+    assert sizes == {"train": 54, "val": 12, "test": 6} and built.classes == CLASSES
+    assert {"train", "val"} <= built.fingerprints.keys()
+
+
 def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
     rows = [{"text": f"a b {n}", "stars": stars} for stars in (10, 9, 1) for n in range(12)]
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
