@@ -194,6 +194,18 @@ def test_the_best_is_bold_where_better_is_defined_and_formats_agree(tmp_path, ca
     assert r"constant & 2 & \textbf{100.0 $\pm$ 1.4} & -4.00 $\pm$ 0.00 & 1.00 $\pm$ 0.00 \\" in said["latex"]
 
 
+def test_what_is_said_of_the_runs_is_beside_a_csv_and_below_the_other_tables(tmp_path, capsys):
+    reported(tmp_path, "a", 0, {"test/ppl": 99.0}, name="constant")
+    reported(tmp_path, "b", 1, {"finished": False, "step": 3, "updates": 9})
+    said = {}
+    for kind in ("markdown", "csv"):
+        assert script("table").main([str(tmp_path), "--columns", "test/ppl", "--format", kind]) == 0
+        said[kind] = capsys.readouterr()
+    (note,) = said["csv"].err.splitlines()
+    assert str(tmp_path / "b") in note and note not in said["csv"].out
+    assert said["markdown"].out.endswith(f"- {note}\n") and said["markdown"].err == ""
+
+
 @pytest.mark.parametrize(
     ("dataset", "prints", "why"),
     [

@@ -847,7 +847,10 @@ def test_a_chat_ends_in_a_sentence_where_it_is_no_text_and_quietly_at_ctrl_c(fol
     assert capsys.readouterr().err == "what is typed must be UTF-8, found the byte 0xff\n"
     monkeypatch.setattr(sys, "stdin", Interrupted())
     assert script().main([str(folders[0]), "--chat"]) == 0
-    assert capsys.readouterr().err == ""
+    said = capsys.readouterr()
+    assert said.err == "" and said.out.endswith(
+        "\n\n"
+    )  # the terminal shows ^C, and its prompt needs a line of its own
 
 
 def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
