@@ -21,7 +21,7 @@ from matplotlib.patches import Patch
 from matplotlib.text import Annotation, Text
 
 from cvae.report import figures
-from cvae.report.figures import curves, latents
+from cvae.report.figures import animation, curves, latents
 from cvae.runs.reader import Run, find_runs
 from tests.helpers import ROOT
 
@@ -37,6 +37,15 @@ def first_of(name: str) -> Run:
     return runs_of(name)[0]
 
 
+def animated() -> Figure:
+    """The figure of the animation, at its first frame."""
+    made: list[Figure] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(animation, "Figure", lambda **options: made.append(Figure(**options)) or made[0])
+        next(figures.latent_animation(runs_of("toy")))
+    return made[0]
+
+
 DRAWN: dict[str, Callable[[], Figure]] = {
     "schedules": figures.schedules_figure,
     "latents": lambda: figures.latent_figure(runs_of("toy")),
@@ -45,6 +54,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "rate": lambda: figures.rate_figure(runs_of("remedies")),
     "accuracy": lambda: figures.accuracy_figure(runs_of("yelp_quick", "yelp_scratch")),
     "map": lambda: figures.map_figure(runs_of("yelp_quick")),
+    "animation": animated,
     "run_curves": lambda: curves.run_curves(first_of("cycles")),
     "run_latents": lambda: latents.run_latents(
         first_of("toy"), latents.spread_steps(sorted(first_of("toy").latents))
