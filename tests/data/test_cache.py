@@ -95,16 +95,22 @@ def same(one: Splits, other: Splits) -> bool:
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars", "bpe", "labelled"])
-def test_a_second_start_reads_no_text_and_has_the_same_sentences(tokens, tmp_path, monkeypatch, folder):
+def test_a_second_start_reads_no_text_and_has_the_same_sentences(
+    tokens, tmp_path, monkeypatch, folder, caplog
+):
     values = {"tokens": tokens, "vocabulary": 300 if tokens == "bpe" else 7}
     config = labelled(tmp_path) if tokens == "labelled" else own(tmp_path, **values)
     with monkeypatch.context() as patch:
         patch.setattr(cache, "SMALLEST", 10**9)
         plain = data.build(config, CPU)
     assert not folder.exists()
+    caplog.set_level("INFO")
     first = data.build(config, CPU)
+    kept = f"the texts are kept as numbers in {folder}"
+    assert caplog.text.count(kept) == 1
     unread(monkeypatch)
     second = data.build(config, CPU)
+    assert caplog.text.count(kept) == 1
     if tokens != "bpe":  # training need not choose the same pieces twice
         assert same(plain, first)
     assert same(first, second)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -37,12 +38,12 @@ def first_of(name: str) -> Run:
     return runs_of(name)[0]
 
 
-def animated() -> Figure:
-    """The figure of the animation, at its first frame."""
+def caught(module: ModuleType, draw: Callable[[], object]) -> Figure:
+    """The figure that `module` makes for pixels only."""
     made: list[Figure] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(animation, "Figure", lambda **options: made.append(Figure(**options)) or made[0])
-        next(figures.latent_animation(runs_of("toy")))
+        patch.setattr(module, "Figure", lambda **options: made.append(Figure(**options)) or made[0])
+        draw()
     return made[0]
 
 
@@ -54,7 +55,10 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "rate": lambda: figures.rate_figure(runs_of("remedies")),
     "accuracy": lambda: figures.accuracy_figure(runs_of("yelp_quick", "yelp_scratch")),
     "map": lambda: figures.map_figure(runs_of("yelp_quick")),
-    "animation": animated,
+    "animation": lambda: caught(animation, lambda: next(figures.latent_animation(runs_of("toy")))),
+    "plane": lambda: caught(
+        latents, lambda: latents.plane_picture(first_of("toy").latents[10000], 10000, exact=False)
+    ),
     "run_curves": lambda: curves.run_curves(first_of("cycles")),
     "run_latents": lambda: latents.run_latents(
         first_of("toy"), latents.spread_steps(sorted(first_of("toy").latents))
