@@ -462,6 +462,14 @@ def test_the_curves_of_a_run_have_its_validations_beside_its_training(tmp_path: 
         assert (training, validation) == (run.series(key)[1].tolist(), checks.tolist())
 
 
+@pytest.mark.parametrize(("until", "said"), [(0, ["no records yet"] * 3), (1000, ["not recorded"])])
+def test_a_panel_without_curves_says_why(tmp_path: Path, until: int, said: list[str]):
+    run = read_run(make_run(tmp_path / "run", "none", until=until))
+    panels = figures.curves.run_curves(run).axes[:3]
+    words = [text.get_text() for ax in panels for text in ax.texts]
+    assert [word for word in words if word != "ln 10"] == said
+
+
 def test_run_pictures_of_a_toy_run(tmp_path: Path):
     written = run_pictures(make_run(tmp_path / "run"))
     assert [path.name for path in written] == ["curves.png", "latents.png"]

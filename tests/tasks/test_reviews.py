@@ -585,6 +585,15 @@ def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(
         assert said[places[tuple(place.tolist())]] == ("negative", "positive")[label]
 
 
+def test_the_log_has_a_line_for_each_classifier_and_their_table(finished):
+    log = (finished / "train.log").read_text()
+    for line in (finished / "classifier.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        labels, accuracy = f"{record['labels']:,} labels", f"test accuracy {record['test/accuracy']:.4f}"
+        assert log.count(f"{record['mode']}, {labels}, seed {record['seed']} | {accuracy}\n") == 1
+    assert log.count("test accuracy in %\n" + (finished / "accuracy.md").read_text()) == 1
+
+
 def test_the_pictures_and_the_projector_are_there(finished):
     assert {"accuracy.png", "map.png", "curves.png"} <= {path.name for path in finished.iterdir()}
     assert (finished / "accuracy.md").read_text().count("\n| ") == 6
