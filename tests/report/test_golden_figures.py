@@ -52,6 +52,8 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "latents": lambda: figures.latent_figure(runs_of("toy")),
     "curves_of_the_paper": lambda: figures.curves_figure(runs_of("toy", "toy_restarts")),
     "curves": lambda: figures.curves_figure(runs_of("lr_vs_beta"), figures.OVERVIEW),
+    "latents_of_a_seed": lambda: figures.latent_figure([run for run in runs_of("toy") if run.seed == 1]),
+    "rate_of_one_kind": lambda: figures.rate_figure(runs_of("lr_vs_beta")),
     "rate": lambda: figures.rate_figure(runs_of("remedies")),
     "accuracy": lambda: figures.accuracy_figure(runs_of("yelp_quick", "yelp_scratch")),
     "map": lambda: figures.map_figure(runs_of("yelp_quick")),
