@@ -356,6 +356,22 @@ def test_wrong_arguments_are_answered_in_a_sentence(arguments, sentence, capsys)
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["interpolate", "a", "b", "--count", "2"],
+        ["--temperature", "0"],
+        ["--temperature", "1", "--top-p", "1"],
+        ["--beam", "1", "--temperature", "1"],
+        ["--seed", "0"],
+        ["--count", "1"],
+    ],
+)
+def test_the_least_and_the_most_are_allowed(arguments, capsys):
+    assert script("sample").main(["nowhere", *arguments]) == 1
+    assert capsys.readouterr().err == "nowhere is not a run folder: it has no run.json\n"
+
+
 def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys):
     assert script("sample").main([str(tmp_path)]) == 1
     assert capsys.readouterr().err == f"{tmp_path} is not a run folder: it has no run.json\n"
