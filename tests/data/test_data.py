@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cvae import data
 from cvae.config.schema import OwnText, TextData, TinyData, ToyData
 from cvae.data import files, toy
-from cvae.data.encoding import encode
+from cvae.data.encoding import compact, encode
 from cvae.data.text import (
     SAMPLERS,
     Batches,
@@ -150,6 +150,16 @@ def test_tokens_take_two_bytes_below_32768_words_and_four_above(words, dtype):
     corpus = Corpus([[2, words - 1, 3]], words, CPU)
     assert corpus.tokens.dtype == dtype
     assert corpus.batch(np.array([0])).tokens.tolist() == [[2, words - 1, 3]]
+
+
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_numbers_take_no_more_bytes_than_the_largest_needs(size):
+    largest = 2 ** (size - 1) - 1
+    for numbers, bits in ([largest, 0], size), ([largest // 2 + 1], size), ([largest + 1], 2 * size):
+        if bits <= 64:
+            assert compact(np.array(numbers)).tolist() == numbers
+            assert compact(np.array(numbers)).dtype.itemsize == bits // 8
+    assert compact(np.array([], dtype=np.int64)).dtype == np.int16
 
 
 def test_counted_tokens_are_the_words_and_the_end():

@@ -48,6 +48,16 @@ def test_quarters_of_a_short_run_are_means_over_them(tmp_path):
     assert [str(cell) for cell in table.body[-1]] == ["1", "train/kl", "0.10", "1.10", "2.10", "3.00"]
 
 
+@pytest.mark.parametrize(("updates", "shown"), [(3, False), (4, True)])
+def test_a_run_has_quarters_from_four_updates_on(updates, shown, tmp_path):
+    config = {"train": {}, "schedule": {"name": "constant"}, "task": {"name": "toy"}}
+    (tmp_path / "run.json").write_text(json.dumps({"config": config}))
+    (tmp_path / "results.json").write_text(json.dumps({"finished": True, "updates": updates}))
+    records = [{"step": step, "train/kl": float(step)} for step in range(updates)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert (page.along_training(find_runs([tmp_path])) is not None) == shown
+
+
 @pytest.mark.parametrize(("most", "left"), [(1, 2), (2, 1), (3, 0), (4, 0)])
 def test_settings_beyond_those_that_are_drawn_are_counted(most, left, tmp_path, monkeypatch):
     captions = []

@@ -657,6 +657,7 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
         (3, [5.0, 4.9, 4.8, 4.8, 4.8], False),  # the third is better: 6 validations at least
         (3, [5.0, 4.9, 4.8, 4.8, 4.8, 4.8], True),
         (3, [5.0, 4.99, 4.985], True),  # better, but not by 0.4 %
+        (3, [1000.0, 999.0, 996.0], True),  # 0.4 % exactly is not below
         (3, [5.0, 4.99, 4.97], False),  # nor is each, but the last is against the mark
     ],
 )
