@@ -106,6 +106,10 @@ def test_mistakes(command, said, refused):
     assert answer.startswith(said) and len(answer.splitlines()) == 1
 
 
+def test_a_sweep_of_one_job_does_not_name_it(refused):
+    assert refused("-m", "seed=-2").splitlines() == ["seed must be >= 0 and < 9223372036854775808, found -2"]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -326,6 +326,14 @@ class TestLoad:
             assert flatten(composed(*order))[key] == value
 
 
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [(Literal["a"], "a"), (Literal["a", "b"], "one of a, b"), (list[Literal["a"]], "a list, each a")],
+)
+def test_a_choice_of_one_is_that_one(hint, words):
+    assert describe(hint) == words
+
+
 class TestWrongValues:
     """Each field of the typed configuration, through `load`."""
 

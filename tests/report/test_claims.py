@@ -14,7 +14,8 @@ from cvae.cli.claims import main as claims_command
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
 from cvae.report.claims import WALL_CLOCK, Check, Claim, claims_table, experiment_runs, read_claims
-from cvae.report.verdicts import RULES, SYMBOLS, Outcome, across_settings, compare, verdict
+from cvae.report.formats import Cell
+from cvae.report.verdicts import RULES, SYMBOLS, Outcome, across_settings, below, compare, verdict
 from cvae.runs.reader import find_runs
 from tests.helpers import ROOT
 
@@ -91,6 +92,7 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
     assert Check("test/kl", CYCLICAL, "below", 1.25).judge(runs).score == 1.0
     assert Check("test/kl", CYCLICAL, "below", 1.15).judge(runs).score == 0.5
     assert Check("test/kl", CYCLICAL, "below", 1.05).judge(runs).score == 0.0
+    assert (below(Cell((1.0,)), 1.01), below(Cell((1.0,)), 1.0)) == (1.0, 0.0)  # a bound is not below itself
     # 0.55 apart: a share of 0.55 and not of 1.10
     for margin, score in ((1.01, 1.0), (0.9, 0.5), (0.51, 0.5), (0.49, 0.0)):
         check = Check("test/kl", CYCLICAL, "same", MONOTONIC, margin=margin, relative=True)
