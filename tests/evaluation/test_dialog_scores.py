@@ -497,6 +497,7 @@ def test_references_of_another_corpus_are_refused(tmp_path, splits):
         ([{"responses": ["a"], "resp_dialog_acts": ["x", "y"]}], "entry 1: resp_dialog_acts must be one for"),
         ([{"responses": ["a"], "context": []}, {"responses": ["a"]}], "entry 2: no context, though others"),
         ([{"responses": ["a"], "context": "hi"}], "entry 1: context must be a list of utterances"),
+        ([{"responses": ["a"], "context": [["A"]]}], "entry 1: context must be a list of utterances"),
         ([{"responses": ["a"], "context": ["never said"]}], "of its 1 contexts none is one of this split"),
     ],
 )
@@ -828,7 +829,7 @@ def test_what_would_not_be_read_is_refused(folders, capsys, arguments, sentence)
     assert sentence in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["²", "9" * 5000, "٣ ²", "①"])
+@pytest.mark.parametrize("text", ["²", "9" * 10, "9" * 5000, "٣ ²", "①"])
 def test_what_is_no_number_of_an_answer_is_something_said(text, folders, capsys, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.StringIO(f"yeah\n{text}\n٢\n"))
     assert script().main([str(folders[0]), "--chat"]) == 0

@@ -36,6 +36,8 @@ from tests.helpers import ROOT
         ("same", -10.0, None, 5.0, 0.5),
         ("same", 10.1, None, 5.0, 0.0),
         ("more", 99.0, None, None, 0.5),  # one seed each: the direction at best
+        ("more", 0.0, None, None, 0.0),  # no direction
+        ("not more", 0.0, None, None, 0.5),
         ("more", 0.1, 0.0, None, 1.0),  # seeds agree
         ("more", 0.0, 0.0, None, 0.0),
         ("not more", 2.1, 1.0, None, 0.0),

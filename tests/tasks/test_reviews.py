@@ -751,6 +751,7 @@ def test_a_score_is_the_accuracy_and_then_minus_the_cross_entropy():
     found = judge(np.array([2.0, -1.0, 3.0, -0.5]), np.array([1, 0, 0, 1]))
     nats = [math.log(1 + math.exp(-right)) for right in (2.0, 1.0, -3.0, -0.5)]
     assert found == pytest.approx((0.5, -sum(nats) / 4))
+    assert judge(np.zeros(3), np.array([0, 0, 1])).accuracy == 2 / 3  # an untrained layer says class 0
     assert Score(0.6, -2.0) > Score(0.5, -0.1) > Score(0.5, -0.2)
 
 
