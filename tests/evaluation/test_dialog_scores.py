@@ -849,9 +849,8 @@ def test_a_chat_ends_in_a_sentence_where_it_is_no_text_and_quietly_at_ctrl_c(fol
     monkeypatch.setattr(sys, "stdin", Interrupted())
     assert script().main([str(folders[0]), "--chat"]) == 0
     said = capsys.readouterr()
-    assert said.err == "" and said.out.endswith(
-        "\n\n"
-    )  # the terminal shows ^C, and its prompt needs a line of its own
+    assert said.err == ""
+    assert said.out.endswith("\n\n")  # after ^C the terminal's prompt needs a line of its own
 
 
 def test_what_does_not_answer_is_refused(folders, tmp_path, configured, capsys):
