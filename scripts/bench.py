@@ -1,9 +1,10 @@
 """Measure how fast this machine trains, evaluates and generates, beside plain torch and its matrix product.
 
-Three processes take turns, round after round: the work by torch's own modules (plain), by cvae (ours), and
-the product of two square matrices in the same precision (sgemm). Models are untrained and have their task's
-size; batches are the first of training. `share of sgemm` is the time that a work's own matrix products would
-take at sgemm's speed, over the time it takes. A token is a predicted one; for iw_nll, one for each sample
+Processes take turns, round after round: the work by torch's own modules (plain), by cvae (ours), and the
+product of two square matrices in the same precision (sgemm). On a CPU that multiplies bf16, float32 steps and
+products have rows in bf16 beside them. Models are untrained and have their task's size; batches are the first
+of training. `share of sgemm` is the time that a work's own matrix products would take at sgemm's speed, over
+the time it takes: in bf16 it can be more than 1. A token is a predicted one; for iw_nll, one for each sample
 of z.
 """
 
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -42,10 +44,10 @@ from cvae.errors import UserError
 from cvae.evaluation import latent
 from cvae.io import read_json
 from cvae.models import decode, gaussian, kernels, objective
+from cvae.models.kernels import multiplies_bf16
 from cvae.models.objective import LatentModel, Terms
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
-from cvae.training.device import multiplies_bf16
 from cvae.training.run import prepare
 from cvae.training.steps.plain import autocast
 from scripts.profiling import operations, parts
@@ -54,6 +56,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TASKS = ("ptb", "switchboard", "yelp", "toy")
 WORKS = {"step": 8, "evaluation": 8, "iw_nll": 1, "generation": 2}  # batches in a round
 BETA, LEARNING_RATE = 0.5, 1e-3
+IN_BF16 = ", bf16"  # ends the name of a row that is not in the precision of the configuration
 SAMPLES, PLAIN_PASSES = 50, 3  # for iw_nll: samples of z, and the plain passes over a batch measured instead
 LONGEST = 20  # words of a generated sentence
 
@@ -245,6 +248,8 @@ def serve(kind: str, name: str, config: Config, own: Path | None, line: Connecti
     """
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    if kind.endswith(IN_BF16):
+        kind, config = kind.removesuffix(IN_BF16), replace(config, precision="bf16")
     try:
         if product := kind == "sgemm":
             measured, tokens = sgemm(config.device, config.precision)
@@ -264,11 +269,15 @@ def serve(kind: str, name: str, config: Config, own: Path | None, line: Connecti
 def rounds(name: str, config: Config, duration: float, own: Path | None = None) -> dict[str, Any]:
     """Return the numbers of rounds of {plain, ours, sgemm} in turn for `duration` seconds, at least three.
 
-    `own` is the file of another step, which takes turns with them. Raises UserError where it has none.
+    Where the processor multiplies bf16, all three are measured in both precisions. `own` is the file of
+    another step, which takes turns with them. Raises UserError where it has none.
     """
     context = multiprocessing.get_context("spawn")
     lines, workers, tokens = {}, [], {}
-    files: dict[str, Path | None] = dict.fromkeys(("plain", "ours", "sgemm"))
+    kinds = ["plain", "ours", "sgemm"]
+    if name == "step" and (config.precision, config.device) == ("float32", "cpu") and multiplies_bf16():
+        kinds += [kind + IN_BF16 for kind in kinds]
+    files: dict[str, Path | None] = dict.fromkeys(kinds)
     if own is not None and name == "step":
         files[own.stem] = own
     for kind, file in files.items():
@@ -363,11 +372,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def compared(measured: dict[str, Any]) -> str:
     """Return a row for plain and for ours of each work; ratios are medians of those within a round."""
-    median, rows, speeds = statistics.median, [], []
+    median, rows = statistics.median, []
+    speeds: dict[str, list[float]] = {}
     for name, numbers in measured.items():
         durations, cost, rates = numbers["seconds"], numbers["flop"], {}
-        speeds += [cost["sgemm"] / s / 1e9 for s in durations["sgemm"]]
-        for kind in (kind for kind in durations if kind != "sgemm"):
+        products = [kind for kind in durations if kind.startswith("sgemm")]
+        for kind in products:
+            speeds.setdefault(kind, []).extend(cost[kind] / s / 1e9 for s in durations[kind])
+        for kind in (kind for kind in durations if kind not in products):
             tokens = numbers["tokens"][kind]
             rates[kind] = [tokens / s for s in durations[kind]]
             of_sgemm = median(
@@ -380,8 +392,11 @@ def compared(measured: dict[str, Any]) -> str:
             cells = f"{median(rates[kind]):,.0f}", f"{cost[kind] / tokens / 1e6:.3g}", f"{of_sgemm:.2f}"
             rows.append([name, kind, *cells, ratio, f"{numbers['peak_mib'][kind]:,.0f} MiB"])
     head = ["work", "by", "tokens/s", "MFLOP a token", "share of sgemm", "ratio to plain", "peak memory"]
-    spread = f"{median(speeds):,.0f} GFLOP/s ({min(speeds):,.0f} to {max(speeds):,.0f})"
-    return f"{table(head, rows)}\n\nsgemm: {spread}"
+    said = [
+        f"{kind}: {median(found):,.0f} GFLOP/s ({min(found):,.0f} to {max(found):,.0f})"
+        for kind, found in speeds.items()
+    ]
+    return "\n\n".join([table(head, rows), "; ".join(said)])
 
 
 def taken_apart(measured: dict[str, dict[str, float]]) -> str:

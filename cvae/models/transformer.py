@@ -16,6 +16,7 @@ from torch.nn import functional
 from cvae.config.schema import TransformerModel
 from cvae.data.text import Batch
 from cvae.data.vocabulary import PAD
+from cvae.models import kernels
 from cvae.models.decode import State
 from cvae.models.kernels.output import OutputLayer
 from cvae.models.text import GaussianEncoder, TextVAE
@@ -65,10 +66,13 @@ class Layer(nn.Module):
         `mask`, which broadcasts to [B, heads, T, S + T], is True where a place may attend to another.
         """
         projected = self.attention(self.norm(x)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query, read, x = projected[0, ..., :count, :], projected[1:], x[:, :count]
+        query, read = projected.split((1, 2))  # the gradient of an index would be filled with zeros first
+        if count is not None:
+            query, x = query[..., :count, :], x[:, :count]
         if past is not None and past.size(-2):
             read = torch.cat([past, read], -2)
-        heads = functional.scaled_dot_product_attention(query, read[0], read[1], attn_mask=mask)
+        keys, values = read.unbind()
+        heads = kernels.attention(query.squeeze(0), keys, values, mask)
         x = x + self._drop(self.attended(heads.transpose(1, 2).flatten(-2)))
         return x + self._drop(self.narrow(functional.gelu(self.widen(self.mlp_norm(x))))), read
 

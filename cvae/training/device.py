@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from cvae.errors import UserError
+from cvae.models.kernels import multiplies_bf16
 from cvae.runs.devices import hidden_gpu_note
 
 
@@ -31,11 +32,6 @@ def describe_device(device: torch.device) -> str:
 def device_name(device: torch.device) -> str:
     """Return `cpu`, or `cuda` with the name of the GPU."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-def multiplies_bf16() -> bool:
-    """Return whether this processor has products in bf16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def precision_notes(precision: str, device: torch.device) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -152,6 +153,73 @@ def test_an_annotation_on_a_gpu_is_not_counted_beside_its_kernels():
 
     rows = [event("cvae/models/dialog.py(9): decode_nll", annotation) for annotation in (False, True)]
     assert profiling.attributed(rows, cuda=True) == {"decoder": 1.0}
+
+
+def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, monkeypatch):
+    """Of processes that say what they were asked for, in place of those that measure."""
+    asked = []
+
+    class Told:
+        def __init__(self, target, args, daemon):
+            self.said = args[0]
+            asked.append(args[0])
+
+        def start(self):
+            pass
+
+        def join(self):
+            pass
+
+    class Line:
+        def __init__(self):
+            self.last = None
+
+        def close(self):
+            pass
+
+        def send(self, more):
+            self.last = more
+
+        def recv(self):
+            return {None: 10, True: 0.5, False: (20, 30.0)}[self.last]
+
+    context = SimpleNamespace(Pipe=lambda: (Line(), Line()), Process=Told)
+    monkeypatch.setattr(bench.multiprocessing, "get_context", lambda method: context)
+    both = ["plain", "ours", "sgemm", "plain, bf16", "ours, bf16", "sgemm, bf16"]
+    bf16 = replace(config, precision="bf16")
+    for supported, name, settings, kinds in (
+        (True, "step", config, both),
+        (False, "step", config, both[:3]),
+        (True, "step", bf16, both[:3]),
+        (True, "evaluation", config, both[:3]),
+        (True, "step", replace(config, device="cuda"), both[:3]),
+    ):
+        monkeypatch.setattr(bench, "multiplies_bf16", lambda supported=supported: supported)
+        asked.clear()
+        numbers = bench.rounds(name, settings, 0.0)
+        assert asked == list(numbers["seconds"]) == kinds and len(numbers["seconds"]["plain"]) == 3
+
+
+def test_a_row_in_bf16_is_measured_in_bf16(config, monkeypatch):
+    seen = []
+    monkeypatch.setattr(bench, "work", lambda kind, name, task, own: seen.append((kind, task.precision)))
+    monkeypatch.setattr(bench, "prepare", lambda config: config)
+    for kind in ("ours", "ours, bf16"):
+        with pytest.raises(TypeError):  # what was measured is not there
+            bench.serve(kind, "step", config, None, SimpleNamespace())
+    assert seen == [("ours", "float32"), ("ours", "bf16")]
+
+
+def test_rows_in_bf16_stand_beside_float32s():
+    kinds = ("plain", "ours", "sgemm", "ours, bf16", "sgemm, bf16")
+    one = {"tokens": dict.fromkeys(kinds, 1000), "flop": dict.fromkeys(kinds, 100e9)}
+    spent = (2.0, 1.6, 1.0, 0.8, 0.25)
+    one["seconds"] = {kind: [each] * 3 for kind, each in zip(kinds, spent, strict=True)}
+    one["peak_mib"] = dict.fromkeys(kinds, 900.0)
+    text = bench.compared({"ptb step": one})
+    assert "| ptb step | ours, bf16 | 1,250 | 100 | 1.25 | 2.50 | 900 MiB |" in text
+    assert "| sgemm" not in text
+    assert text.endswith("sgemm: 100 GFLOP/s (100 to 100); sgemm, bf16: 400 GFLOP/s (400 to 400)")
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bf16", torch.bfloat16)])

@@ -80,8 +80,8 @@ class TestHalf:
     def test_gradients_of_an_output_layer_that_would_be_fused(self, monkeypatch):
         monkeypatch.setattr(output, "FUSED_WORDS", 10)
         torch.manual_seed(0)
-        layer, states = torch.nn.Linear(6, 37), torch.randn(20, 6, requires_grad=True)
-        targets = torch.randint(1, 37, (20,))
+        layer, states = torch.nn.Linear(60, 370), torch.randn(20, 60, requires_grad=True)
+        targets = torch.randint(1, 370, (20,))
         wanted = [states, *layer.parameters()]
         whole, half = [], []
         for found in (whole, half):

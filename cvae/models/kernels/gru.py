@@ -61,6 +61,7 @@ class _Direction(torch.autograd.Function):
     """
 
     @staticmethod
+    @kernels.autocast_forward
     def forward(
         ctx: Any,
         inputs: Tensor,
@@ -97,6 +98,7 @@ class _Direction(torch.autograd.Function):
         return states
 
     @staticmethod
+    @kernels.autocast_backward
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of what `forward` reads, for that of its states, `upstream` [N, H]."""
         if torch.is_grad_enabled():

@@ -61,19 +61,22 @@ def output_nll(states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) ->
         return counted.new_zeros(len(targets)).index_copy(0, rows, counted)
     if torch.is_grad_enabled():
         return _OutputNLL.apply(states, weight, bias, targets)
-    return _loss_and_gradients(states, weight, bias, targets, (False, False, False))[0]
+    with kernels.products_in_bf16(torch.is_autocast_enabled("cpu")):
+        return _loss_and_gradients(kernels.widened(states), weight, bias, targets, (False, False, False))[0]
 
 
 class _OutputNLL(torch.autograd.Function):
     """`output_nll` of rows that are no pads."""
 
     @staticmethod
+    @kernels.autocast_forward
     def forward(ctx: Any, states: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         ctx.save_for_backward(states, weight, bias, targets)
         nll, *ctx.formed = _loss_and_gradients(states, weight, bias, targets, ctx.needs_input_grad[:3])
         return nll
 
     @staticmethod
+    @kernels.autocast_backward
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
             raise RuntimeError(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from cvae.config.schema import Config
 from cvae.data.text import Batch, Batches
 from cvae.models import objective
+from cvae.models.kernels import multiplies_bf16
 from cvae.models.objective import LatentModel, Terms
-from cvae.training.device import multiplies_bf16
 
 
 class TrainStep:
