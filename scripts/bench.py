@@ -48,8 +48,8 @@ from cvae.models.kernels import multiplies_bf16
 from cvae.models.objective import LatentModel, Terms
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import steps
+from cvae.training.precision import autocast
 from cvae.training.run import prepare
-from cvae.training.steps.plain import autocast
 from scripts.profiling import operations, parts
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from cvae.errors import UserError
-from cvae.models.kernels import multiplies_bf16
 from cvae.runs.devices import hidden_gpu_note
 
 
@@ -32,10 +31,3 @@ def describe_device(device: torch.device) -> str:
 def device_name(device: torch.device) -> str:
     """Return `cpu`, or `cuda` with the name of the GPU."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
-
-
-def precision_notes(precision: str, device: torch.device) -> list[str]:
-    """Return what a run in this precision should know of its device, a sentence or none."""
-    if precision != "bf16" or device.type != "cpu" or multiplies_bf16():
-        return []
-    return ["precision=bf16: this processor has no products in bf16, so float32 is faster here"]

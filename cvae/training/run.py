@@ -24,11 +24,12 @@ from cvae.runs.folder import ERROR, RunFolder, discard_if_empty
 from cvae.runs.provenance import describe
 from cvae.tasks.base import Task
 from cvae.training import collective, follower
-from cvae.training.device import choose_device, describe_device, device_name, precision_notes
+from cvae.training.device import choose_device, describe_device, device_name
 from cvae.training.guards import disk_errors, log_file
 from cvae.training.located import located, with_tokenizer
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
+from cvae.training.precision import precision_notes
 from cvae.training.results import conclude, load_checkpoint
 from cvae.training.tracker import refuse_unusable
 from cvae.training.transfer import known_vocabulary, load_weights, refuse_continuation, stored_vocabulary

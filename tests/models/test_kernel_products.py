@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_sequence
 from cvae.models import kernels
 from cvae.models.kernels import output
 from cvae.models.kernels.gru import GRU
-from cvae.training.steps.plain import autocast
+from cvae.training.precision import autocast
 
 has_bf16 = pytest.mark.skipif(not kernels.multiplies_bf16(), reason="needs a processor with bf16")
 

@@ -10,13 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from cvae.errors import UserError
 from cvae.models import gaussian
-from cvae.models.kernels import output
+from cvae.models.kernels import multiplies_bf16, output
 from cvae.runs.folder import RunFolder
-from cvae.training import device as devices
+from cvae.tasks.base import importance_weighted
+from cvae.training import precision
 from cvae.training.loop import Loop
+from cvae.training.precision import autocast, precision_notes
 from cvae.training.run import prepare, run
 from cvae.training.steps import build
-from cvae.training.steps.plain import autocast
 from tests.helpers import DIALOGS
 
 SMALL = [
@@ -49,6 +50,7 @@ TINY = {
 }
 # large enough for products on a GPU's tensor cores, which alone know TF32
 LARGE = ["task=ptb", *SMALL, "model.embed=128", "model.hidden=128", "model.latent=32"]
+MEASURED = ["task.iw_samples=4", "task.iw_sentences=20"]
 RUNS = TINY | {"large": LARGE}
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, cuda])]
@@ -92,6 +94,20 @@ class TestHalf:
         for a, b in zip(whole, half, strict=True):
             assert a.dtype == b.dtype == torch.float32
             assert torch.allclose(a, b, atol=0.02 * float(a.abs().max())) and not torch.equal(a, b)
+
+    def test_importance_weights_stay_within_two_hundredths_of_a_nat(self, configured):
+        found = {}
+        for name in ("float32", "bf16"):
+            task = prepare(configured(*LARGE, *MEASURED, f"precision={name}", "device=cpu"))
+            torch.manual_seed(0)
+            for parameter in task.model.parameters():
+                torch.nn.init.normal_(parameter, std=0.1)  # far from uniform words
+            task.model.eval()
+            found[name] = importance_weighted(task, "val", task.model)
+        whole, half = found["float32"], found["bf16"]
+        assert whole.keys() == half.keys() and abs(whole["iw_nll"] - half["iw_nll"]) < 0.02
+        assert (whole["iw_nll"] != half["iw_nll"]) == multiplies_bf16()
+        assert torch.get_float32_matmul_precision() == "highest"
 
     def test_what_was_halved_is_widened_and_nothing_else(self):
         half = torch.randn(3, 4, dtype=torch.bfloat16)
@@ -170,8 +186,8 @@ def test_an_update_on_a_gpu_waits_for_nothing(kind, configured, tmp_path):
 
 @pytest.mark.parametrize("supported", [True, False])
 def test_a_processor_without_bf16_is_told_that_float32_is_faster(supported, monkeypatch):
-    monkeypatch.setattr(devices, "multiplies_bf16", lambda: supported)
-    notes = devices.precision_notes("bf16", torch.device("cpu"))
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: supported)
+    notes = precision_notes("bf16", torch.device("cpu"))
     assert ["float32 is faster" in note for note in notes] == [True] * (not supported)
-    assert devices.precision_notes("float32", torch.device("cpu")) == []
-    assert devices.precision_notes("bf16", torch.device("cuda")) == []
+    assert precision_notes("float32", torch.device("cpu")) == []
+    assert precision_notes("bf16", torch.device("cuda")) == []

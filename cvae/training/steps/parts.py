@@ -14,7 +14,8 @@ from cvae.models import objective
 from cvae.models.objective import Terms
 from cvae.runs import world
 from cvae.training import collective
-from cvae.training.steps.plain import TrainStep, autocast
+from cvae.training.precision import autocast
+from cvae.training.steps.plain import TrainStep
 
 
 class Part(NamedTuple):

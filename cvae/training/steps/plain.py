@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -12,8 +11,8 @@ from torch import Tensor, nn
 from cvae.config.schema import Config
 from cvae.data.text import Batch, Batches
 from cvae.models import objective
-from cvae.models.kernels import multiplies_bf16
 from cvae.models.objective import LatentModel, Terms
+from cvae.training.precision import autocast
 
 
 class TrainStep:
@@ -85,20 +84,3 @@ class TrainStep:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
-
-
-@contextmanager
-def autocast(precision: str, device: str) -> Iterator[None]:
-    """Form products in bf16 if `precision` says so; weights, their gradients and sums stay float32."""
-    if precision != "bf16":
-        yield
-        return
-    onednn: Any = torch.backends.mkldnn
-    enabled = onednn.enabled
-    # on CPUs without bf16 oneDNN's LSTM refuses it, torch's own does not
-    onednn.enabled = enabled and multiplies_bf16()
-    try:
-        with torch.autocast(device, torch.bfloat16):
-            yield
-    finally:
-        onednn.enabled = enabled
