@@ -297,6 +297,29 @@ def test_the_preset_ptb_cyclical_is_the_authors_run_at_every_update():
         assert abs(found.lr(step, TOTAL, EPOCH) - lr) < 1e-9
 
 
+@pytest.mark.parametrize(
+    ("crossed", "beta", "rate"),
+    [("monotonic_restarts", "monotonic", "cyclical"), ("cyclical_constant", "cyclical", "monotonic")],
+)
+def test_the_crossed_presets_have_one_runs_beta_and_the_others_learning_rate(crossed, beta, rate):
+    names = (crossed, beta, rate)
+    found, of_beta, of_rate = (configured(f"experiment=original/ptb_{name}") for name in names)
+    assert found == dataclasses.replace(of_beta, name=f"original/ptb_{crossed}", lr=found.lr)
+    for step in range(0, TOTAL, 7):
+        assert found.schedule(step, TOTAL) == of_beta.schedule(step, TOTAL)
+        assert found.lr(step, TOTAL, EPOCH) == of_rate.lr(step, TOTAL, EPOCH)
+
+
+def test_the_presets_without_a_rise_and_without_z_are_else_the_authors_baseline():
+    names = ("monotonic", "constant", "lm")
+    baseline, constant, plain = (configured(f"experiment=original/ptb_{name}") for name in names)
+    same = {"name": baseline.name, "schedule": baseline.schedule}
+    assert dataclasses.replace(constant, **same) == baseline
+    assert plain.model == dataclasses.replace(baseline.model, latent=0)
+    assert dataclasses.replace(plain, **same, model=baseline.model) == baseline
+    assert {found.schedule(step, TOTAL) for found in (constant, plain) for step in (0, TOTAL - 1)} == {1}
+
+
 # ---- runs that continue others ----
 
 
