@@ -14,6 +14,7 @@ from cvae.evaluation import chat, samples
 from cvae.models import kernels, objective
 from cvae.models.decode import SamplingOptions, generate
 from cvae.runs.folder import RunFolder
+from cvae.training.device import device_name
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, run
 from tests.helpers import DIALOGS, make
@@ -146,9 +147,10 @@ def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_g
             if saved:
                 state.load_state_dict(saved, tmp_path)
             saved = state.state_dict()
+    cpu = device_name(torch.device("cpu"))
     assert [record.getMessage() for record in caplog.records] == [
         "warning: cuda (H100) before, cuda (H200) now: numbers will differ in their last digits",
-        "warning: cuda (H200) before, 3 threads on cpu now: noise will be another",
+        f"warning: cuda (H200) before, 3 threads on {cpu} now: noise will be another",
     ]
 
 

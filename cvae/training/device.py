@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import platform
+from contextlib import suppress
+from pathlib import Path
+
 import torch
 
 from cvae.errors import UserError
+from cvae.models.kernels import multiplies_bf16
 from cvae.runs.devices import hidden_gpu_note
+
+CPUINFO = Path("/proc/cpuinfo")  # Linux only
+HAS_BF16 = ", with bf16"  # said of a processor that forms products in bf16
 
 
 def choose_device(name: str) -> torch.device:
@@ -29,5 +37,16 @@ def describe_device(device: torch.device) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """Return `cpu`, or `cuda` with the name of the GPU."""
-    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type
+    """Return `cuda` with the name of the GPU, or `cpu` with that of the processor and whether it has bf16."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    return f"cpu ({processor()}{HAS_BF16 if multiplies_bf16() else ''})"
+
+
+def processor() -> str:
+    """Return the name of this machine's processor, as well as it can be found out."""
+    with suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

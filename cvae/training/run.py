@@ -14,7 +14,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from cvae import data, models, tasks
 from cvae.config.schema import Config
 from cvae.data.vocabulary import Vocabulary
-from cvae.errors import FolderError, UserError
+from cvae.errors import FolderError
 from cvae.io import write_atomically
 from cvae.models.kernels import memory
 from cvae.runs import continuation, fingerprints, hub, world
@@ -29,7 +29,7 @@ from cvae.training.guards import disk_errors, log_file
 from cvae.training.located import located, with_tokenizer
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
-from cvae.training.precision import precision_notes
+from cvae.training.precision import precision_notes, refuse_precision
 from cvae.training.results import conclude, load_checkpoint
 from cvae.training.tracker import refuse_unusable
 from cvae.training.transfer import known_vocabulary, load_weights, refuse_continuation, stored_vocabulary
@@ -61,9 +61,8 @@ def _lead(config: Config, folder: RunFolder, command: str, composition: dict[str
     try:
         refuse_unusable(config)
         task = _prepared(config, folder)
-        if config.precision == "tf32" and task.device.type != "cuda":
-            raise UserError("precision=tf32 is arithmetic of GPUs, and this run is on the CPU: take float32")
         starts = config.overwrite or not folder.has_checkpoint
+        refuse_precision(config.precision, task.device, None if starts else folder.record)
         if config.init_from is not None and config.pretrains and starts:
             load_weights(RunFolder(hub.source(config)), task, encoder_only=config.reset_decoder)
         if config.continue_from is not None and starts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import stat
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,7 +14,8 @@ import torch
 
 from cvae.cli import train
 from cvae.runs import devices
-from cvae.training.device import choose_device, describe_device
+from cvae.training import device
+from cvae.training.device import choose_device, describe_device, device_name
 
 JOBLIB = {"_target_": "x.JoblibLauncher"}
 
@@ -65,6 +67,23 @@ def test_a_run_on_the_cpu_says_that_the_gpu_is_hidden(nvidia_smi, monkeypatch):
         "cpu: this machine has a GPU, hidden by CUDA_VISIBLE_DEVICES='';"
         " a launcher gives one with hydra.launcher.gpus_per_node=1"
     )
+
+
+@pytest.mark.parametrize(("supported", "said"), [(True, ", with bf16)"), (False, ")")])
+def test_a_processor_is_named_with_whether_it_has_bf16(supported, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(device, "multiplies_bf16", lambda: supported)
+    monkeypatch.setattr(device, "CPUINFO", tmp_path / "cpuinfo")
+    (tmp_path / "cpuinfo").write_text(
+        "processor\t: 0\nmodel name\t: Some CPU: 2.5 GHz\nmodel name\t: Other\n"
+    )
+    assert device_name(torch.device("cpu")) == f"cpu (Some CPU: 2.5 GHz{said}"
+    monkeypatch.setattr(platform, "processor", lambda: "arm")
+    for absent in ("flags: fpu\n", None):
+        (tmp_path / "cpuinfo").write_text(absent) if absent else (tmp_path / "cpuinfo").unlink()
+        assert device_name(torch.device("cpu")) == f"cpu (arm{said}"
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert device_name(torch.device("cpu")) == f"cpu (riscv64{said}"
 
 
 def test_a_run_on_the_cpu_says_that_there_is_a_gpu(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
 import pytest
@@ -13,6 +14,7 @@ from cvae.models import gaussian
 from cvae.models.kernels import multiplies_bf16, output
 from cvae.runs.folder import RunFolder
 from cvae.tasks.base import importance_weighted
+from cvae.training import device as devices
 from cvae.training import precision
 from cvae.training.loop import Loop
 from cvae.training.precision import autocast, precision_notes
@@ -129,6 +131,42 @@ def test_onednn_is_off_only_while_it_is_used_in_bf16_that_it_has_not(supported, 
 def test_tf32_is_off_in_tests_and_gpus_are_hidden_from_all_but_those_marked_cuda():
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_run_that_began_with_bf16_goes_on_only_where_there_is_bf16(configured, tmp_path, monkeypatch):
+    config = configured(
+        *TINY["sentence"], "precision=bf16", "device=cpu", "train.steps=4", "train.save_every=2"
+    )
+    folder = RunFolder(tmp_path / "run")
+
+    def go_on(with_bf16: bool, end: int | None, **changed) -> None:
+        for module in (devices, precision):
+            monkeypatch.setattr(module, "multiplies_bf16", lambda: with_bf16)
+        ended = dataclasses.replace(config.train, stop_after=end)
+        run(dataclasses.replace(config, train=ended, **changed), folder)
+
+    go_on(True, 2)
+    assert folder.record["device"].endswith(", with bf16)")
+    before = folder.path.joinpath("metrics.jsonl").read_text()
+    with pytest.raises(UserError, match="which this one has not: go on where it began"):
+        go_on(False, None)
+    assert folder.path.joinpath("metrics.jsonl").read_text() == before
+    go_on(True, 3)
+    go_on(False, None, overwrite=True)  # begins anew, without
+    assert folder.results["finished"] and folder.record["device"].endswith(")")
+    assert not folder.record["device"].endswith(", with bf16)")
+    go_on(True, None)  # finished
+
+
+def test_a_run_in_float32_goes_on_on_any_processor(monkeypatch):
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: False)
+    began = {"device": "2 processes on cpu (Some CPU, with bf16)"}
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    refuse = precision.refuse_precision
+    refuse("float32", cpu, began), refuse("bf16", cpu, None), refuse("bf16", cpu, {"device": "cpu"})
+    refuse("bf16", cpu, {}), refuse("bf16", gpu, began), refuse("tf32", gpu, None)
+    with pytest.raises(UserError, match="precision=bf16: this run began"):
+        refuse("bf16", cpu, began)
 
 
 def test_tf32_is_refused_on_the_cpu(configured, tmp_path):
