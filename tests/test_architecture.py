@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_every_module_is_in_a_room_or_on_the_ground():
 def test_every_way_to_import_is_seen(line, tmp_path):
     (tmp_path / "module.py").write_text(line + "\n")
     assert list(imported(tmp_path / "module.py")) == ["cli"]
+
+
+def test_the_page_names_every_module():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    page = re.sub("```.*?```", "", page, flags=re.DOTALL)
+    named = {word for quoted in re.findall("`([^`]+)`", page) for word in re.findall(r"\w+", quoted)}
+    named |= set(re.findall(r"\*\*(\w+)\*\*", page))  # the rooms, and modules that stand alone
+    modules = {path for path in (ROOT / "cvae").rglob("*.py") if not path.stem.startswith("__")}
+    assert len(modules) > 100
+    assert not {str(path.relative_to(ROOT)) for path in modules if path.stem not in named}
 
 
 def test_the_core_reading_path_has_at_most_3500_lines():
