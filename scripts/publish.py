@@ -2,7 +2,7 @@
 
 Kept are run.json without the data's place, results.json, metrics.jsonl with neighbouring train/* records
 averaged, which leaves means over longer windows as they were, and latents.jsonl, classifier.jsonl, map.jsonl
-and samples.md where there are any.
+and samples.md where there are any. Runs that are not finished are named and left out.
 """
 
 from __future__ import annotations
@@ -80,9 +80,12 @@ def publish(run: Run, target: Path, thin: int) -> None:
 
 @entry_point
 def main(arguments: Arguments = None) -> None:
-    """Publish every run below the folder."""
+    """Publish every finished run below the folder."""
     options = parse(arguments)
     for run in find_runs([options.folder]):
+        if not run.results.get("finished"):
+            print(f"{run.folder}: not finished, left out", file=sys.stderr)
+            continue
         target = options.to / options.folder.resolve().name / run.folder.relative_to(options.folder)
         if target.resolve() == run.folder.resolve():
             raise UserError(f"--to {options.to}: {run.folder} would be replaced by its own thinned copy")

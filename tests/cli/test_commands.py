@@ -446,9 +446,21 @@ def test_a_published_run_names_no_place_of_this_machine(tmp_path):
     folder.mkdir(parents=True)
     about = {"config": config, "command": "python train.py dataset.path=/home/me/ptb"}
     (folder / "run.json").write_text(json.dumps(about))
+    (folder / "results.json").write_text('{"finished": true}')
     assert script("publish").main([str(tmp_path / "ptb"), "--to", str(tmp_path / "to")]) == 0
     copy = (tmp_path / "to" / "ptb" / "a" / "run.json").read_text()
     assert "/home/me" not in copy and json.loads(copy)["config"]["dataset"] == {"name": "ptb"}
+
+
+def test_a_run_that_is_not_finished_is_left_out_of_what_is_published(runs, tmp_path, capsys):
+    shutil.copytree(runs, tmp_path / "toy")
+    (begun, *others) = find_runs([tmp_path / "toy"])
+    (begun.folder / "results.json").unlink()
+    finished = [run for run in others if run.results.get("finished")]
+    assert len(finished) > 1
+    assert script("publish").main([str(tmp_path / "toy"), "--to", str(tmp_path / "to")]) == 0
+    assert f"{begun.folder}: not finished, left out" in capsys.readouterr().err
+    assert [run.folder.name for run in find_runs([tmp_path / "to"])] == [run.folder.name for run in finished]
 
 
 class Balanced(HTMLParser):
