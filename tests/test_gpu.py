@@ -184,8 +184,8 @@ def noise_on_the_cpu(q, generator=None, noise=None):
     return q.mean + torch.exp(0.5 * q.logvar) * torch.randn(q.mean.shape)
 
 
-def loss_that_waits(terms, beta, **keys):
-    value = loss(terms, beta, **keys)
+def loss_that_waits(*terms, **keys):
+    value = loss(*terms, **keys)
     value.item()
     return value
 

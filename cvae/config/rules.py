@@ -32,6 +32,10 @@ class Known(dict[str, Any]):
         """Return the keys of a group that are switched on: true, or a number above 0."""
         return [f"{group}.{name}" for name in names if (self.get(f"{group}.{name}") or 0) > 0]
 
+    def remedies_of_the_loss(self) -> list[str]:
+        """Return the keys of `objective` that are switched on."""
+        return [key for key, value in self.items() if key.startswith("objective.") and (value or 0) > 0]
+
 
 def contradictions(values: dict[str, Any]) -> Iterator[str]:
     """Yield a sentence for each contradiction in the flat keys with readable values."""
@@ -73,8 +77,7 @@ def _parts(known: Known) -> Iterator[str]:
     """Yield what train.accumulate cannot cut into parts."""
     if not known.number("train.accumulate") > 1:
         return
-    whole = known.positive("objective", "free_bits", "free_bits_total", "kl_target")
-    for key in whole + known.positive("model", "batch_norm"):
+    for key in known.remedies_of_the_loss() + known.positive("model", "batch_norm"):
         yield f"{key} is about the whole batch, and train.accumulate reads parts of it: leave one of them out"
     if (step := known.get("update.name")) in ("aggressive", "semi_amortized"):
         yield f"train.accumulate is for update=plain, found update={step}"
@@ -116,8 +119,8 @@ def _remedies(known: Known) -> Iterator[str]:
     if len(rates) > 1:
         yield f"{' and '.join(rates)} each say how much KL there should be: leave all but one out"
     if off or no_latent:
-        for key in rates:
-            yield f"{key} bounds a KL term, and {without} has none: leave one of them out"
+        for key in known.remedies_of_the_loss():
+            yield f"{key} acts on the KL or the posterior, and {without} has none: leave one of them out"
     step = known.get("update.name")
     if step in ("aggressive", "semi_amortized") and (off or no_latent):
         yield f"update={step} is about the posterior, and {without} has none: leave one out"

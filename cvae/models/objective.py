@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -85,26 +86,59 @@ def terms(
     return Terms(nll, kl, batch.counted, extra_losses)
 
 
-def loss(terms: Terms, beta: float, **remedies: Any) -> Tensor:
+@dataclass(frozen=True)
+class Share:
+    """Which part of a batch the rows of some terms are: by default all of it.
+
+    Attributes:
+        rows: rows of the whole batch, where these are some of them.
+        processes: that each have a part at the same time.
+        total: sums values over them, differentiably; None where one process has the whole batch.
+    """
+
+    rows: int | None = None
+    processes: int = 1
+    total: Callable[[Tensor], Tensor] | None = None
+
+    def of(self, values: Tensor) -> Tensor:
+        """Return this part's share of the batch's mean of values [B, ...]: the shares add up to it."""
+        return values.mean(0) if self.rows is None else values.sum(0) / self.rows
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the batch's mean of values [B, ...], the same in all processes."""
+        own = self.of(values)
+        return self.total(own) if self.total else own
+
+    def once(self, value: Tensor) -> Tensor:
+        """Return this part's share of a number that all processes have."""
+        return value / self.processes
+
+
+WHOLE = Share()
+
+
+def loss(terms: Terms, beta: float, share: Share = WHOLE, **remedies: Any) -> Tensor:
     """Return rec + β KL plus the extra losses: means over the batch, in nats per sequence.
 
-    `remedies` are those of `kl_term`.
+    Of a part of a batch it is the share; the shares of all parts add up to the loss. `remedies` are those of
+    `kl_term`.
     """
-    total = terms.nll.mean() + beta * kl_term(terms.kl.mean(0), **remedies)
+    total = share.of(terms.nll) + beta * kl_term(terms.kl, share, **remedies)
     for extra in terms.extra_losses.values():
-        total = total + extra.mean()
+        total = total + share.of(extra)
     return total
 
 
 def kl_term(
-    by_dimension: Tensor,
+    kl: Tensor,
+    share: Share = WHOLE,
     free_bits: float = 0.0,
     free_bits_total: float = 0.0,
     kl_target: float | None = None,
 ) -> Tensor:
-    """Return what β weighs: the batch's mean KL [Z], summed over dimensions unless a remedy bends it.
+    """Return what β weighs: the batch's mean KL, summed over dimensions unless a remedy bends it.
 
-    All remedies are off by default:
+    `kl` is [B, Z]. All remedies are off by default:
 
     free_bits λ: each dimension's batch-mean KL counts as at least λ nats (Kingma et al. 2016, equation 15),
     so nothing is gained by closing a dimension further; the KL ends at about λ times the dimensions.
@@ -113,9 +147,11 @@ def kl_term(
     kl_target C: |KL - C| (Prokhorov et al. 2019), which, unlike a floor, pushes the KL up where it is
     below C.
     """
-    kl = (by_dimension.clamp(min=free_bits) if free_bits > 0 else by_dimension).sum()
-    if free_bits_total > 0:
-        kl = kl.clamp(min=free_bits_total)
+    if not free_bits and not free_bits_total and kl_target is None:
+        return share.of(kl).sum()
+    bent = share.mean(kl).clamp(min=free_bits).sum() if free_bits else share.mean(kl).sum()
+    if free_bits_total:
+        bent = bent.clamp(min=free_bits_total)
     if kl_target is not None:
-        kl = (kl - kl_target).abs()
-    return kl
+        bent = (bent - kl_target).abs()
+    return share.once(bent)

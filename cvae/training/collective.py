@@ -99,8 +99,13 @@ def summed(values: Tensor) -> Tensor:
 
 
 def total(values: Tensor) -> Tensor:
-    """Return the sum over all processes, whose gradient reaches this process's own values only."""
-    return values + (summed(values) - values).detach() if world.size() > 1 else values
+    """Return the sum over all processes.
+
+    Its gradient here is that of the sum of what all processes make of it, which must be the same.
+    """
+    if world.size() == 1:
+        return values
+    return summed(values) + world.size() * (values - values.detach())
 
 
 def sum_gradients(parameters: Sequence[nn.Parameter]) -> None:

@@ -392,7 +392,7 @@ class TestWrongValues:
         assert problems(changed("", {"train": 3}))[0] == "train must be a group of keys, found 3"
         assert problems(changed("", {"objective": None})) == ["objective must be a group of keys, found null"]
         assert (
-            "schedule.name must be one of constant, cyclical, monotonic, none"
+            f"schedule.name must be one of {', '.join(sorted(choices('schedule')))}"
             in problems(changed("", {"schedule": "cyclical"}))[0]
         )
 

@@ -35,6 +35,8 @@ from tests.helpers import ROOT
         ("same", 5.0, None, 5.0, 1.0),
         ("same", -10.0, None, 5.0, 0.5),
         ("same", 10.1, None, 5.0, 0.0),
+        ("same", 0.0, 2.0, None, 1.0),
+        ("same", 0.1, 2.0, None, 0.0),
         ("more", 99.0, None, None, 0.5),  # one seed each: the direction at best
         ("more", 0.0, None, None, 0.0),  # no direction
         ("not more", 0.0, None, None, 0.5),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cvae.data.text import Batches
 from cvae.models import objective
-from cvae.models.objective import Terms
+from cvae.models.objective import Share, Terms
 from cvae.runs import world
 from cvae.training import collective
 from cvae.training.precision import autocast
@@ -80,15 +80,9 @@ class StepInParts(TrainStep):
         with autocast(self.config.precision, part.batch.lengths.device.type):
             terms = objective.terms(self.model, part.batch, self.config.autoencoder, noise=own)
             terms = _first(terms, part.rows)
-            sums = torch.stack([terms.nll.sum(), *(extra.sum() for extra in terms.extra_losses.values())])
-            remedies = vars(self.config.objective)
-            kl = terms.kl.sum(0) / rows
-            if bent := any(remedies.values()):
-                kl = collective.total(kl)
-            rec, kl = sums.sum() / rows, beta * objective.kl_term(kl, **remedies)
-        (rec + kl).backward()
-        # what is bent is a number of the whole batch, and every process has all of it
-        return terms, rec.detach() + kl.detach() / (world.size() if bent else 1)
+            loss = self.loss(terms, beta, Share(rows, world.size(), collective.total))
+        loss.backward()
+        return terms, loss.detach()
 
 
 def _first(terms: Terms, count: int) -> Terms:

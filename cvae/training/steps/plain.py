@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from cvae.config.schema import Config
 from cvae.data.text import Batch, Batches
 from cvae.models import objective
-from cvae.models.objective import LatentModel, Terms
+from cvae.models.objective import WHOLE, LatentModel, Share, Terms
 from cvae.training.precision import autocast
 
 
@@ -48,9 +48,9 @@ class TrainStep:
         """Return the terms of a batch."""
         return objective.terms(self.model, batch, deterministic=self.config.autoencoder)
 
-    def loss(self, terms: Terms, beta: float) -> Tensor:
-        """Return the loss that is minimised, in nats per sequence."""
-        return objective.loss(terms, beta, **vars(self.config.objective))
+    def loss(self, terms: Terms, beta: float, share: Share = WHOLE) -> Tensor:
+        """Return the loss that is minimised, or a part's share of it, in nats per sequence."""
+        return objective.loss(terms, beta, share, **vars(self.config.objective))
 
     def optimizer_step(self, lr: float) -> Tensor:
         """Clip the gradients, make an Adam step and return the norm before clipping.
