@@ -6,6 +6,7 @@ tests/report/test_golden_figures.py` rewrites the files.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +53,7 @@ DRAWN: dict[str, Callable[[], Figure]] = {
     "latents": lambda: figures.latent_figure(runs_of("toy")),
     "curves_of_the_paper": lambda: figures.curves_figure(runs_of("toy", "toy_restarts")),
     "curves": lambda: figures.curves_figure(runs_of("lr_vs_beta"), figures.OVERVIEW),
+    "curves_without_records": lambda: curves.run_curves(dataclasses.replace(first_of("toy"), metrics=[])),
     "latents_of_a_seed": lambda: figures.latent_figure([run for run in runs_of("toy") if run.seed == 1]),
     "rate_of_one_kind": lambda: figures.rate_figure(runs_of("lr_vs_beta")),
     "rate": lambda: figures.rate_figure(runs_of("remedies")),

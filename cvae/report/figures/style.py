@@ -89,7 +89,7 @@ def tidy(ax: Axes) -> None:
     """Leave thin left and bottom spines and a light grid."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.spines[["left", "bottom"]].set(linewidth=0.6, color=GREY)
-    ax.tick_params(width=0.6, length=3, color=GREY, labelsize=10)
+    ax.tick_params(width=0.6, length=3, color=GREY)
     ax.grid(axis="y", color="#e8e8e8", linewidth=0.6)
 
 
