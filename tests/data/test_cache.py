@@ -45,9 +45,9 @@ def folder(tmp_path, monkeypatch, caplog) -> Path:
     """The cache, in which the smallest corpus is kept."""
     caplog.set_level("INFO", "cvae")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf")
-    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "not" / "yet"))
     monkeypatch.setattr(cache, "SMALLEST", 1)
-    return tmp_path / "cache"
+    return tmp_path / "not" / "yet"
 
 
 def own(folder: Path, **values) -> OwnText:

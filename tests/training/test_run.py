@@ -1,0 +1,19 @@
+"""What the process of a run sets before it reads its data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cvae.models.kernels import memory
+from cvae.training.run import prepare
+from tests.helpers import DEBUG, configured
+
+
+@pytest.mark.parametrize(("threads", "wanted"), [("3", [3]), ("null", [])])
+def test_a_start_takes_its_threads_and_keeps_freed_memory(threads, wanted, monkeypatch):
+    taken, kept = [], []
+    monkeypatch.setattr(torch, "set_num_threads", taken.append)
+    monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(True))
+    prepare(configured(*DEBUG, f"threads={threads}"))
+    assert taken == wanted and kept == [True]
