@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from cvae.cli.train import main
 from cvae.config.schema import Config
@@ -33,7 +34,7 @@ from cvae.training.means import StepSums, read
 from cvae.training.run import prepare
 from cvae.training.state import TrainingState
 from cvae.training.steps import build
-from tests.helpers import ROOT, configured
+from tests.helpers import CONF, ROOT, configured
 from tests.test_golden import CASES, float64
 
 STEADY = ("device=cpu", "model.dropout=0.0")
@@ -313,7 +314,8 @@ def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatc
 
 @pytest.mark.parametrize("remedy", WHOLE)
 def test_remedies_of_the_whole_batch_are_refused_in_parts(remedy):
-    with pytest.raises(ConfigError, match=f"objective.{remedy} is about the whole batch"):
+    (key, *_) = yaml.safe_load((CONF / "remedy" / f"{remedy}.yaml").read_text())["objective"]
+    with pytest.raises(ConfigError, match=f"objective.{key} is about the whole batch"):
         configured(*LANGUAGE, f"remedy=[{remedy}]", "train.accumulate=2")
 
 

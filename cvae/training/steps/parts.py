@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -85,14 +85,24 @@ class StepInParts(TrainStep):
         return terms, loss.detach()
 
 
-def _first(terms: Terms, count: int) -> Terms:
-    """Return the terms of the first rows."""
-    nll, kl, tokens, extras = terms
-    return Terms(nll[:count], kl[:count], tokens[:count], {name: e[:count] for name, e in extras.items()})
+def _first(value: Any, count: int) -> Any:
+    """Return the first rows of a tensor, or of all tensors in a mapping or a NamedTuple, such as `Terms`."""
+    if isinstance(value, Mapping):
+        return {name: _first(part, count) for name, part in value.items()}
+    if isinstance(value, tuple):
+        return type(value)(*(_first(part, count) for part in value))
+    return value if value is None else value[:count]
 
 
-def _joined(parts: tuple[Terms, ...]) -> Terms:
-    """Return the terms of all rows of some parts, without their graphs."""
-    nll, kl, tokens, extras = zip(*parts, strict=True)
-    joined = {name: torch.cat([extra[name] for extra in extras]).detach() for name in extras[0]}
-    return Terms(torch.cat(nll).detach(), torch.cat(kl).detach(), torch.cat(tokens), joined)
+def _joined(parts: Sequence[Terms]) -> Terms:
+    """Return what is recorded of all rows of some parts, without their graphs."""
+
+    def joined(values: Iterable[Tensor]) -> Tensor:
+        return torch.cat(list(values)).detach()
+
+    return Terms(
+        joined(part.nll for part in parts),
+        joined(part.kl for part in parts),
+        joined(part.tokens for part in parts),
+        {name: joined(part.extra_losses[name] for part in parts) for name in parts[0].extra_losses},
+    )
