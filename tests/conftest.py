@@ -29,6 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
     One thread each: small models gain nothing from more, and several workers would wait for each other.
     """
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.pop("PYTHONUNBUFFERED", None)  # most users' output is buffered, and flushed at the end
     if config.option.markexpr != "cuda":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
 

@@ -119,6 +119,15 @@ def test_what_is_new_starts_small_without_a_bias(kind, make):
             assert layer.bias is None or not layer.bias.any()
 
 
+@pytest.mark.parametrize("kind", ["gpt2 no z", "gpt2 prefix", "t5 memory"])
+def test_without_keys_of_z_the_first_ones_have_autocast_s_precision(kind, make):
+    decoder = make(kind).decoder
+    z = torch.randn(2, make(kind).config.latent)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        _, pasts = decoder._read(torch.randn(2, 3, 16), z, decoder._memories(z))
+    assert {past.dtype for past in pasts} == {torch.bfloat16}
+
+
 # ---- what transformers says ----
 
 
