@@ -289,6 +289,11 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
     assert folder.state == "failed"
 
 
+def test_an_error_is_kept_where_there_is_no_folder_yet(tmp_path):
+    RunFolder(tmp_path / "not" / "yet").fail(UserError("no data"))
+    assert RunFolder(tmp_path / "not" / "yet").error == "no data\n"
+
+
 def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch):
     noon = SimpleNamespace(now=lambda: datetime(2026, 3, 1, 12))  # a Sunday
     monkeypatch.setattr(status, "datetime", noon)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -134,6 +135,13 @@ def test_the_card_tells_the_digest_of_one_file_and_the_number_of_several(data, t
         if line.startswith("| train |")
     )
     assert row.endswith(f" | {told} |")
+
+
+@pytest.mark.parametrize("tokens", ["words", "chars"])
+def test_the_card_says_what_tokens_are(tokens, folder):
+    config = folder.configuration("cpu")
+    config = dataclasses.replace(config, dataset=dataclasses.replace(config.dataset, tokens=tokens))
+    assert f"Tokens are {tokens}, " in card(config, folder.results, "best", {})
 
 
 def test_a_folder_that_is_not_empty_is_left_as_it_is(folder, tmp_path, capsys):

@@ -84,4 +84,4 @@ def _padded(interval: np.ndarray) -> tuple[float, float]:
     """Return an interval with a margin, at least a nat wide: smaller differences mean nothing."""
     low, high = interval
     pad = max(0.08 * (high - low), (1 - (high - low)) / 2)
-    return max(low - pad, -0.1) if low >= 0 else low - pad, high + pad
+    return max(low - pad, -0.1), high + pad
