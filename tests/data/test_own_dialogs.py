@@ -17,7 +17,7 @@ import torch
 from cvae import data
 from cvae.cli import evaluate, sample, table
 from cvae.config.schema import OwnDialogs
-from cvae.data.dialog_records import MOST_VALUES, UNKNOWN, Attributes
+from cvae.data.dialog_records import MOST_VALUES, UNKNOWN, Attributes, _ranked
 from cvae.data.own_dialogs import addressees
 from cvae.errors import UserError
 from cvae.runs.folder import RunFolder
@@ -454,3 +454,7 @@ def test_acts_that_are_missing_here_and_there_teach_nothing(tmp_path, configured
     assert unlabelled.people.shape == (2, 6) and not torch.isnan(unlabelled.people).any()
     corpus.acts[:] = UNKNOWN
     assert task.classifier.accuracy(corpus) == {}
+
+
+def test_acts_and_topics_are_numbered_from_the_commonest_on_and_ties_by_the_alphabet():
+    assert _ranked(["b", "a", None, "d", "b", "a", "c", "c", "c"]) == {"c": 0, "a": 1, "b": 2, "d": 3}

@@ -362,6 +362,9 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits):
     assert torch.equal(found[0].weights, found[1].weights)
     measured = found[0].accuracy(held)
     assert measured["act_accuracy"] > measured["act_majority"]
+    acts, own = train.acts[train.places], held.acts[held.places]
+    commonest = np.bincount(acts[acts != UNKNOWN]).argmax()
+    assert measured["act_majority"] == pytest.approx((own[own != UNKNOWN] == commonest).mean())
     words = splits.vocabulary.index
     question, yeah = [words["what"], words["about"], words["the"]], [words["yeah"]]
     acts = [splits.acts[act] for act in found[0]([question, yeah])]

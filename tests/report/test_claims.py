@@ -341,3 +341,13 @@ def test_train_shows_what_it_has_trained(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert claims_command(["--train"]) == 0
     assert "cyclical at 100 % 4.32 (n 1)" in capsys.readouterr().out
+
+
+def test_runs_of_one_s_own_come_before_the_published_ones(tmp_path, monkeypatch, capsys):
+    for place, value in (("outputs/published", 8.765), ("mine", 4.321)):
+        finished(tmp_path / place / "toy" / "a", "cyclical", 0, value)
+    monkeypatch.chdir(tmp_path)
+    for folders, told, untold in ((["mine"], "4.32", "8.7"), ([], "8.7", "4.32")):
+        assert claims_command(folders) == 0
+        said = capsys.readouterr().out
+        assert f"cyclical at 100 % {told}" in said and f"% {untold}" not in said
