@@ -235,6 +235,14 @@ def test_a_decoder_that_ignores_z_has_no_path_a_and_one_that_ignores_words_no_pa
     assert without_z["path_b"] > 1
 
 
+def test_every_sentence_counts_the_same_whatever_the_size_of_its_batch():
+    batches = LINES.batches(np.arange(40), 7)
+    dropped = [(len(batch.inputs), batch.inputs.size(1) - 1) for batch in batches]
+    wanted = sum(rows * words for rows, words in dropped) / 40
+    assert cut(Reader(0, 1), 7)["path_b"] == pytest.approx(wanted)
+    assert abs(np.mean([words for _, words in dropped]) - wanted) > 0.01
+
+
 def test_no_sentence_keeps_its_z_and_batches_do_not_decide_whose_it_gets():
     found = []
     for size in (1, 7, 40):
@@ -369,6 +377,9 @@ def test_everything_at_once_is_recorded_with_how_much_it_saw_and_leaves_no_trace
     weighted = {"iw_nll", "iw_ppl", "iw_word_ppl", "iw_elbo"}
     assert set(found) == names | set(sizes) | weighted | {f"kl_dim/0{i}" for i in range(3)}
     assert found["iw_nll"] < -found["iw_elbo"]
+    # tokens are words, of the two sentences, too
+    assert found["word_ppl"] == pytest.approx(found["ppl"])
+    assert found["iw_word_ppl"] == pytest.approx(found["iw_ppl"])
 
 
 def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):

@@ -120,6 +120,26 @@ def test_a_parallel_sweep_trains_what_it_can_and_says_what_could_not_start(tmp_p
     assert RunFolder(parallel_run).results["test/elbo"] == alone.results["test/elbo"]
 
 
+def test_a_job_that_fails_before_it_has_a_record_leaves_its_error(tmp_path, forks):
+    for name in ("train", "valid", "test"):
+        (tmp_path / f"{name}.txt").write_text("the cat sat\na dog ran off\n" * 4)
+    own = (
+        "task=ptb",
+        "schedule=constant",
+        "task.iw_samples=2",
+        f"dataset.path={tmp_path}",
+    )
+    sizes = ("model.embed=4", "model.hidden=4", "model.latent=2", "train.steps=2", "train.validate_every=2")
+    command = ("-m", *own, *sizes, "dataset.max_words=3,20", "name=sweep", "hydra.sweep.dir=out puts")
+    sweep = forks.start(ROOT / "train.py", *command, cwd=tmp_path, environment=dict(os.environ))
+    output, errors = sweep.communicate()
+    assert sweep.returncode == 1, errors
+    assert "2 runs: 1 done, 1 failed" in output, errors
+    (folder,) = (tmp_path / "out puts").rglob("*max_words-3*")
+    assert not (folder / "run.json").exists()
+    assert RunFolder(folder).error.endswith("dataset.max_words allows 3\n")
+
+
 @dataclass
 class Machine:
     """Cores and GPUs that are not there, and how many jobs run at once on them."""
