@@ -115,6 +115,7 @@ def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys
     assert evaluate([str(folder)]) == 0
     moved = corpus.rename(tmp_path / "moved")
     assert evaluate([str(folder), "test", "--data", str(moved)]) == 0
+    assert script("sample").main([str(folder), "neighbours", "the cat sat", "--data", str(moved)]) == 0
     assert evaluate([str(folder)]) == 1
     assert f"no data at {corpus}" in capsys.readouterr().err
     for command in ("evaluate", "sample"):

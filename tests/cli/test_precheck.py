@@ -133,6 +133,18 @@ def test_mistakes_in_an_experiment_file(text, said, refused, tmp_path):
     assert answer.startswith(said) and "the groups are" not in answer
 
 
+def test_the_command_line_wins_over_what_an_experiment_sweeps(refused, tmp_path, monkeypatch):
+    file = tmp_path / "own" / "experiment" / "mine.yaml"
+    file.parent.mkdir(parents=True)
+    swept = "hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,-1'}}}"
+    file.write_text(f"# @package _global_\nname: mine\n{swept}\n", encoding="utf-8")
+    mine = ("--config-dir", str(file.parents[1]), "experiment=mine")
+    assert refused(*mine).startswith("seed must be >= 0")
+    assert refused(*mine, "seed=-2").startswith("seed must be >= 0 and < 9223372036854775808, found -2")
+    monkeypatch.chdir(tmp_path)
+    assert len(precheck.check([*mine, "seed=3,4,5"]).jobs) == 3
+
+
 def test_an_unknown_group_in_an_experiment_file(refused, tmp_path):
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "mine.yaml"

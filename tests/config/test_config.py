@@ -21,7 +21,7 @@ from omegaconf import OmegaConf
 from cvae.cli import help
 from cvae.config import schema
 from cvae.config.load import flatten, identity, load
-from cvae.config.messages import describe
+from cvae.config.messages import describe, unknown_key
 from cvae.config.schema import NOT_IDENTITY, Config, options
 from cvae.errors import ConfigError
 from cvae.ranges import bounds, interval
@@ -529,3 +529,8 @@ class TestCombinations:
         ]
         assert len(found) == len(starts)
         assert all(sentence.startswith(start) for sentence, start in zip(found, starts, strict=True)), found
+
+
+def test_an_unknown_key_is_looked_for_by_its_whole_name_in_other_groups():
+    assert "did you mean train.steps?" in unknown_key("steps", ["seed"], elsewhere=["train.steps"])
+    assert "did you mean" not in unknown_key("eps", ["seed"], elsewhere=["train.steps"])

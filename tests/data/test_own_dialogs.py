@@ -153,6 +153,16 @@ def test_who_is_not_described_is_unknown_and_counted(tmp_path):
     assert names == ["ann", "Bo B.", "cy", "ann"]
 
 
+def test_an_attribute_of_0_is_known_and_false_is_none(tmp_path):
+    turns = [{"speaker": name, "text": "yes"} for name in ("ann", "bo")]
+    people = {"ann": {"age": 0}, "bo": {"age": 40}}
+    corpus = train_of(write(tmp_path / "my.jsonl", *[{"turns": turns, "speakers": people}] * 5))
+    assert corpus.counts()["unknown_speakers"] == 0
+    path = write(tmp_path / "no.jsonl", {"turns": turns, "speakers": {"ann": {"age": False}}})
+    with pytest.raises(UserError, match=r"speakers\.ann\.age must be a number or a word, found false"):
+        train_of(path)
+
+
 def test_attributes_are_those_of_the_train_split(tmp_path):
     anna, bot = {"age": 5, "town": "Oslo", "size": 10**20}, {"age": 7, "town": "Rome", "size": 10**20}
     same, other = {"anna": anna, "bot": bot}, {"anna": anna | {"age": 8, "town": "Paris", "new": 1}}
