@@ -167,10 +167,10 @@ def _seeds(runs: Sequence[Run], total: int) -> str:
 
 
 def _absent(ax: Axes, name: str) -> None:
-    """Add a group to those that record no such scalar, named above the panel."""
+    """Add a group to those that record no such scalar, named above the panel's title."""
     before = ax.get_title(loc="right").removeprefix("not recorded: ")
     names = f"{before}, {name}" if before else name
-    ax.set_title(f"not recorded: {names}", loc="right", fontsize=9.5, c=GREY)
+    ax.set_title(f"not recorded: {names}", loc="right", y=1.06, fontsize=9.5, c=GREY)
 
 
 def _legend(ax: Axes, loc: Literal["upper right", "lower right"] = "upper right") -> None:
