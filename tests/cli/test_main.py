@@ -126,7 +126,12 @@ def test_a_wheel_has_no_commit_and_is_started_by_cvae(monkeypatch):
 @pytest.mark.parametrize(("status", "commit"), [("", "abc"), (" M cvae/io.py", "abc+")])
 def test_a_commit_says_whether_there_are_changes_beside_it(status, commit, monkeypatch):
     monkeypatch.setattr(provenance, "INSTALLED", False)
-    monkeypatch.setattr(provenance, "_git", lambda command, *_: {"rev-parse": "abc"}.get(command, status))
+
+    def git(command: str, *rest: str) -> str:
+        untracked = "" if "--untracked-files=no" in rest else "?? notes.txt"  # no part of the programme
+        return "abc" if command == "rev-parse" else status or untracked
+
+    monkeypatch.setattr(provenance, "_git", git)
     assert provenance.git_commit() == commit
 
 
