@@ -391,3 +391,18 @@ def test_a_run_that_stopped_early_keeps_its_plan_when_it_goes_on_to_less():
     beta = Monotonic(ratio=1.0)
     rates = Rates(beta, ConstantRate(), 100, 1, (Stage(100, False, True), Stage(80, False, True)))
     assert [rates(step)[0] for step in (59, 79, 80, 99)] == [0.59, 0.79, 0.79, 0.79]
+
+
+@pytest.mark.parametrize(
+    "lr", [CosineRestarts(per="epoch"), Exponential(decay=0.5, every=20), ConstantRate()]
+)
+def test_both_rates_are_those_of_schedule_and_learning_rate_with_its_epochs(lr):
+    rates = Rates(Cyclical(), lr, 120, 10)
+    assert all(rates(step) == (Cyclical()(step, 120), lr(step, 120, 10)) for step in range(120))
+
+
+def test_a_rate_by_epochs_is_constant_within_one():
+    rates = Rates(Cyclical(), CosineRestarts(per="epoch"), 120, 10)
+    values = [rates(step)[1] for step in range(120)]
+    assert all(len(set(values[start : start + 10])) == 1 for start in range(0, 120, 10))
+    assert len(set(values)) > 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from cvae.cli import figures as command
 from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
-from cvae.report.figures import run_pictures
+from cvae.report.figures import curves, run_pictures
 from cvae.runs.reader import Run, find_runs, measured, read_classifiers, read_map, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.forked import Forks
@@ -296,6 +297,13 @@ def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
     for word in ("1st cycle", "4th cycle", "31K", "I 1.42  acc 71%", "seed 0 (2 runs)"):
         assert word in words
     assert "3rd cycle" not in words
+
+
+def test_a_shorter_run_that_made_all_its_own_updates_is_not_called_unfinished(toy: Path):
+    run = replace(find_runs([toy])[0], metrics=[{"step": 100}], results={"updates": 100})
+    assert (run.last, run.total) == (100, 100)
+    assert curves._seeds([run], total=1000) == ""
+    assert curves._seeds([replace(run, metrics=[{"step": 98}])], total=1000) == " (to 98)"
 
 
 def test_a_band_over_seeds_is_explained_where_there_is_one(toy: Path):

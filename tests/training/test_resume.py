@@ -35,6 +35,7 @@ from cvae.runs.folder import RunFolder, discard_if_empty, refuse_impossible
 from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
+from cvae.training.divergence import check_step
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
@@ -625,6 +626,15 @@ def test_what_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
     if what != "weights":
         kept = json.loads((tmp_path / "diverged.json").read_text())
         assert kept["step"] == 15 and kept["cause"] == what and len(kept["sentences"]) == 10
+
+
+def test_the_sentences_that_are_kept_are_those_of_the_step_that_diverged(tmp_path, configured):
+    task = prepare(configured(*DEBUG))
+    batches = task.batches["train"]
+    assert task.words(batches.at(4)) != task.words(batches.at(5)) != task.words(batches.at(6))
+    with pytest.raises(Diverged, match=r"rec is nan at step 5 \(β = 0.2, lr = 0.3\)"):
+        check_step(5, {"rec": math.nan}, lambda step: (0.2, 0.3), task, RunFolder(tmp_path))
+    assert json.loads((tmp_path / "diverged.json").read_text())["sentences"] == task.words(batches.at(5))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format"])
