@@ -15,6 +15,7 @@ from types import ModuleType
 import datasets
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
@@ -38,6 +39,7 @@ from cvae.training import run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = ROOT / "conf"
+REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
 DIALOGS = ROOT / "tests" / "dialogs"
 CPU = torch.device("cpu")
 # words of Hydra and Python that no sentence to a user has

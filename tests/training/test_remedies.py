@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import yaml
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch import Tensor
@@ -44,9 +43,8 @@ from cvae.training.loop import Loop
 from cvae.training.run import load_weights, prepare, reopen, run
 from cvae.training.steps import TrainStep, build
 from cvae.training.steps.semi_amortized import SemiAmortizedStep
-from tests.helpers import CONF, DEBUG
+from tests.helpers import CONF, DEBUG, REMEDIES
 
-REMEDIES = {file.stem: yaml.safe_load(file.read_text()) for file in sorted((CONF / "remedy").glob("*.yaml"))}
 EXCLUSIVE = ({"free_bits", "free_bits_total", "kl_target"}, {"aggressive", "semi_amortized"})
 SMALL = (
     *DEBUG,
