@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from cvae.cli import arguments, status
+from cvae.cli import figures as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
@@ -133,6 +134,7 @@ def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys
         (arguments.temperature, ("0", "1e9"), ("-0.1", "inf", "nan")),
         (arguments.seed, ("0", str(2**63 - 1)), ("-1", str(2**63), "1.0")),
         (arguments.count, ("1", "1000000"), ("0", "1000001", "1.0")),
+        (figures_command.dpi, ("10", "1200"), ("9", "1201", "10.5")),
     ],
 )
 def test_numbers_of_the_command_line_have_the_limits_that_their_sentence_says(kind, allowed, refused):
@@ -141,6 +143,14 @@ def test_numbers_of_the_command_line_have_the_limits_that_their_sentence_says(ki
     for text in refused:
         with pytest.raises(argparse.ArgumentTypeError, match=f"value: '{text}', must be "):
             kind(text)
+
+
+def test_a_checkpoint_is_the_best_the_last_or_one_of_a_step():
+    for text in ("best", "last", "0", "9" * 18):
+        assert arguments.which(text) == text
+    for text in ("previous", "", "-1", "1.0", "9" * 19):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^invalid checkpoint: '{text}', must be best"):
+            arguments.which(text)
 
 
 def test_a_row_is_what_differs_and_seeds_are_folded(runs, capsys):
@@ -788,7 +798,9 @@ def test_an_error_txt_that_cannot_be_read_hides_nothing(content, tmp_path, capsy
     assert script("status").main([str(tmp_path)]) == 0
     said = f"stopped {tmp_path}/a" if content is None else f"failed {tmp_path}/a: � broken �"
     assert capsys.readouterr().out.splitlines()[1] == said
-    assert script("report").main([str(tmp_path)]) == 0
+    page = tmp_path / "new" / "folder" / "a.html"
+    assert script("report").main([str(tmp_path), "--to", str(page)]) == 0
+    assert page.is_file()
 
 
 @pytest.mark.parametrize(
