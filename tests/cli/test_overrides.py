@@ -74,10 +74,6 @@ def test_a_number_names_the_same_folder_however_it_is_typed_and_as_in_a_sweep(ty
     assert slug(["dataset.path=v2.10/1e5x"]) == "default" and slug(["a=1_0.5"]) == "a-1_0.5"
 
 
-def test_an_empty_list_has_a_name():
-    assert slug(["remedy=[]", "seed=1"]) == "remedy-none_seed-1"
-
-
 OVERRIDE = st.builds(
     "{}={}".format, st.text("abc.", min_size=1, max_size=6), st.text("xyz,[]= /λ-0123", max_size=40)
 )
