@@ -463,9 +463,29 @@ def test_a_published_run_names_no_place_of_this_machine(tmp_path):
     about = {"config": config, "command": "python train.py dataset.path=/home/me/ptb"}
     (folder / "run.json").write_text(json.dumps(about))
     (folder / "results.json").write_text('{"finished": true}')
+    beside = ("latents.jsonl", "classifier.jsonl", "map.jsonl", "samples.md")
+    for name in (*beside, "train.log"):
+        (folder / name).write_text(f"the {name}\n" if name == "samples.md" else "")
+    values = [
+        {"train/rec": 1.0000004},
+        {"train/rec": 2.0, "train/kl": None},
+        {"train/rec": 4.0, "train/kl": 3.0},
+    ]
+    records = [{"step": step} | more for step, more in enumerate(values, start=1)]
+    records.insert(1, {"step": 1, "val/kl": 0.12345678})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert script("publish").main([str(tmp_path / "ptb"), "--to", str(tmp_path / "to")]) == 0
-    copy = (tmp_path / "to" / "ptb" / "a" / "run.json").read_text()
+    target = tmp_path / "to" / "ptb" / "a"
+    copy = (target / "run.json").read_text()
     assert "/home/me" not in copy and json.loads(copy)["config"]["dataset"] == {"name": "ptb"}
+    kept = {"run.json", "results.json", "metrics.jsonl", *beside}
+    assert {path.name for path in target.iterdir()} == kept
+    assert (target / "samples.md").read_text() == "the samples.md\n"
+    assert [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "val/kl": 0.123457},
+        {"step": 2, "train/rec": 1.5},  # two records, where no number of them is asked for
+        {"step": 3, "train/rec": 4.0, "train/kl": 3.0},
+    ]
 
 
 def test_a_run_that_is_not_finished_is_left_out_of_what_is_published(runs, tmp_path, capsys):

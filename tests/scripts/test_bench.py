@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -261,3 +263,103 @@ def test_a_wrong_command_is_refused(wrong, capsys):
 def test_keeping_freed_memory_can_be_asked_for_anywhere_and_again():
     known = platform.libc_ver()[0] == "glibc"
     assert memory.keep_freed() is known and memory.keep_freed() is known
+
+
+STARTED = """
+import json, os, sys
+given = dict(word.split("=", 1) for word in sys.argv[1:])
+os.makedirs(given["hydra.run.dir"])
+with open(given["hydra.run.dir"] + "/metrics.jsonl", "w") as file:
+    for rate in RATES:
+        file.write(json.dumps({"step": 1, "time/tokens_per_second": rate}) + "\\n")
+with open("said.json", "w") as file:
+    json.dump([given, {name: os.environ.get(name) for name in NAMES}], file)
+"""
+VARIABLES = ["HF_DATASETS_CACHE", "CVAE_CACHE", "OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "threads", "cache", "found"),
+    [([7.0], None, None, {}), ([7.0, 10.0, 40.0, 20.0], 3, "kept", {"tokens_per_second": 20.0})],
+)
+def test_a_start_is_timed_without_what_other_starts_kept(rates, threads, cache, found, tmp_path, monkeypatch):
+    """Of a program that stands for train.py."""
+    (tmp_path / "train.py").write_text(STARTED.replace("RATES", str(rates)).replace("NAMES", str(VARIABLES)))
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    numbers = bench.started(["task=a"], 41, threads, cache)
+    assert 0 < numbers.pop("first_update_seconds") < 60 and 1 < numbers.pop("peak_mib") < 1000
+    assert numbers == found
+    given, variables = json.loads((tmp_path / "said.json").read_text())
+    *caches, cores = variables.values()
+    assert given["task"] == "a" and given["train.stop_after"] == "41" and cores == str(threads or 1)
+    assert len(set(caches)) == 1
+    assert caches[0] == cache if cache else not Path(caches[0]).exists()  # a new one, gone again
+
+
+def test_a_text_is_started_twice_with_one_cache(monkeypatch):
+    asked = []
+
+    def started(overrides, updates, threads, cache):
+        asked.append((overrides[-1], updates, threads, cache))
+        (path,) = [word.partition("=")[2] for word in overrides if word.startswith("dataset.path=")]
+        assert len(Path(path).read_text(encoding="utf-8").splitlines()) == 1100
+        return {"first_update_seconds": float(len(asked))}
+
+    monkeypatch.setattr(bench, "started", started)
+    found = bench.text(1100, ["seed=1"], 3)
+    assert {name: numbers["first_update_seconds"] for name, numbers in found.items()} == {
+        "1,100 sentences": 1.0,
+        "1,100 sentences, again": 2.0,
+    }
+    assert asked[0] == asked[1] and asked[0][:3] == ("seed=1", 41, 3)
+    assert all(0.05 < numbers["file_mib"] < 0.3 for numbers in found.values())  # 21 words of six letters
+
+
+@pytest.mark.parametrize(
+    ("given", "measured"),
+    [
+        ([], {"ptb step": 60.0}),
+        (
+            ["--task", "toy", "ptb", "--work", "step", "iw_nll", "--seconds", "2"],
+            dict.fromkeys(("toy step", "toy iw_nll", "ptb step", "ptb iw_nll"), 2.0),
+        ),
+        (["--operations", "--task", "toy"], {"toy": {"operations": 3}}),
+        (["--startup", "--task", "all"], {task: {"peak_mib": 1.0} for task in bench.TASKS}),
+        (["--text", "100", "200"], {"100": {"peak_mib": 2.0}, "200": {"peak_mib": 2.0}}),
+    ],
+    ids=str,
+)
+def test_what_is_asked_for_is_measured_and_written(given, measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "rounds", lambda name, config, seconds, own: seconds)
+    monkeypatch.setattr(bench, "operations", lambda config: {"operations": 3})
+    monkeypatch.setattr(bench, "started", lambda overrides, updates, threads: {"peak_mib": float(updates)})
+    monkeypatch.setattr(bench, "text", lambda size, overrides, threads: {str(size): {"peak_mib": 2.0}})
+    for name in ("compared", "dispatched", "beginnings"):
+        monkeypatch.setattr(bench, name, lambda found, name=name: f"{name}: {len(found)}")
+    assert bench.main([*given, "--json", str(tmp_path / "a.json"), "seed=3"]) == 0
+    assert json.loads((tmp_path / "a.json").read_text()) == measured
+    table = {"--operations": "dispatched", "--startup": "beginnings", "--text": "beginnings"}
+    name = next((table[word] for word in given if word in table), "compared")
+    assert capsys.readouterr().out.endswith(f"{name}: {len(measured)}\n")
+
+
+def test_all_is_every_task_and_every_work():
+    options = bench.parse(["--task", "all", "--work", "all"])
+    assert (options.task, options.work) == (list(bench.TASKS), list(bench.WORKS))
+    assert bench.parse(["--text", "100"]).text == [100] and bench.parse([]).device == "cpu"
+
+
+def test_threads_are_those_asked_for_or_torch_s_choice():
+    for threads in (3, None):
+        config = bench.configuration("toy", ["seed=5"], threads)
+        assert (config.threads, config.seed, config.task.name) == (threads, 5, "toy")
+
+
+def test_views_are_no_operations(config):
+    with profiling.Operations() as counted:
+        torch.ones(2, 3).t().view(3, 2).add(1)
+    assert counted.count == 2  # ones and the sum
+    found = profiling.operations(config)
+    assert 0 < found["for the record"] < found["operations"] / 2
