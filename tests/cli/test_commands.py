@@ -29,7 +29,7 @@ from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.formats import Cell, Table
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import direction, rows, scalar_cell
+from cvae.report.tables import direction, naming, rows, scalar_cell
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import differing_keys, find_runs
@@ -374,6 +374,16 @@ def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tm
     faked(tmp_path, "e", 1, cycles=2)
     with pytest.raises(RunsError, match="both have seed 1"):
         rows(find_runs([tmp_path]), ())
+
+
+def test_up_to_three_keys_have_a_column_each_and_more_share_one(tmp_path):
+    for number, more in enumerate([{}, {"cycles": 2}, {"ratio": 0.2}, {"shape": "cosine"}, {"stop": 0.5}]):
+        faked(tmp_path, f"{number}", 0, **more)
+        keys = naming(find_runs([tmp_path]))
+        whole = [f"schedule.{key}" for key in ("cycles", "ratio", "shape")[:number]]
+        assert sorted(keys) == (whole if number < 4 else ["changed"])
+    faked(tmp_path, "5", 0, name="constant")  # the schedule is named apart
+    assert naming(find_runs([tmp_path])) == ["schedule.name", "changed"]
 
 
 def test_published_copies_are_read_only_where_they_are_asked_for(tmp_path):

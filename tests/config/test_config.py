@@ -626,6 +626,31 @@ def test_a_key_of_another_choice_names_those_that_have_it(choice, key, end, chan
     assert f"{sign}{rest}" == end.removeprefix(")")
 
 
+def test_a_value_that_refers_to_nothing_hides_no_other_key():
+    """Of the rules only those are silent that are about keys without a readable value."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["train.steps=${nope}", "train.validate_on=[test]", "name=../x"])
+    assert [sentence.partition(" ")[0] for sentence in problems(cfg)] == [
+        "train.steps",
+        "train.validate_on",
+        "name",
+    ]
+
+
+def test_how_long_a_run_is():
+    train = configured("train.steps=null", "train.epochs=3").train
+    assert (train.total(7), dataclasses.replace(train, steps=5).total(7)) == (21, 5)
+    assert dataclasses.replace(train, epochs=None).total(7) == 0
+
+
+def test_an_empty_group_is_a_value_of_its_own():
+    assert flatten({"a": {}, "b": {"c": {"d": 1}, "e": [{"f": 2}]}}) == {
+        "a": {},
+        "b.c.d": 1,
+        "b.e": [{"f": 2}],
+    }
+
+
 def test_files_of_splits_may_be_packed_and_have_large_endings(tmp_path):
     for name in ("train.JSONL", "val.Txt.GZ", "test.csv", "notes.md"):
         (tmp_path / name).touch()
