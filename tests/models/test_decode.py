@@ -323,6 +323,8 @@ def test_sampling_is_seeded_and_counts(folder, capsys):
     drawn = ("prior", "--temperature", "1", "--top-p", "0.9", "--no-unk", "--count", "6")
     first = said(folder, capsys, *drawn)["prior"]
     assert len(first) == 6 and "<unk>" not in " ".join(first)
+    short = said(folder, capsys, *drawn, "--longest", "2")["prior"]
+    assert max(len(text.split()) for text in short) == 2 < max(len(text.split()) for text in first)
     assert (
         said(folder, capsys, *drawn)["prior"] == first != said(folder, capsys, *drawn, "--seed", "3")["prior"]
     )

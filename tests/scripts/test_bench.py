@@ -85,8 +85,10 @@ def test_a_step_in_a_file_is_served_with_its_flop(config, tmp_path):
 
 
 def test_a_step_in_a_file_must_be_there_and_have_a_name_of_its_own(tmp_path, capsys):
-    (tmp_path / "ours.py").touch()
-    for name, message in (("absent.py", "there is no file"), ("ours.py", "rename it")):
+    for name in ("plain", "ours", "sgemm"):
+        (tmp_path / f"{name}.py").touch()
+    taken = [(f"{name}.py", f"{name}.py would be taken for a row") for name in ("plain", "ours", "sgemm")]
+    for name, message in (("absent.py", "there is no file"), *taken):
         with pytest.raises(SystemExit):
             bench.parse(["--step", str(tmp_path / name)])
         assert message in capsys.readouterr().err
@@ -158,9 +160,10 @@ def test_an_annotation_on_a_gpu_is_not_counted_beside_its_kernels():
     assert profiling.attributed(rows, cuda=True) == {"decoder": 1.0}
 
 
-def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, monkeypatch):
-    """Of processes that say what they were asked for, in place of those that measure."""
-    asked = []
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """What processes were asked for that measure nothing: a work named `none` is none, `wrong` is refused."""
+    asked: list[str] = []
 
     class Told:
         def __init__(self, target, args, daemon):
@@ -184,10 +187,29 @@ def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, 
             self.last = more
 
         def recv(self):
-            return {None: 10, True: 0.5, False: (20, 30.0)}[self.last]
+            first = {"none": None, "wrong": UserError("a wrong step")}.get(asked[-1], 10)
+            return {None: first, True: 0.5, False: (20, 30.0)}[self.last]
 
     context = SimpleNamespace(Pipe=lambda: (Line(), Line()), Process=Told)
     monkeypatch.setattr(bench.multiprocessing, "get_context", lambda method: context)
+    return asked
+
+
+def test_a_step_of_one_s_own_takes_turns_and_no_other_work_has_one(config, asked):
+    config = replace(config, precision="bf16")
+    assert bench.rounds("step", config, 0.0, Path("mine.py")) == {
+        "tokens": dict.fromkeys(["plain", "ours", "sgemm", "mine"], 10),
+        "seconds": {kind: [0.5] * 3 for kind in ("plain", "ours", "sgemm", "mine")},
+        "flop": dict.fromkeys(["plain", "ours", "sgemm", "mine"], 20),
+        "peak_mib": dict.fromkeys(["plain", "ours", "sgemm", "mine"], 30.0),
+    }
+    assert "mine" not in bench.rounds("evaluation", config, 0.0, Path("mine.py"))["seconds"]
+    assert list(bench.rounds("step", config, 0.0, Path("none.py"))["flop"]) == ["plain", "ours", "sgemm"]
+    with pytest.raises(UserError, match="a wrong step"):
+        bench.rounds("step", config, 0.0, Path("wrong.py"))
+
+
+def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, asked, monkeypatch):
     both = ["plain", "ours", "sgemm", "plain, bf16", "ours, bf16", "sgemm, bf16"]
     bf16 = replace(config, precision="bf16")
     for supported, name, settings, kinds in (
@@ -252,7 +274,8 @@ def test_a_start_that_fails_says_why():
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--seconds", "0"], ["--threads", "0"], ["--text", "9"], ["--work", "no"], ["model.hidden"]]
+    "wrong",
+    [["--seconds", "0"], ["--threads", "0"], ["--text", "100", "99"], ["--work", "no"], ["model.hidden"]],
 )
 def test_a_wrong_command_is_refused(wrong, capsys):
     with pytest.raises(SystemExit):
