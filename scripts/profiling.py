@@ -76,7 +76,7 @@ def operations(config: Config) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder, kernels.disabled():
         loop = Loop(config, task, RunFolder(folder))
         loop._advance()  # in which Adam makes its moments
-        batches, rates = task.batches["train"], loop._rates(loop.state.step)
+        batches, rates = task.batches["train"], loop.rates(loop.state.step)
         with Operations() as trained:
             loop.train_step(batches.at(loop.state.step), *rates)
         with Operations() as whole:

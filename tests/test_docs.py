@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,49 @@ def test_a_block_that_is_out_of_date_is_found_and_made_anew(tmp_path, monkeypatc
     assert docs.main([]) == 0
     assert page.read_text(encoding="utf-8") == "before\n" + BLOCK.format(printed) + "after\n"
     assert docs.main(["--check"]) == 0
+
+
+def test_a_page_whose_command_fails_is_named_and_no_page_behind_it_is_rewritten(
+    tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "docs" / "sub").mkdir(parents=True)
+    for name, word in (("README.md", "claims"), ("docs/a.md", "table"), ("docs/sub/b.md", "claims")):
+        (tmp_path / name).write_text(f"<!-- python scripts/{word}.py a 'b c' -->\n<!-- end -->\n")
+    monkeypatch.setattr(docs, "ROOT", tmp_path)
+
+    def main(arguments: list[str]) -> int:
+        print("printed of", arguments)
+        print("no such thing", file=sys.stderr)
+        return 0
+
+    monkeypatch.setattr(docs, "MAINS", {"claims": main, "table": lambda arguments: main(arguments) or 1})
+    assert docs.main([]) == 1
+    said = capsys.readouterr()
+    assert said.out == "README.md\n"
+    assert said.err == "docs/a.md: python scripts/table.py a 'b c': no such thing\n"
+    new = "<!-- python scripts/claims.py a 'b c' -->\nprinted of ['a', 'b c']\n<!-- end -->\n"
+    assert (tmp_path / "README.md").read_text() == new and new not in (tmp_path / "docs/sub/b.md").read_text()
+    monkeypatch.setattr(docs, "MAINS", {"claims": main, "table": main})
+    assert docs.main([]) == 0
+    assert capsys.readouterr().out == "docs/a.md\ndocs/sub/b.md\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (172_800.0, "2 days"),
+        (172_000.0, "47.8 hours"),
+        (7200.0, "2 hours"),
+        (7000.0, "117 minutes"),
+        (120.0, "2 minutes"),
+        (119.0, "119 s"),
+        (2.0, "2 s"),
+        (1.5, "1.5e+03 ms"),
+        (0.012, "12 ms"),
+    ],
+)
+def test_a_duration_has_a_unit_of_which_it_is_at_least_two(seconds, said):
+    assert script("estimate").duration(seconds) == said
 
 
 def test_a_command_that_fails_is_reported():

@@ -50,17 +50,18 @@ def said(main, *arguments: object) -> str:
 
 @pytest.mark.parametrize("name", ["z.npz", "z.parquet", "Z.JSONL"])
 def test_what_is_encoded_is_decoded(name, folder, place, capsys):
-    (place / "a.txt").write_text("\n".join(TEXTS[:5]) + "\n\nzebras saw it\n")
+    rare = "ant bee elk emu gnu hog jay owl ray yak zebras zebras saw it"
+    (place / "a.txt").write_text("\n".join(TEXTS[:5]) + f"\n\n{rare}\n")
     assert encode.main([str(folder.path), "a.txt", "--to", name]) == 0
     out, err = capsys.readouterr()
     assert out == f"{name}: 7 sentences, z of 3\n"
     assert err.splitlines() == [
         "1 of them have no words: they have the z of the empty sentence",
-        "3.57 % of the tokens are read as <unk>, most often zebras",
+        "30.77 % of the tokens are read as <unk>, most often zebras ant bee elk emu gnu hog jay owl ray",
     ]
     z = codes.read(Path(name), 3)
     task = without_corpus(folder, "cpu")
-    np.testing.assert_allclose(z, task.codec.arrays([*TEXTS[:5], "", "zebras saw it"])[0], rtol=1e-6)
+    np.testing.assert_allclose(z, task.codec.arrays([*TEXTS[:5], "", rare])[0], rtol=1e-6)
     assert decode.main([str(folder.path), name, "--longest", "4", "--beam", "2"]) == 0
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) == 7
@@ -88,6 +89,15 @@ def test_the_three_formats_hold_the_same_and_open_without_pickle(folder, place):
         for part in (rows, lines):
             values = np.array([row[name] for row in part], dtype=np.float32)
             np.testing.assert_array_equal(values, arrays[name])
+
+
+@pytest.mark.parametrize("main", [encode.main, decode.main])
+def test_the_checkpoint_asked_for_is_opened(main, folder, place):
+    (place / "a.txt").write_text("the old cat\n")
+    np.savez("a.npz", z=np.zeros((1, 3)))
+    name = "a.txt" if main is encode.main else "a.npz"
+    sentence = said(main, folder.path, name, "--to", "b.npz", "--checkpoint", "9")
+    assert f"{folder.path}/checkpoint_9.pt cannot be read: No such file" in sentence
 
 
 def test_the_column_asked_for_is_encoded(folder, place):

@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from tensorboard.plugin_util import markdown_to_safe_html
 
 from cvae.cli import arguments, status
+from cvae.cli import figures as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.evaluation import chat, projector, samples
 from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.formats import Cell, Table
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import direction, rows, scalar_cell
+from cvae.report.tables import direction, naming, rows, scalar_cell
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import differing_keys, find_runs
@@ -133,6 +134,7 @@ def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys
         (arguments.temperature, ("0", "1e9"), ("-0.1", "inf", "nan")),
         (arguments.seed, ("0", str(2**63 - 1)), ("-1", str(2**63), "1.0")),
         (arguments.count, ("1", "1000000"), ("0", "1000001", "1.0")),
+        (figures_command.dpi, ("10", "1200"), ("9", "1201", "10.5")),
     ],
 )
 def test_numbers_of_the_command_line_have_the_limits_that_their_sentence_says(kind, allowed, refused):
@@ -141,6 +143,14 @@ def test_numbers_of_the_command_line_have_the_limits_that_their_sentence_says(ki
     for text in refused:
         with pytest.raises(argparse.ArgumentTypeError, match=f"value: '{text}', must be "):
             kind(text)
+
+
+def test_a_checkpoint_is_the_best_the_last_or_one_of_a_step():
+    for text in ("best", "last", "0", "9" * 18):
+        assert arguments.which(text) == text
+    for text in ("previous", "", "-1", "1.0", "9" * 19):
+        with pytest.raises(argparse.ArgumentTypeError, match=f"^invalid checkpoint: '{text}', must be best"):
+            arguments.which(text)
 
 
 def test_a_row_is_what_differs_and_seeds_are_folded(runs, capsys):
@@ -366,6 +376,16 @@ def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tm
         rows(find_runs([tmp_path]), ())
 
 
+def test_up_to_three_keys_have_a_column_each_and_more_share_one(tmp_path):
+    for number, more in enumerate([{}, {"cycles": 2}, {"ratio": 0.2}, {"shape": "cosine"}, {"stop": 0.5}]):
+        faked(tmp_path, f"{number}", 0, **more)
+        keys = naming(find_runs([tmp_path]))
+        whole = [f"schedule.{key}" for key in ("cycles", "ratio", "shape")[:number]]
+        assert sorted(keys) == (whole if number < 4 else ["changed"])
+    faked(tmp_path, "5", 0, name="constant")  # the schedule is named apart
+    assert naming(find_runs([tmp_path])) == ["schedule.name", "changed"]
+
+
 def test_published_copies_are_read_only_where_they_are_asked_for(tmp_path):
     faked(tmp_path, "outputs/toy/a", 0)
     faked(tmp_path, "outputs/published/toy/a", 0)
@@ -453,9 +473,29 @@ def test_a_published_run_names_no_place_of_this_machine(tmp_path):
     about = {"config": config, "command": "python train.py dataset.path=/home/me/ptb"}
     (folder / "run.json").write_text(json.dumps(about))
     (folder / "results.json").write_text('{"finished": true}')
+    beside = ("latents.jsonl", "classifier.jsonl", "map.jsonl", "samples.md")
+    for name in (*beside, "train.log"):
+        (folder / name).write_text(f"the {name}\n" if name == "samples.md" else "")
+    values = [
+        {"train/rec": 1.0000004},
+        {"train/rec": 2.0, "train/kl": None},
+        {"train/rec": 4.0, "train/kl": 3.0},
+    ]
+    records = [{"step": step} | more for step, more in enumerate(values, start=1)]
+    records.insert(1, {"step": 1, "val/kl": 0.12345678})
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert script("publish").main([str(tmp_path / "ptb"), "--to", str(tmp_path / "to")]) == 0
-    copy = (tmp_path / "to" / "ptb" / "a" / "run.json").read_text()
+    target = tmp_path / "to" / "ptb" / "a"
+    copy = (target / "run.json").read_text()
     assert "/home/me" not in copy and json.loads(copy)["config"]["dataset"] == {"name": "ptb"}
+    kept = {"run.json", "results.json", "metrics.jsonl", *beside}
+    assert {path.name for path in target.iterdir()} == kept
+    assert (target / "samples.md").read_text() == "the samples.md\n"
+    assert [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()] == [
+        {"step": 1, "val/kl": 0.123457},
+        {"step": 2, "train/rec": 1.5},  # two records, where no number of them is asked for
+        {"step": 3, "train/rec": 4.0, "train/kl": 3.0},
+    ]
 
 
 def test_a_run_that_is_not_finished_is_left_out_of_what_is_published(runs, tmp_path, capsys):
@@ -788,7 +828,9 @@ def test_an_error_txt_that_cannot_be_read_hides_nothing(content, tmp_path, capsy
     assert script("status").main([str(tmp_path)]) == 0
     said = f"stopped {tmp_path}/a" if content is None else f"failed {tmp_path}/a: � broken �"
     assert capsys.readouterr().out.splitlines()[1] == said
-    assert script("report").main([str(tmp_path)]) == 0
+    page = tmp_path / "new" / "folder" / "a.html"
+    assert script("report").main([str(tmp_path), "--to", str(page)]) == 0
+    assert page.is_file()
 
 
 @pytest.mark.parametrize(

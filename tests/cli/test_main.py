@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import re
 import shlex
 import subprocess
 import sys
@@ -34,6 +36,19 @@ def test_each_command_explains_itself(name, capsys):
 
 
 @pytest.mark.parametrize("name", main.COMMANDS)
+def test_the_examples_of_a_command_can_be_typed(name, monkeypatch):
+    """As far as the parser; without --device a GPU is used where there is one."""
+    monkeypatch.chdir(ROOT)
+    command = importlib.import_module(f"cvae.cli.{name}")
+    lines = [line for line in getattr(command, "EXAMPLES", "").splitlines() if line.startswith("  %(prog)s ")]
+    assert lines or name == "train"  # whose parser is Hydra's
+    for line in lines if name != "train" else []:
+        example, *_ = re.split(r" {3,}| > ", line.strip())  # what follows is a remark, or the shell's
+        options = command.parse(shlex.split(example)[1:])
+        assert getattr(options, "device", "auto") == "auto"
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
 def test_a_script_is_its_command(name):
     file = ROOT / ("train.py" if name == "train" else f"scripts/{'get_data' if name == 'data' else name}.py")
     text = file.read_text(encoding="utf-8")
@@ -60,6 +75,7 @@ def test_a_command_can_be_typed_as_it_is_told_whatever_its_words(installed, monk
         (["trian", "seed=1"], 2, "cvae: no command 'trian', did you mean train?"),
         (["xyz"], 2, "cvae: no command 'xyz'"),
         (["--help"], 0, ""),
+        (["-h"], 0, ""),
     ],
 )
 def test_without_a_command_it_says_which_there_are(arguments, status, sentence, capsys):

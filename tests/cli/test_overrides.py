@@ -82,7 +82,7 @@ OVERRIDE = st.builds(
 @given(st.lists(OVERRIDE, max_size=8))
 def test_a_folders_name_has_plain_characters_and_is_not_too_long(overrides):
     name = slug(overrides)
-    assert re.fullmatch(r"[A-Za-z0-9._-]+", name) and not name.startswith(".")
+    assert re.fullmatch(r"[A-Za-z0-9._-]+", name) and name == name.strip("-.")
     assert len(name) <= LONGEST_SLUG + 9
     assert name == slug(overrides)
 
@@ -125,6 +125,7 @@ def earlier(tmp_path) -> Path:
     """A run folder with the overrides of its command."""
     made = ["task=ptb", "schedule=cyclical", "train.epochs=4", "train.stop_after=9", "overwrite=true"]
     made += ["init_from=a", "remedy=[pretrained]", "name=mine", "continue_beta=hold", "+seed=3"]
+    made += ["continue_lr=hold", "reset_decoder=true", "hydra.run.dir=elsewhere"]
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in made))
     return tmp_path
@@ -135,6 +136,12 @@ def test_a_run_that_goes_on_is_composed_as_it_was(earlier, mark):
     command = [f"continue_from={mark}{earlier}{mark}", "continue_beta=cycles"]
     kept = ["task=ptb", "schedule=cyclical", "train.epochs=4", "remedy=[pretrained]", "name=mine", "+seed=3"]
     assert continued(command) == [*kept, "reset_decoder=false", *command]
+
+
+def test_a_decoder_that_was_not_new_is_not_kept_from_being_so(earlier):
+    (earlier / ".hydra" / "overrides.yaml").write_text("- seed=3\n")
+    command = [f"continue_from={earlier}"]
+    assert continued(command) == ["seed=3", *command]
 
 
 def test_what_the_command_says_wins_and_any_length_replaces_any(earlier):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cvae.cli import precheck
 from cvae.cli.help import GROUPS
@@ -62,6 +63,10 @@ def test_unknown_choice(group, refused):
         ("schedule={ratoi:1}", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("steps=3", "unknown key steps, did you mean train.steps?"),
         ("hydra.foo=1", "unknown key hydra.foo (keys of hydra: "),
+        ("hydra.run.foo=1", "unknown key hydra.run.foo (keys of hydra.run: dir)"),
+        ("hydra.job.num=x", "Error merging override hydra.job.num=x: Value 'x' of type 'str' could not be"),
+        ("+hydra.job.env_set.A=1 steps=3", "unknown key steps, did you mean train.steps?"),
+        ("++seed=1 steps=3", "unknown key steps, did you mean train.steps?"),
         ("schedule=none schedule.ratio=1", "unknown key schedule.ratio (schedule=none has no keys)"),
         ("dataset.path=/x", "unknown key dataset.path (keys of dataset=toy: copies, draws, sampler,"),
         ("~train", "train is missing"),
@@ -145,13 +150,20 @@ def test_the_command_line_wins_over_what_an_experiment_sweeps(refused, tmp_path,
     assert len(precheck.check([*mine, "seed=3,4,5"]).jobs) == 3
 
 
-def test_an_unknown_group_in_an_experiment_file(refused, tmp_path):
+@pytest.mark.parametrize(
+    ("default", "said"),
+    [
+        ("override /shedule: none", "Could not override 'shedule'. Nothing of that name is chosen"),
+        ("/shedule: none", "Could not find 'shedule/none'"),
+    ],
+)
+def test_an_unknown_group_in_an_experiment_file(default, said, refused, tmp_path):
     (tmp_path / "experiment").mkdir()
     file = tmp_path / "experiment" / "mine.yaml"
-    file.write_text("# @package _global_\ndefaults:\n  - override /shedule: none\n", encoding="utf-8")
-    said = refused("--config-dir", str(tmp_path), "experiment=mine")
-    assert said.startswith("In 'experiment/mine': Could not override 'shedule'")
-    assert said.endswith(f"the groups are {', '.join(sorted(GROUPS))}")
+    file.write_text(f"# @package _global_\ndefaults:\n  - {default}\n", encoding="utf-8")
+    assert refused("--config-dir", str(tmp_path), "experiment=mine") == (
+        f"In 'experiment/mine': {said}; the groups are {', '.join(sorted(GROUPS))}"
+    )
 
 
 def test_an_experiment_file_without_its_first_line(refused, tmp_path):
@@ -167,8 +179,8 @@ def test_a_folder_of_ones_own_adds_choices_and_replaces_none(tmp_path, monkeypat
     for name in ("constant", "half"):
         (tmp_path / "own" / "schedule" / f"{name}.yaml").write_text("name: constant\nstop: 0.5\n")
     stops = [
-        precheck.check(["--config-dir", "own", f"schedule={name}"]).schedule.stop
-        for name in ("constant", "half")
+        precheck.check([flag, "own", f"schedule={name}"]).schedule.stop
+        for flag, name in (("--config-dir", "constant"), ("-cd", "half"))
     ]
     assert stops == [1.0, 0.5]
 
@@ -231,6 +243,26 @@ def test_each_job_is_composed_and_checked_once(command, tmp_path, monkeypatch):
     assert done.count("load") == jobs and done.count("composed") == jobs + ("-m" in command)
 
 
+def test_a_sweep_knows_its_place_and_how_its_jobs_share_the_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    sweep = precheck.check(["-m", "seed=0,1", "name=a", "device=cpu", "jobs_per_gpu=3"])
+    assert (sweep.place, sweep.device, sweep.jobs_per_gpu) == (Path("outputs/a"), "cpu", 3)
+    assert sweep.launcher["_target_"].endswith("BasicLauncher")
+
+
+def test_of_a_long_sweep_the_first_jobs_are_checked_and_all_have_their_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(precheck, "CHECKED", 1)
+    monkeypatch.setenv("CVAE_DATA", "nowhere")
+    done = []
+    for name in ("composed", "load"):
+        work = getattr(precheck, name)
+        monkeypatch.setattr(precheck, name, lambda *a, n=name, w=work: done.append(n) or w(*a))
+    sweep = precheck.check(["-m", "task=toy,ptb", "seed=0,1"])
+    assert [Path(folder).parent.name for folder in sweep.jobs] == ["toy", "toy", "ptb", "ptb"]
+    assert (done.count("load"), done.count("composed")) == (1, 3)  # one for the command, one for each task
+
+
 def test_missing_data(refused, monkeypatch):
     said = refused("task=ptb", "dataset.path=nowhere")
     assert said.startswith("no data at nowhere/train.txt: python scripts/get_data.py ptb fetches them")
@@ -276,6 +308,37 @@ def test_a_source_that_is_no_finished_run(refused):
     assert said == "init_from=nowhere is not the folder of a finished run"
 
 
+@pytest.mark.parametrize("key", ["init_from", "continue_from"])
+@pytest.mark.parametrize(
+    ("files", "more", "looked_at"),
+    [
+        ((), (), True),
+        (("checkpoint_last.pt",), (), False),  # it goes on from its own checkpoint
+        (("checkpoint_last.pt",), ("overwrite=true",), True),
+    ],
+)
+def test_a_source_is_looked_at_where_a_run_starts(key, files, more, looked_at, tmp_path, configured):
+    starts = ("task=ptb", "dataset=tiny", f"{key}=nowhere", "schedule=monotonic", *more)
+    config = configured(*starts, *(["reset_decoder=true"] if key == "init_from" else []))
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "config": config.container}))
+    for name in files:
+        (tmp_path / name).touch()
+    if not looked_at:
+        precheck.check_surroundings(config, str(tmp_path))
+        return
+    with pytest.raises(UserError, match=f"^{key}=nowhere is not the folder of a"):
+        precheck.check_surroundings(config, str(tmp_path))
+
+
+def test_the_source_of_classifiers_is_looked_at_at_every_start(tmp_path, configured, monkeypatch):
+    config = configured("task=yelp", "init_from=nowhere", "task.finetune.modes=[probe]")
+    monkeypatch.setattr(type(config.dataset), "refuse_missing", lambda dataset: None)
+    (tmp_path / "run.json").write_text(json.dumps({"format": 1, "config": config.container}))
+    (tmp_path / "checkpoint_last.pt").touch()
+    with pytest.raises(UserError, match="init_from=nowhere is not the folder of a finished run"):
+        precheck.check_surroundings(config, str(tmp_path))
+
+
 CONTINUED = [
     ([], "continue_from with schedule=cyclical must say what β does after the old end: continue_beta=cycles"),
     (["schedule=monotonic"], "continue_from=nowhere is not the folder of a run; where one was continued"),
@@ -307,8 +370,20 @@ def test_the_same_run_and_one_to_overwrite_are_let_through(tmp_path, monkeypatch
 
 
 def test_what_is_shown_instead_of_run_needs_no_data():
-    for shown in (["--cfg", "job", "--resolve"], ["--info", "defaults"]):
-        precheck.check([*shown, "task=ptb", "dataset.path=nowhere"])
+    for shown in (["--info", "defaults"], ["--info"], ["-i"], ["--cfg", "hydra"], ["-c", "all", "--resolve"]):
+        assert precheck.check(["task=ptb", "dataset.path=nowhere", *shown]) is None
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [([], "${cvae.data:}/ptb"), (["--resolve"], "somewhere/ptb")],
+    ids=["as it is", "resolved"],
+)
+def test_the_configuration_of_a_job_is_shown_without_hydras(more, path, monkeypatch, configured):
+    monkeypatch.setenv("CVAE_DATA", "somewhere")
+    shown = yaml.safe_load(precheck.check(["-c", "job", *more, "task=ptb"]))
+    assert shown["dataset"]["path"] == path
+    assert shown.keys() <= configured().container.keys()
 
 
 @pytest.mark.parametrize("flag", ["--hydra-help", "--shell-completion", "-sc"])

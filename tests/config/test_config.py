@@ -19,11 +19,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from cvae.cli import help
-from cvae.config import schema
+from cvae.config import layout, schema
 from cvae.config.load import flatten, identity, load
 from cvae.config.messages import describe, unknown_key
+from cvae.config.rules import contradictions
 from cvae.config.schema import NOT_IDENTITY, Config, options
-from cvae.errors import ConfigError
+from cvae.errors import ConfigError, UserError
 from cvae.ranges import bounds, interval
 from cvae.ranges import fields as annotations
 from cvae.runs.folder import RunFolder
@@ -510,6 +511,7 @@ class TestCombinations:
             "schedul": "cyclical",
             "seed": "x",
             "train.clip": float("nan"),
+            "train.stepz": 3,
             "train.steps": -5,
             "train.batch_size": 0,
             "schedule.ratio": 2,
@@ -520,6 +522,7 @@ class TestCombinations:
         starts = [
             "unknown key schedul, did you mean schedule?",
             "seed must be a whole number",
+            "unknown key train.stepz, did you mean train.steps?",
             "train.clip must be a finite number > 0 or null, found nan",
             "train.steps must be >= 1, found -5",
             "train.batch_size must be >= 1, found 0",
@@ -529,6 +532,173 @@ class TestCombinations:
         ]
         assert len(found) == len(starts)
         assert all(sentence.startswith(start) for sentence, start in zip(found, starts, strict=True)), found
+
+
+DIALOGS = "task=switchboard and model=dialog go with dataset=switchboard or dataset=dialogs, found task={}, "
+DIALOGS += "dataset={} and model={}"
+TWICE = "task.finetune.{} names a value twice"
+
+
+@pytest.mark.parametrize(
+    ("values", "sentences"),
+    [
+        (["task.name", "switchboard", "dataset.name", "switchboard", "model.name", "dialog"], []),
+        (["task.name", "switchboard", "dataset.name", "dialogs", "model.name", "dialog"], []),
+        (["task.name", "ptb", "dataset.name", "text", "model.name", "sentence"], []),
+        (["task.name", "switchboard", "dataset.name", "text"], []),  # the model is not known
+        (["dataset.name", "dialogs", "model.name", "sentence"], []),
+        (["task.name", "ptb", "model.name", "dialog"], []),
+        *(
+            (
+                ["task.name", task, "dataset.name", data, "model.name", model],
+                [DIALOGS.format(task, data, model)],
+            )
+            for task, data, model in (
+                ("switchboard", "text", "sentence"),
+                ("ptb", "dialogs", "sentence"),
+                ("ptb", "text", "dialog"),
+                ("switchboard", "dialogs", "sentence"),
+                ("ptb", "switchboard", "dialog"),
+                ("switchboard", "text", "dialog"),
+            )
+        ),
+        (["dataset.name", "tiny", "model.latent", 0], []),
+        (["task.name", "toy", "dataset.name", "toy", "model.latent", 1], []),
+        (["task.name", "yelp", "dataset.name", "short_yelp"], []),
+        (["task.name", "yelp", "dataset.name", "labelled"], []),
+        (["task.name", "yelp", "task.finetune.shares", [1.0, 0.1, 1.0]], [TWICE.format("shares")]),
+        (["task.name", "yelp", "task.finetune.penalties", [1.0, 1.0]], [TWICE.format("penalties")]),
+        (["task.name", "yelp", "task.finetune.shares", [0.1, 1.0], "task.finetune.modes", ["probe"]], []),
+        (["task.name", "yelp", "init_from", "a", "task.finetune.modes", ["finetune"]], []),
+        (["train.accumulate", 1, "objective.free_bits", 0.1, "update.name", "aggressive"], []),
+        (["train.accumulate", 2, "objective.free_bits", 0.0, "update.name", "plain"], []),
+        (
+            ["train.accumulate", 2, "update.name", "semi_amortized"],
+            ["train.accumulate is for update=plain, found update=semi_amortized"],
+        ),
+        (["train.batch_size", 1, "dataset.sampler", "equal_length", "model.batch_norm", 0.0], []),
+        (
+            ["model.latent", 0, "model.batch_norm", 0.6],
+            ["model.batch_norm acts on z, and model.latent=0 has none: leave one of them out"],
+        ),
+        (
+            ["model.latent", 0, "update.name", "aggressive"],
+            ["update=aggressive is about the posterior, and model.latent=0 has none: leave one out"],
+        ),
+        (["model.latent", 1, "update.name", "aggressive", "schedule.name", "constant"], []),
+        (["model.hidden", 8, "model.heads", 4, "model.tied", True, "model.skip", False], []),
+        (["model.tied", False, "model.skip", True], []),
+        (["dataset.tokens", "bpe", "dataset.tokenizer", "a.json", "dataset.vocabulary", None], []),
+        (["dataset.tokens", "bpe", "dataset.tokenizer", None, "dataset.vocabulary", 256], []),
+        (["dataset.tokenizer", "a.json"], []),
+        (["dataset.tokens", "words", "dataset.vocabulary", 3], []),
+        (["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.vocabulary", None], []),
+        (["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.tokenizer", "a.json"], []),
+        (["reset_decoder", False, "init_from", None, "model.latent", 0], []),
+        (["reset_decoder", True, "init_from", "a", "model.latent", 1], []),
+        (["continue_from", "a", "continue_beta", "cycles", "schedule.name", "cyclical"], []),
+        (["continue_from", "a", "continue_lr", "restarts", "lr.name", "cosine_restarts"], []),
+        (["continue_from", "a", "continue_beta", None, "schedule.name", "monotonic"], []),
+        (["continue_from", "a", "continue_lr", None, "lr.name", "constant"], []),
+        (["continue_from", None, "continue_beta", None, "init_from", "a"], []),
+        (["train.steps", None, "train.epochs", 1], []),
+        (["train.steps", 1, "train.epochs", None], []),
+        (["train.validate_on", ["test", "val"]], []),
+    ],
+    ids=str,
+)
+def test_what_contradicts_each_other_is_said_and_nothing_else_is(values, sentences):
+    assert list(contradictions(dict(zip(values[::2], values[1::2], strict=True)))) == sentences
+
+
+@pytest.mark.parametrize(
+    ("choice", "key", "end"),
+    [
+        ("constant", "ratio", "; schedule=monotonic or cyclical has it, and a run takes one schedule"),
+        ("monotonic", "cycles", "; schedule=cyclical has it, and a run takes one schedule"),
+        ("cyclical", "stopp", ")"),
+    ],
+)
+def test_a_key_of_another_choice_names_those_that_have_it(choice, key, end, changed):
+    (problem,) = problems(changed(f"schedule={choice}", {f"schedule.{key}": 1.0}))
+    sentence, sign, rest = problem.partition("; ")
+    assert sentence.startswith(f"unknown key schedule.{key}") and sentence.endswith(")")
+    assert f"{sign}{rest}" == end.removeprefix(")")
+
+
+def test_a_value_that_refers_to_nothing_hides_no_other_key():
+    """Of the rules only those are silent that are about keys without a readable value."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", ["train.steps=${nope}", "train.validate_on=[test]", "name=../x"])
+    assert [sentence.partition(" ")[0] for sentence in problems(cfg)] == [
+        "train.steps",
+        "train.validate_on",
+        "name",
+    ]
+
+
+def test_how_long_a_run_is():
+    train = configured("train.steps=null", "train.epochs=3").train
+    assert (train.total(7), dataclasses.replace(train, steps=5).total(7)) == (21, 5)
+    assert dataclasses.replace(train, epochs=None).total(7) == 0
+
+
+def test_an_empty_group_is_a_value_of_its_own():
+    assert flatten({"a": {}, "b": {"c": {"d": 1}, "e": [{"f": 2}]}}) == {
+        "a": {},
+        "b.c.d": 1,
+        "b.e": [{"f": 2}],
+    }
+
+
+def test_files_of_splits_may_be_packed_and_have_large_endings(tmp_path):
+    for name in ("train.JSONL", "val.Txt.GZ", "test.csv", "notes.md"):
+        (tmp_path / name).touch()
+    (tmp_path / "train.csv").mkdir()  # no file
+    found = {split: [path.name for path in paths] for split, paths in layout.parts(tmp_path).items()}
+    assert found == {"train": ["train.JSONL"], "val": ["val.Txt.GZ"], "test": ["test.csv"]}
+    kinds = [layout.table_format(path) for (path,) in layout.parts(tmp_path).values()]
+    assert kinds == [".jsonl", "", ".csv"]
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [("train.csv train.txt", "training"), ("valid.txt dev.csv", "validation"), ("test.csv test.txt", "test")],
+)
+def test_two_files_of_a_split_are_refused_by_its_name(names, what, tmp_path):
+    for name in names.split():
+        (tmp_path / name).touch()
+    said = f"{tmp_path} has {' and '.join(names.split())}: one of them must be the {what} text"
+    with pytest.raises(UserError, match=f"^{re.escape(said)}$"):
+        layout.parts(tmp_path)
+
+
+def test_labelled_sentences_are_a_table_folders_of_classes_or_both_by_split(tmp_path):
+    def found(path: Path) -> dict[str, list[str]]:
+        return {
+            s: [str(p.relative_to(tmp_path)) for p in parts]
+            for s, parts in layout.labelled_parts(path).items()
+        }
+
+    for place in (
+        "flat/bad",
+        "flat/good",
+        "flat/other",
+        "split/train/bad",
+        "split/train/good",
+        "split/dev/bad",
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        if "other" not in place:
+            (tmp_path / place / "a.txt").touch()
+    (tmp_path / "tables").mkdir()
+    for name in ("train.csv", "test.csv", "valid.txt"):
+        (tmp_path / "tables" / name).touch()
+    assert found(tmp_path / "flat") == {"train": ["flat/bad", "flat/good"]}
+    split = {"train": ["split/train/bad", "split/train/good"], "val": ["split/dev/bad"]}
+    assert found(tmp_path / "split") == split
+    assert found(tmp_path / "tables") == {"train": ["tables/train.csv"], "test": ["tables/test.csv"]}
+    assert found(tmp_path / "tables" / "test.csv") == {"train": ["tables/test.csv"]}
 
 
 def test_an_unknown_key_is_looked_for_by_its_whole_name_in_other_groups():

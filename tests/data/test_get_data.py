@@ -344,6 +344,10 @@ def test_mirror_and_folder_come_from_the_environment(script, server, tmp_path, c
     assert capsys.readouterr().out.splitlines()[-1] == f"export CVAE_DATA='{folder}'"
 
 
+def test_without_an_environment_files_go_to_the_folder_data(script):
+    assert script.parse(["ptb"]).to == Path("data")
+
+
 def test_the_option_wins_over_the_environment(run, monkeypatch):
     monkeypatch.setenv("CVAE_DATA_URL", "http://127.0.0.1:9/wrong")
     assert run("yelp") == 0

@@ -717,6 +717,22 @@ def test_runs_stand_side_by_side(folders, capsys):
     assert json.loads(capsys.readouterr().out) != found
 
 
+def test_what_answers_is_set_as_the_command_says_and_else_as_the_run(folders):
+    folder = RunFolder(folders[0])
+    own = reopen(folder.configuration("cpu"), folder)
+    usual = own.config.task.samples, own.longest
+    words = ["--temperature", "0.5", "--top-p", "0.25", "--no-unk"]
+    asked = [*words, "--answers", str(usual[0] + 1), "--longest", "2"]
+    for given, chosen, sizes in (
+        ([], (0.0, 1.0, False), usual),
+        (asked, (0.5, 0.25, True), (usual[0] + 1, 2)),
+    ):
+        task = sample.dialog_task(folder, sample.parse([str(folder.path), *given]))
+        how = task.config.task
+        assert (how.temperature, how.top_p, how.forbid_unknown) == chosen
+        assert (how.samples, task.longest) == sizes and not task.model.training
+
+
 @pytest.mark.parametrize(
     ("own", "prints", "same"),
     [

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from cvae.cli import sample
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
 from cvae.evaluation.samples import Sampler, literal, markdown, without_unknown
@@ -322,6 +323,8 @@ def test_sampling_is_seeded_and_counts(folder, capsys):
     drawn = ("prior", "--temperature", "1", "--top-p", "0.9", "--no-unk", "--count", "6")
     first = said(folder, capsys, *drawn)["prior"]
     assert len(first) == 6 and "<unk>" not in " ".join(first)
+    short = said(folder, capsys, *drawn, "--longest", "2")["prior"]
+    assert max(len(text.split()) for text in short) == 2 < max(len(text.split()) for text in first)
     assert (
         said(folder, capsys, *drawn)["prior"] == first != said(folder, capsys, *drawn, "--seed", "3")["prior"]
     )
@@ -346,6 +349,12 @@ def test_unknown_words_are_named_and_read_as_unk(folder, capsys):
         (["interpolate", "a", "b", "--count", "1"], "--count must be at least 2 places"),
         (["reconstruct", " "], "a sentence has no words"),
         (["arithmetic", "a", "--to", "b"], "arithmetic goes --from one set of sentences --to another"),
+        (["arithmetic", "a", "--from", "b"], "arithmetic goes --from one set of sentences --to another"),
+        (["reconstruct", "a", " "], "a sentence has no words"),
+        (["--chat", "--json"], "--chat is with one run, in text"),
+        (["--chat", "--beside", "other"], "--chat is with one run, in text"),
+        (["--longest", "0"], "argument --longest: invalid"),
+        (["--beam", "0"], "argument --beam: invalid"),
         (["--temperature", "-1"], "argument --temperature: invalid"),
         (["--top-p", "0"], "argument --top-p: invalid"),
     ],
@@ -354,6 +363,52 @@ def test_wrong_arguments_are_answered_in_a_sentence(arguments, sentence, capsys)
     with pytest.raises(SystemExit, match="2"):
         script("sample").main(["nowhere", *arguments])
     assert sentence in capsys.readouterr().err
+
+
+# by hand: what each mode reads beside the run
+CHOICE = "temperature top-p beam no-unk longest seed"
+READS = {
+    "all": f"count split answers {CHOICE}",
+    "prior": f"count {CHOICE}",
+    "reconstruct": f"count split {CHOICE}",
+    "reconstruct a": CHOICE,
+    "interpolate a b": f"count {CHOICE}",
+    "neighbours": "count split",
+    "neighbours a": "count split",
+    "arithmetic --from 0 --to 1": f"count split {CHOICE}",
+    "arithmetic a --from 0 --to 1": f"count {CHOICE}",
+    "all --chat": f"topic answers {CHOICE.replace(' beam', '')}",
+}
+VALUES = {"split": ["test"], "top-p": ["1"], "no-unk": []}
+
+
+@pytest.mark.parametrize("mode", READS)
+def test_an_option_that_a_mode_does_not_read_is_refused_and_any_other_taken(mode, capsys):
+    for name in f"count split answers topic from to {CHOICE}".split():
+        arguments = ["nowhere", *mode.split(), f"--{name}", *VALUES.get(name, ["2"])]
+        if name in READS[mode].split() or f"--{name}" in mode:
+            drawn = ["--temperature", "1"] if name in ("top-p", "seed") else []
+            sample.parse([*arguments, *drawn])
+            continue
+        with pytest.raises(SystemExit, match="2"):
+            sample.parse(arguments)
+        assert capsys.readouterr().err.startswith(f"cvae sample: --{name}: not read by ")
+
+
+@pytest.mark.parametrize(
+    "mode", ["reconstruct", "reconstruct a", "interpolate a b", "arithmetic --from 0 --to 1"]
+)
+def test_a_seed_is_read_where_something_is_drawn(mode, capsys):
+    for drawn in ("prior", "all", "all --chat", f"{mode} --temperature 1"):
+        assert sample.parse(["nowhere", *drawn.split(), "--seed", "3"]).seed == 3
+    with pytest.raises(SystemExit, match="2"):
+        sample.parse(["nowhere", *mode.split(), "--seed", "3"])
+    assert " draws nothing without --temperature\n" in capsys.readouterr().err
+
+
+def test_sentences_drawn_by_default_are_ten_of_the_validation():
+    options = sample.parse(["nowhere"])
+    assert (options.mode, options.count, options.split, options.seed) == ("all", 10, "val", 0)
 
 
 @pytest.mark.parametrize(

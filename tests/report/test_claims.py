@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -304,6 +305,7 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(more, tmp_
     started = []
 
     def run(command):
+        assert command[:-1] == [sys.executable, str(ROOT / "train.py")]
         started.append(command[-1])
         return SimpleNamespace(returncode=int("ptb_monotonic" in command[-1]))
 

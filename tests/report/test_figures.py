@@ -563,6 +563,47 @@ def test_the_script_writes_the_animation(tmp_path: Path, capsys: pytest.CaptureF
         assert gif.n_frames == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "file", "words"),
+    [
+        ("3", "figure3_latents", "common noise"),
+        ("4", "figure4_curves", "loss"),
+        ("curves", "curves", "ELBO, validation"),
+        ("rate", "rate", "none of these runs is finished"),
+        ("accuracy", "accuracy", "none of these runs has classifiers"),
+        ("map", "map", "none of the runs has a map.jsonl"),
+    ],
+)
+def test_each_name_draws_its_figure(name: str, file: str, words: str, tmp_path: Path, monkeypatch, capsys):
+    make_run(tmp_path / "run", until=2000)
+    saved = []
+
+    def save(figure: Figure, folder: Path, name: str, dpi: int) -> list[Path]:
+        saved.append((folder, name, dpi))
+        print(texts(figure))
+        return [folder / f"{name}.png"]
+
+    monkeypatch.setattr(figures, "save", save)
+    drawn = "none" not in words
+    assert figures_command([name, str(tmp_path / "run"), str(tmp_path)]) == (0 if drawn else 1)
+    said = capsys.readouterr()
+    assert saved == ([(tmp_path / "run", file, 150)] if drawn else [])  # in the first folder
+    assert words in (said.out if drawn else said.err)
+    assert said.err.startswith("" if drawn else f"figure {name}: ")
+
+
+def test_all_of_the_paper_s_figures_are_drawn_though_one_cannot_be(tmp_path: Path, monkeypatch, capsys):
+    make_run(tmp_path / "run", until=2000, latents=False)
+    monkeypatch.setattr(figures, "save", lambda figure, folder, name, dpi: [Path(name)])
+    assert figures_command(["all", str(tmp_path / "run")]) == 1
+    out, err = capsys.readouterr()
+    assert out.split() == ["figure2_schedules", "figure4_curves"]
+    assert err.startswith("figure 3: none of the runs has both")
+    assert figures_command(["animation", str(tmp_path / "run")]) == 1
+    assert capsys.readouterr().err.startswith("animation: ")
+    assert command.parse(["2"]).to == Path("outputs/figures")
+
+
 def test_a_closed_pipe_is_no_figure_that_cannot_be_drawn(monkeypatch, capsys: pytest.CaptureFixture):
     def closed(*_: object) -> list[Path]:
         raise BrokenPipeError

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
+from cvae.errors import RunsError
 from cvae.report import page
 from cvae.report.page import report_page, sentences, sentences_html
-from cvae.runs.reader import find_runs
+from cvae.runs.reader import Run, find_runs
 from tests.helpers import ROOT
 
 
@@ -73,3 +80,88 @@ def test_settings_beyond_those_that_are_drawn_are_counted(most, left, tmp_path, 
     )
     assert (f"{left} more settings" in report_page(tmp_path)) == bool(left)
     assert sum(caption.startswith("Over updates: ") for caption in captions) == 3 - left
+
+
+def test_a_picture_has_its_width_on_the_page_or_the_reason_why_it_is_none():
+    drawn = page.picture("a", lambda: Figure(figsize=(2, 1)))
+    assert (drawn["caption"], drawn["width"]) == ("a", 2 * 96)
+    with Image.open(io.BytesIO(base64.b64decode(drawn["uri"].partition(",")[2]))) as png:
+        assert png.size == (2 * 150, 150)
+
+    def fails() -> Figure:
+        raise RunsError("no run")
+
+    assert page.picture("a", fails) == {"caption": "a: not drawn, no run"}
+
+
+def run_of(size: int, task: str = "ptb", **more: Any) -> Run:
+    """A run that has recorded one validation, with batches of a size."""
+    config = {"train": {"batch_size": size}, "schedule": {"name": "constant"}, "task": {"name": task}}
+    return Run(Path(f"{task}-{size}"), config, [{"step": 1, "val/rec": 1.0}], {}, **more)
+
+
+def test_figures_are_those_that_there_are_records_for():
+    def captions(*runs: Run) -> list[tuple[str, str]]:
+        return [(caption, draw.func.__name__) for caption, draw in page.drawers(runs)]
+
+    over, plane = ("Over updates", "curves_figure"), "The latent plane over training"
+    assert captions(run_of(8)) == [over]
+    classified = run_of(8, classifiers=[{"mode": "probe"}])
+    assert captions(classified)[:2] == [
+        ("Accuracy against labels", "accuracy_figure"),
+        ("The test sentences' means by class", "map_figure"),
+    ]
+    toy = Run(Path("toy"), run_of(8, "toy").config, [{"step": 1, "train/loss": 1.0}], {1: None})
+    assert captions(toy) == [("The paper's Figure 4", "curves_figure"), (plane, "latent_figure")]
+    begun = Run(Path("begun"), run_of(4).config, [], {})
+    assert captions(run_of(8), run_of(16), begun) == [
+        ("KL against rec", "rate_figure"),
+        ("Over updates: train.batch_size = 8", "curves_figure"),
+        ("Over updates: train.batch_size = 16", "curves_figure"),
+    ]
+    (_, draw), *_ = page.drawers([run_of(8)])
+    assert [key for key, _ in draw.args[1]] == ["val/rec"]  # a panel for what is recorded
+
+
+def test_a_page_says_how_to_repeat_its_runs(tmp_path):
+    about = [
+        {"command": "python train.py a=1", "git": "abc+", "versions": {"cvae": "1", "torch": "3"}},
+        {"command": "", "versions": {"cvae": "1", "torch": "2"}, "data": {"train": "f00", "test": "ba4"}},
+        {"command": "python train.py a=2", "git": "abc+", "data": {"train": "f00"}},
+    ]
+    for seed, more in enumerate(about):
+        config = {"seed": seed, "schedule": {"name": "constant"}, "task": {"name": ("toy", "ptb")[seed > 0]}}
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "run.json").write_text(json.dumps({"config": config} | more))
+    (tmp_path / "0" / "results.json").write_text('{"finished": true, "test/elbo": -2.5}')
+    text = report_page(tmp_path)
+    assert "<pre>python train.py a=1\npython train.py a=2</pre>" in text
+    assert "Commit abc+, unknown (+: with uncommitted changes); ; cvae 1, torch 2; cvae 1, torch 3." in text
+    assert "<pre>test ba4\ntrain f00</pre>" in text
+    assert "Of the checkpoint with the best validation or the last checkpoint; mean" in text
+    assert "They differ in task.name and the seed." in text and "-2.50" in text
+    assert f"<h1>{tmp_path.name}</h1>" in text
+
+
+def test_long_runs_have_means_over_a_thousand_updates():
+    for total, window in ((3996, "999"), (8000, "1,000")):
+        run = Run(Path("a"), {"schedule": {"name": "none"}}, [{"step": 1}], {}, {"updates": total})
+        assert page.along_training([run])[0].startswith(f"Means over the {window} updates before")
+
+
+def test_only_the_first_run_of_a_row_that_has_sentences_shows_them(tmp_path):
+    for name, seed, size, said in (
+        ("a", 0, 8, ""),
+        ("b", 1, 8, "one"),
+        ("c", 2, 8, "two"),
+        ("d", 0, 4, "three"),
+    ):
+        (tmp_path / name).mkdir()
+        config = {"seed": seed, "train": {"batch_size": size}, "schedule": {"name": "none"}}
+        (tmp_path / name / "run.json").write_text(json.dumps({"config": config}))
+        if said:
+            (tmp_path / name / "samples.md").write_text(said)
+    assert sorted(sentences(find_runs([tmp_path]))) == [
+        ("train.batch_size 4, seed 0", "<p>three</p>"),
+        ("train.batch_size 8, seed 1", "<p>one</p>"),
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -83,8 +85,10 @@ def test_a_step_in_a_file_is_served_with_its_flop(config, tmp_path):
 
 
 def test_a_step_in_a_file_must_be_there_and_have_a_name_of_its_own(tmp_path, capsys):
-    (tmp_path / "ours.py").touch()
-    for name, message in (("absent.py", "there is no file"), ("ours.py", "rename it")):
+    for name in ("plain", "ours", "sgemm"):
+        (tmp_path / f"{name}.py").touch()
+    taken = [(f"{name}.py", f"{name}.py would be taken for a row") for name in ("plain", "ours", "sgemm")]
+    for name, message in (("absent.py", "there is no file"), *taken):
         with pytest.raises(SystemExit):
             bench.parse(["--step", str(tmp_path / name)])
         assert message in capsys.readouterr().err
@@ -156,9 +160,10 @@ def test_an_annotation_on_a_gpu_is_not_counted_beside_its_kernels():
     assert profiling.attributed(rows, cuda=True) == {"decoder": 1.0}
 
 
-def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, monkeypatch):
-    """Of processes that say what they were asked for, in place of those that measure."""
-    asked = []
+@pytest.fixture
+def asked(monkeypatch) -> list[str]:
+    """What processes were asked for that measure nothing: a work named `none` is none, `wrong` is refused."""
+    asked: list[str] = []
 
     class Told:
         def __init__(self, target, args, daemon):
@@ -182,10 +187,29 @@ def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, 
             self.last = more
 
         def recv(self):
-            return {None: 10, True: 0.5, False: (20, 30.0)}[self.last]
+            first = {"none": None, "wrong": UserError("a wrong step")}.get(asked[-1], 10)
+            return {None: first, True: 0.5, False: (20, 30.0)}[self.last]
 
     context = SimpleNamespace(Pipe=lambda: (Line(), Line()), Process=Told)
     monkeypatch.setattr(bench.multiprocessing, "get_context", lambda method: context)
+    return asked
+
+
+def test_a_step_of_one_s_own_takes_turns_and_no_other_work_has_one(config, asked):
+    config = replace(config, precision="bf16")
+    assert bench.rounds("step", config, 0.0, Path("mine.py")) == {
+        "tokens": dict.fromkeys(["plain", "ours", "sgemm", "mine"], 10),
+        "seconds": {kind: [0.5] * 3 for kind in ("plain", "ours", "sgemm", "mine")},
+        "flop": dict.fromkeys(["plain", "ours", "sgemm", "mine"], 20),
+        "peak_mib": dict.fromkeys(["plain", "ours", "sgemm", "mine"], 30.0),
+    }
+    assert "mine" not in bench.rounds("evaluation", config, 0.0, Path("mine.py"))["seconds"]
+    assert list(bench.rounds("step", config, 0.0, Path("none.py"))["flop"]) == ["plain", "ours", "sgemm"]
+    with pytest.raises(UserError, match="a wrong step"):
+        bench.rounds("step", config, 0.0, Path("wrong.py"))
+
+
+def test_on_a_processor_with_bf16_a_step_is_measured_in_both_precisions(config, asked, monkeypatch):
     both = ["plain", "ours", "sgemm", "plain, bf16", "ours, bf16", "sgemm, bf16"]
     bf16 = replace(config, precision="bf16")
     for supported, name, settings, kinds in (
@@ -250,7 +274,8 @@ def test_a_start_that_fails_says_why():
 
 
 @pytest.mark.parametrize(
-    "wrong", [["--seconds", "0"], ["--threads", "0"], ["--text", "9"], ["--work", "no"], ["model.hidden"]]
+    "wrong",
+    [["--seconds", "0"], ["--threads", "0"], ["--text", "100", "99"], ["--work", "no"], ["model.hidden"]],
 )
 def test_a_wrong_command_is_refused(wrong, capsys):
     with pytest.raises(SystemExit):
@@ -261,3 +286,103 @@ def test_a_wrong_command_is_refused(wrong, capsys):
 def test_keeping_freed_memory_can_be_asked_for_anywhere_and_again():
     known = platform.libc_ver()[0] == "glibc"
     assert memory.keep_freed() is known and memory.keep_freed() is known
+
+
+STARTED = """
+import json, os, sys
+given = dict(word.split("=", 1) for word in sys.argv[1:])
+os.makedirs(given["hydra.run.dir"])
+with open(given["hydra.run.dir"] + "/metrics.jsonl", "w") as file:
+    for rate in RATES:
+        file.write(json.dumps({"step": 1, "time/tokens_per_second": rate}) + "\\n")
+with open("said.json", "w") as file:
+    json.dump([given, {name: os.environ.get(name) for name in NAMES}], file)
+"""
+VARIABLES = ["HF_DATASETS_CACHE", "CVAE_CACHE", "OMP_NUM_THREADS"]
+
+
+@pytest.mark.parametrize(
+    ("rates", "threads", "cache", "found"),
+    [([7.0], None, None, {}), ([7.0, 10.0, 40.0, 20.0], 3, "kept", {"tokens_per_second": 20.0})],
+)
+def test_a_start_is_timed_without_what_other_starts_kept(rates, threads, cache, found, tmp_path, monkeypatch):
+    """Of a program that stands for train.py."""
+    (tmp_path / "train.py").write_text(STARTED.replace("RATES", str(rates)).replace("NAMES", str(VARIABLES)))
+    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    numbers = bench.started(["task=a"], 41, threads, cache)
+    assert 0 < numbers.pop("first_update_seconds") < 60 and 1 < numbers.pop("peak_mib") < 1000
+    assert numbers == found
+    given, variables = json.loads((tmp_path / "said.json").read_text())
+    *caches, cores = variables.values()
+    assert given["task"] == "a" and given["train.stop_after"] == "41" and cores == str(threads or 1)
+    assert len(set(caches)) == 1
+    assert caches[0] == cache if cache else not Path(caches[0]).exists()  # a new one, gone again
+
+
+def test_a_text_is_started_twice_with_one_cache(monkeypatch):
+    asked = []
+
+    def started(overrides, updates, threads, cache):
+        asked.append((overrides[-1], updates, threads, cache))
+        (path,) = [word.partition("=")[2] for word in overrides if word.startswith("dataset.path=")]
+        assert len(Path(path).read_text(encoding="utf-8").splitlines()) == 1100
+        return {"first_update_seconds": float(len(asked))}
+
+    monkeypatch.setattr(bench, "started", started)
+    found = bench.text(1100, ["seed=1"], 3)
+    assert {name: numbers["first_update_seconds"] for name, numbers in found.items()} == {
+        "1,100 sentences": 1.0,
+        "1,100 sentences, again": 2.0,
+    }
+    assert asked[0] == asked[1] and asked[0][:3] == ("seed=1", 41, 3)
+    assert all(0.05 < numbers["file_mib"] < 0.3 for numbers in found.values())  # 21 words of six letters
+
+
+@pytest.mark.parametrize(
+    ("given", "measured"),
+    [
+        ([], {"ptb step": 60.0}),
+        (
+            ["--task", "toy", "ptb", "--work", "step", "iw_nll", "--seconds", "2"],
+            dict.fromkeys(("toy step", "toy iw_nll", "ptb step", "ptb iw_nll"), 2.0),
+        ),
+        (["--operations", "--task", "toy"], {"toy": {"operations": 3}}),
+        (["--startup", "--task", "all"], {task: {"peak_mib": 1.0} for task in bench.TASKS}),
+        (["--text", "100", "200"], {"100": {"peak_mib": 2.0}, "200": {"peak_mib": 2.0}}),
+    ],
+    ids=str,
+)
+def test_what_is_asked_for_is_measured_and_written(given, measured, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "rounds", lambda name, config, seconds, own: seconds)
+    monkeypatch.setattr(bench, "operations", lambda config: {"operations": 3})
+    monkeypatch.setattr(bench, "started", lambda overrides, updates, threads: {"peak_mib": float(updates)})
+    monkeypatch.setattr(bench, "text", lambda size, overrides, threads: {str(size): {"peak_mib": 2.0}})
+    for name in ("compared", "dispatched", "beginnings"):
+        monkeypatch.setattr(bench, name, lambda found, name=name: f"{name}: {len(found)}")
+    assert bench.main([*given, "--json", str(tmp_path / "a.json"), "seed=3"]) == 0
+    assert json.loads((tmp_path / "a.json").read_text()) == measured
+    table = {"--operations": "dispatched", "--startup": "beginnings", "--text": "beginnings"}
+    name = next((table[word] for word in given if word in table), "compared")
+    assert capsys.readouterr().out.endswith(f"{name}: {len(measured)}\n")
+
+
+def test_all_is_every_task_and_every_work():
+    options = bench.parse(["--task", "all", "--work", "all"])
+    assert (options.task, options.work) == (list(bench.TASKS), list(bench.WORKS))
+    assert bench.parse(["--text", "100"]).text == [100] and bench.parse([]).device == "cpu"
+
+
+def test_threads_are_those_asked_for_or_torch_s_choice():
+    for threads in (3, None):
+        config = bench.configuration("toy", ["seed=5"], threads)
+        assert (config.threads, config.seed, config.task.name) == (threads, 5, "toy")
+
+
+def test_views_are_no_operations(config):
+    with profiling.Operations() as counted:
+        torch.ones(2, 3).t().view(3, 2).add(1)
+    assert counted.count == 2  # ones and the sum
+    found = profiling.operations(config)
+    assert 0 < found["for the record"] < found["operations"] / 2

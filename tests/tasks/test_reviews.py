@@ -536,6 +536,29 @@ def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
         scores([classified(0, hidden=3), classified(0, "monotonic", hidden=4)], ORDER)
 
 
+def test_a_row_names_its_learning_rate_where_they_vary():
+    other = classified(0)
+    other.config["lr"] = {"name": "cosine_restarts"}
+    for runs, names in (
+        ([classified(0), classified(0, "monotonic")], ["monotonic", "cyclical", "–"]),
+        ([classified(0), other], ["cyclical, constant", "cyclical, cosine_restarts", "–"]),
+        ([classified(0, "odd"), classified(0)], ["cyclical", "odd", "–"]),
+    ):
+        table = accuracy_table(runs, ORDER)
+        assert [row[1] for row in table.body] == names
+        assert [row[0] for row in table.body] == ["probe", "probe", "scratch"]
+
+
+def test_classifiers_without_pretraining_may_come_from_runs_with_other_modes():
+    one, other = classified(0), classified(0, "monotonic")
+    for each, modes in ((one, ["scratch"]), (other, ["probe", "scratch"])):
+        each.config["task"] = {"name": "yelp", "finetune": {"modes": modes}}
+    assert [found.mode for found in scores([one, other], ORDER)] == ["probe", "probe", "scratch"]
+    other.config["task"]["finetune"]["epochs"] = 9
+    with pytest.raises(UserError, match=r"differ in task\.finetune\.epochs$"):
+        scores([one, other], ORDER)
+
+
 def test_runs_without_classifiers_have_no_accuracies():
     run = dataclasses.replace(classified(0), classifiers=[])
     for report in (accuracy_table, figures.accuracy_figure):

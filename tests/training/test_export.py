@@ -137,6 +137,23 @@ def test_the_card_tells_the_digest_of_one_file_and_the_number_of_several(data, t
     assert row.endswith(f" | {told} |")
 
 
+def test_the_card_has_what_the_results_say_and_nothing_that_they_do_not(folder):
+    sizes = {"data/vocabulary": 1234, "data/train/sentences": 2000, "data/train/tokens": 30000}
+    sizes |= {"data/train/unknown_share": 0.0512, "data/test/sentences": 7, "data/held/sentences": 9}
+    measures = {"val/elbo": -3.0, "test/kl": 0.5, "checkpoint": "last", "finished": True, "step": 8000}
+    page = card(folder.configuration("cpu"), sizes | measures, "last", {})
+    lines = page.splitlines()
+    assert "LSTM encoder, diagonal Gaussian z, LSTM decoder; z has 3 dimensions." in lines
+    assert "Tokens are words, 1,234 of them." in page and "8,000 updates of 8 sentences, seed 0." in page
+    rows = [line for line in lines if line.startswith(("| train", "| val", "| test", "| held"))]
+    assert rows == ["| train | 2,000 | 30,000 | 5.12 % | 0 files |", "| test | 7 | 0 | 0.00 % | 0 files |"]
+    assert "| elbo | -3.00 | – |" in lines and "| kl | – | 0.50 |" in lines
+    assert not [line for line in lines if line.startswith("| rec ")]
+    assert "Of the last checkpoint." in page and "The weights are those of" not in page
+    keys = {line.split("`")[1].partition(".")[0] for line in lines if line.startswith("| `")}
+    assert keys == {"schedule", "lr", "model", "objective", "update"}
+
+
 @pytest.mark.parametrize("tokens", ["words", "chars"])
 def test_the_card_says_what_tokens_are(tokens, folder):
     config = folder.configuration("cpu")
