@@ -15,6 +15,7 @@ import torch
 import cvae
 from cvae.errors import UserError
 from cvae.evaluation import codec
+from cvae.evaluation.samples import Sampler
 from cvae.library import UnknownTokens
 from cvae.training import checkpoint
 from cvae.training.run import reopen
@@ -91,6 +92,7 @@ def test_decode_sample_and_interpolate_are_seeded(vae, monkeypatch):
 def test_what_is_not_chosen_is_what_the_docstrings_say(vae):
     mean, _ = vae.encode(TEXTS)
     said = {"temperature": 0.0, "top_p": 1.0, "beam": 1, "longest": 60, "no_unk": False, "seed": 0}
+    assert (Sampler.longest, Sampler.seed) == (said["longest"], said["seed"])  # of the samples that runs keep
     assert vae.decode(mean) == vae.decode(mean, **said)
     assert vae.sample(9) == vae.sample(9, **said)
     assert vae.interpolate(*TEXTS[:2]) == vae.interpolate(*TEXTS[:2], points=7, **said)
@@ -139,6 +141,16 @@ def test_random_numbers_and_threads_of_the_caller_stay(folder):
     assert (torch.get_rng_state() == state).all() and torch.get_num_threads() == threads
 
 
+def test_the_checkpoint_and_the_device_are_those_that_are_asked_for(vae, folder, monkeypatch):
+    taken = []
+    monkeypatch.setattr("cvae.library.without_corpus", lambda *how: taken.append(how) or vae.task)
+    assert cvae.load(folder.path).task is cvae.load(str(folder.path), "last", "cuda").task
+    assert [(run.path, *how) for run, *how in taken] == [
+        (folder.path, "auto", None),
+        (folder.path, "cuda", "last"),
+    ]
+
+
 def test_unknown_tokens_are_counted_and_warned_about_once(vae):
     strange = ["zebra ξ", "the ζ saw ζ"]
     with warnings.catch_warnings(record=True) as caught:
@@ -169,7 +181,7 @@ def test_unknown_tokens_are_counted_and_warned_about_once(vae):
         (lambda vae: vae.decode([[0.0, math.nan, 0.0]]), r"z must be finite numbers \[N, 3\]"),
         (lambda vae: vae.encode("the cat"), "sentences must be a list of texts"),
         (lambda vae: vae.encode(["the cat", 3]), "sentences must be a list of texts"),
-        (lambda vae: vae.encode(["a <s> b"]), "sentence 1: <s>: of the special words"),
+        (lambda vae: vae.encode(["the cat", "a <s> b"]), "sentence 2: <s>: of the special words"),
         (lambda vae: vae.sample(0), "n must be at least 1 sentence, found 0"),
         (lambda vae: vae.sample(1, temperature=-1.0), "temperature must be 0 or above"),
         (lambda vae: vae.sample(1, temperature=math.inf), "temperature must be 0 or above"),

@@ -133,6 +133,12 @@ def test_sentences_are_compared_by_average_and_extrema():
     assert found["a_bow_recall"] == pytest.approx(1)
     assert dialog_metrics.bag_similarity([[[0]]], [[[1]]], table, known)["a_bow_f1"] == 0  # nothing known
     assert dialog_metrics.bag_similarity([[[1]]], [[[3]]], table, known)["e_bow_f1"] == 0  # opposite
+    opposed = dialog_metrics.bag_similarity([[[1, 3], [1]]], [[[1]]], table, known)
+    # their average has no direction and is like nothing, not half like all; their extreme and each word have
+    assert (opposed["a_bow_precision"], opposed["e_bow_precision"]) == (1, 1)
+    assert opposed["greedy_precision"] == pytest.approx(((0 + 1) / 2 + 1) / 2)
+    still = dialog_metrics.bag_similarity([[[0], [1, 0]]], [[[1]]], table, known | True)
+    assert (still["e_bow_precision"], still["greedy_precision"]) == (1, 1)  # a vector of 0 is no word
 
 
 def test_greedy_matching_is_that_of_its_paper():
@@ -889,10 +895,13 @@ def test_every_turn_of_a_chat_has_noise_of_its_own_and_a_new_dialog_the_same(mon
 
 def test_a_number_chooses_only_where_there_are_answers(monkeypatch):
     heard = []
-    monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or [chat.Said("yes", "")] * 2)
+    both = [chat.Said("yes", None), chat.Said("no", None)]
+    monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or both)
     task = types.SimpleNamespace(data=types.SimpleNamespace(topics=[]))
-    list(chat.chat(task, ["7", "2", "", "3"], "", seed=0))
+    _, *lines = chat.chat(task, ["7", "2", "5", "", "3"], "", seed=0)
     assert heard == [["7"], ["3"]]
+    chosen = ["B has said: no", "B has said: yes"]  # beyond the last they are counted from the first again
+    assert lines == ["1. yes\n2. no", *chosen, "A new dialog.", "1. yes\n2. no"]
 
 
 def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):

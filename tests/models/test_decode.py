@@ -123,7 +123,8 @@ def test_the_hottest_draws_are_of_all_words_that_are_allowed():
 def test_no_sentence_is_longer_than_asked_and_the_seed_decides_the_draws():
     model, z, how = make().eval(), torch.randn(30, 3), SamplingOptions(temperature=1.5)
     first = generate(model, None, z, 7, how, noise(1))
-    assert max(map(len, first)) <= 7
+    assert max(map(len, first)) == 7
+    assert generate(model, None, z, 0, how, noise(1)) == [[]] * 30
     assert generate(model, None, z, 7, how, noise(1)) == first != generate(model, None, z, 7, how, noise(2))
 
 

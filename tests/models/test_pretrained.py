@@ -440,7 +440,10 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
 
     refused("neither a folder here nor owner/name", "model.decoder=absent")
     refused("has no tokenizer|cannot be read", f"model.decoder={tmp_path}")
-    refused("has no config.json: it must be the folder of a checkpoint", f"model.encoder={tmp_path}")
+    refused(
+        r"model\.encoder=\S+ has no config.json: it must be the folder of a checkpoint",
+        f"model.encoder={tmp_path}",
+    )
     larger = Pieces.read(checkpoints / "gpt2" / "tokenizer.json").tokenizer
     larger.add_special_tokens(["<|more|>"])
     small = changed("small")
@@ -448,8 +451,8 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     size = larger.get_vocab_size() - 1
     refused(rf"small has {size} word vectors, too few for its tokenizer\.json$", small)
     refused("bert is of the kind bert, which is none of gpt2, t5, mt5$", changed("bert", model_type="bert"))
-    refused("has no eos_token_id", changed("endless", eos_token_id=None))
-    refused("cannot be read", changed("wide", n_embd=32))
+    refused("endless does not say where .*: it has no eos_token_id$", changed("endless", eos_token_id=None))
+    refused(r"model\.decoder=\S+wide cannot be read: \S", changed("wide", n_embd=32))
     lost = ", ".join(
         rf"transformer\.h\.2\.attn\.{name}" for name in (r"c_attn\.bias", r"c_attn\.weight", "c_proj")
     )
@@ -458,7 +461,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     assert task.model.decoder.output.ids[EOS] == size - 1  # the first of several ends
     pickled = changed("pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
-    refused("pickled ones are never read", pickled)
+    refused("pickled has no weights in safetensors, and pickled ones are never read", pickled)
     Pieces.trained(["unlike"] * 9, 260).tokenizer.save(str(tmp_path / "other.json"))
     refused(
         r"model\.decoder=\S+ has other pieces than the run", f"dataset.tokenizer={tmp_path / 'other.json'}"
