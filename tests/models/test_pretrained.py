@@ -112,7 +112,7 @@ def test_transformers_is_as_talkative_afterwards_as_before(make):
         logging.set_verbosity_info()
         for switch, on in ((logging.disable_progress_bar, False), (logging.enable_progress_bar, True)):
             switch()
-            make()
+            make("gpt2 no z")  # one network: what is turned round twice is as before
             assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, on)
     finally:
         logging.set_verbosity(before)
