@@ -14,6 +14,8 @@ import torch
 
 import cvae
 from cvae.errors import UserError
+from cvae.evaluation import codec
+from cvae.evaluation.samples import Sampler
 from cvae.library import UnknownTokens
 from cvae.training import checkpoint
 from cvae.training.run import reopen
@@ -68,7 +70,7 @@ def test_encode_gives_the_posteriors_in_the_order_of_the_sentences(vae):
     assert vae.encode([]).mean.shape == (0, vae.latent)
 
 
-def test_decode_sample_and_interpolate_are_seeded(vae):
+def test_decode_sample_and_interpolate_are_seeded(vae, monkeypatch):
     mean, _ = vae.encode(TEXTS)
     texts = vae.decode(mean, longest=5)
     assert len(texts) == len(mean) and texts == vae.decode(mean.tolist(), longest=5)
@@ -77,13 +79,20 @@ def test_decode_sample_and_interpolate_are_seeded(vae):
     assert "<unk>" not in "".join(vae.sample(50, **drawn, no_unk=True))
     way = vae.interpolate(*TEXTS[:2], points=3, longest=5)
     assert len(way) == 3 and [way[0], way[2]] == texts[:2]
-    assert len(vae.decode(mean, beam=3, longest=5)) == len(mean)
+    assert vae.interpolate(*TEXTS[:2], points=2, longest=5) == texts[:2]
+    wide = {"beam": 3, "longest": 5}
+    together = vae.decode(mean, **wide)
+    assert together == [vae.decode(row[None], **wide)[0] for row in mean]
+    for at_once in (2, 9):  # less than the beam; a few sentences at a time
+        monkeypatch.setattr(codec, "WRITTEN_AT_ONCE", at_once)
+        assert vae.decode(mean, **wide) == together
     assert vae.decode(np.zeros((0, vae.latent))) == []
 
 
 def test_what_is_not_chosen_is_what_the_docstrings_say(vae):
     mean, _ = vae.encode(TEXTS)
     said = {"temperature": 0.0, "top_p": 1.0, "beam": 1, "longest": 60, "no_unk": False, "seed": 0}
+    assert (Sampler.longest, Sampler.seed) == (said["longest"], said["seed"])  # of the samples that runs keep
     assert vae.decode(mean) == vae.decode(mean, **said)
     assert vae.sample(9) == vae.sample(9, **said)
     assert vae.interpolate(*TEXTS[:2]) == vae.interpolate(*TEXTS[:2], points=7, **said)
@@ -132,6 +141,16 @@ def test_random_numbers_and_threads_of_the_caller_stay(folder):
     assert (torch.get_rng_state() == state).all() and torch.get_num_threads() == threads
 
 
+def test_the_checkpoint_and_the_device_are_those_that_are_asked_for(vae, folder, monkeypatch):
+    taken = []
+    monkeypatch.setattr("cvae.library.without_corpus", lambda *how: taken.append(how) or vae.task)
+    assert cvae.load(folder.path).task is cvae.load(str(folder.path), "last", "cuda").task
+    assert [(run.path, *how) for run, *how in taken] == [
+        (folder.path, "auto", None),
+        (folder.path, "cuda", "last"),
+    ]
+
+
 def test_unknown_tokens_are_counted_and_warned_about_once(vae):
     strange = ["zebra ξ", "the ζ saw ζ"]
     with warnings.catch_warnings(record=True) as caught:
@@ -146,21 +165,36 @@ def test_unknown_tokens_are_counted_and_warned_about_once(vae):
     (warning,) = caught
     assert warning.category is UnknownTokens and str(warning.message).startswith("read as <unk>: ζ ")
     assert warning.filename == __file__
+    letters = [chr(0x10D0 + n) for n in range(23)]
+    for given, said in ((letters[:10], letters[:10]), (letters, [*letters[10:20], "and 3 more"])):
+        with pytest.warns(UnknownTokens) as caught:
+            vae.encode([" ".join(given)])
+        assert str(caught[0].message) == f"read as <unk>: {' '.join(said)}"
 
 
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
         (lambda vae: vae.decode([[0.0]]), r"z must be finite numbers \[N, 3\], found \[1, 1\]"),
+        (lambda vae: vae.decode([0.0]), r"z must be finite numbers \[N, 3\], found \[1\]"),
+        (lambda vae: vae.decode([[[0.0]] * 3]), r"z must be finite numbers \[N, 3\], found \[1, 3, 1\]"),
         (lambda vae: vae.decode([[0.0, math.nan, 0.0]]), r"z must be finite numbers \[N, 3\]"),
         (lambda vae: vae.encode("the cat"), "sentences must be a list of texts"),
-        (lambda vae: vae.encode(["a <s> b"]), "sentence 1: <s>: of the special words"),
+        (lambda vae: vae.encode(["the cat", 3]), "sentences must be a list of texts"),
+        (lambda vae: vae.encode(["the cat", "a <s> b"]), "sentence 2: <s>: of the special words"),
         (lambda vae: vae.sample(0), "n must be at least 1 sentence, found 0"),
         (lambda vae: vae.sample(1, temperature=-1.0), "temperature must be 0 or above"),
+        (lambda vae: vae.sample(1, temperature=math.inf), "temperature must be 0 or above"),
         (lambda vae: vae.sample(1, top_p=0.0), "top_p above 0 and at most 1"),
+        (lambda vae: vae.sample(1, top_p=1.1), "top_p above 0 and at most 1"),
+        (lambda vae: vae.sample(1, beam=0), "beam and longest 1 or more"),
+        (lambda vae: vae.sample(1, longest=0), "beam and longest 1 or more"),
         (lambda vae: vae.sample(1, beam=2, temperature=1.0), "a beam search draws nothing"),
-        (lambda vae: vae.interpolate("a", "b", points=1), "points must be at least 2"),
-        (lambda vae: vae.nll(["a"], samples=0), "samples must be at least 1"),
+        (
+            lambda vae: vae.interpolate("a", "b", points=1),
+            "points must be at least 2, .*, found 1$",
+        ),
+        (lambda vae: vae.nll(["a"], samples=-2), "samples must be at least 1, found -2$"),
     ],
 )
 def test_mistakes_end_in_a_sentence(vae, call, sentence):
@@ -173,8 +207,8 @@ def test_mistakes_end_in_a_sentence(vae, call, sentence):
 def test_an_autoencoder_has_no_prior_and_no_likelihood(configured, tmp_path):
     vae = cvae.load(text_run(configured, tmp_path, "schedule=none").path)
     assert len(vae.decode(vae.encode(["the cat"]).mean)) == 1
-    for call in (lambda: vae.sample(1), lambda: vae.nll(["a"])):
-        with pytest.raises(UserError, match=r"an autoencoder \(schedule=none\) has no"):
+    for call, what in ((lambda: vae.sample(1), "prior to draw from"), (lambda: vae.nll(["a"]), "likelihood")):
+        with pytest.raises(UserError, match=rf"an autoencoder \(schedule=none\) has no {what}$"):
             call()
 
 

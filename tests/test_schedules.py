@@ -6,12 +6,15 @@ import dataclasses
 import math
 import random
 from fractions import Fraction
+from typing import Annotated
 
 import pytest
+from annotated_types import Lt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from cvae import ranges
 from cvae.config import schema
 from cvae.schedules import (
     Autoencoder,
@@ -188,7 +191,7 @@ def test_a_value_depends_on_the_arguments_only_and_not_on_the_order_of_calls(sch
 @pytest.mark.parametrize("schedule", BETAS + RATES, ids=repr)
 @pytest.mark.parametrize(("step", "total"), [(-1, 10), (0, 0)])
 def test_a_negative_step_or_no_updates_are_refused(schedule, step, total):
-    with pytest.raises(ValueError, match="step >= 0 and total >= 1, found"):
+    with pytest.raises(ValueError, match=f"step >= 0 and total >= 1, found {step} and {total}$"):
         schedule(step, total)
 
 
@@ -229,6 +232,19 @@ def test_the_ends_of_a_range_are_allowed():
     CosineRestarts(period=None)
 
 
+@dataclasses.dataclass
+class Below(ranges.Checked):
+    """A number that an upper end is no part of."""
+
+    value: Annotated[float, Lt(0.5)] | None = None
+
+
+def test_an_end_below_which_a_value_must_be_is_refused():
+    assert Below(0.4).value == 0.4 and Below().value is None
+    with pytest.raises(ValueError, match=r"^Below: value must be < 0\.5, found 0\.5$"):
+        Below(0.5)
+
+
 # ---- the learning rate ----
 
 
@@ -260,9 +276,11 @@ def test_cosine_restarts_follow_their_closed_form_by_period_in_updates_whatever_
 
 
 def test_cosine_restarts_per_epoch_change_only_where_an_epoch_starts():
-    rate = CosineRestarts(1e-3, cycles=2, per="epoch")
+    rate, smooth = CosineRestarts(1e-3, cycles=2, per="epoch"), CosineRestarts(1e-3, cycles=2)
     for step in range(80):
-        assert rate(step, 80, epoch=10) == CosineRestarts(1e-3, cycles=2)(step // 10 * 10, 80)
+        assert rate(step, 80, epoch=10) == smooth(step // 10 * 10, 80)
+        # what says nothing of epochs has them of one update
+        assert rate(step, 80) == Rates(Constant(), rate, 80)(step)[1] == smooth(step, 80)
 
 
 def test_exponential_multiplies_by_decay_over_every_updates_continuously():

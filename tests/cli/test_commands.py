@@ -690,9 +690,12 @@ def test_a_table_and_a_figure_show_values_as_they_are(tmp_path, capsys):
 
 
 def test_a_line_of_the_projector_is_a_sentence(tmp_path):
-    projector.write(tmp_path, np.zeros((3, 2)), ["a\tb", "", "c\nd"], ["x", "y", "z"])
+    means = np.array([[0.0, -1.23456], [12345.6, 2.0], [1e-7, 0.5]])
+    projector.write(tmp_path, means, ["a\tb", "", "c\nd"], ["x", "y", "z"])
     lines = (tmp_path / "projector_sentences.tsv").read_text().splitlines()
     assert lines == ["sentence\tlabel", "a b\tx", "(no words)\ty", "c d\tz"]
+    rows = (tmp_path / "projector_means.tsv").read_text().splitlines()
+    assert rows == ["0\t-1.235", "1.235e+04\t2", "1e-07\t0.5"]
 
 
 def test_a_map_that_is_there_is_not_made_again(tmp_path):
@@ -703,6 +706,23 @@ def test_a_map_that_is_there_is_not_made_again(tmp_path):
     assert [(point["label"], point["class"]) for point in points] == [(0, "bad"), (1, "good")] * 3
     projector.write_map(tmp_path, means[:4], np.array([1, 0, 1, 0]), ["bad", "good"])
     assert (tmp_path / "map.jsonl").read_text() == content
+
+
+@pytest.mark.parametrize(("count", "perplexity"), [(6, 5 / 3), (90, 89 / 3), (91, 30), (200, 30)])
+def test_a_map_is_scikit_learns_from_the_principal_components(count, perplexity, tmp_path, monkeypatch):
+    class Map:
+        def __init__(self, **how):
+            assert how == {"init": "pca", "random_state": 0, "perplexity": pytest.approx(perplexity)}
+
+        def fit_transform(self, means):
+            return means[:, 1:] / 3
+
+    monkeypatch.setattr("sklearn.manifold.TSNE", Map)
+    means = np.arange(3.0 * count).reshape(count, 3)
+    projector.write_map(tmp_path, means, np.arange(count) % 2, ["bad", "good"])
+    points = list(map(json.loads, (tmp_path / "map.jsonl").read_text().splitlines()))
+    assert len(points) == count
+    assert points[1] == {"x": 1.3333, "y": 1.6667, "label": 1, "class": "good"}
 
 
 def test_the_sentences_of_a_run_on_code_are_shown_as_they_are(tmp_path, configured):

@@ -133,6 +133,12 @@ def test_sentences_are_compared_by_average_and_extrema():
     assert found["a_bow_recall"] == pytest.approx(1)
     assert dialog_metrics.bag_similarity([[[0]]], [[[1]]], table, known)["a_bow_f1"] == 0  # nothing known
     assert dialog_metrics.bag_similarity([[[1]]], [[[3]]], table, known)["e_bow_f1"] == 0  # opposite
+    opposed = dialog_metrics.bag_similarity([[[1, 3], [1]]], [[[1]]], table, known)
+    # their average has no direction and is like nothing, not half like all; their extreme and each word have
+    assert (opposed["a_bow_precision"], opposed["e_bow_precision"]) == (1, 1)
+    assert opposed["greedy_precision"] == pytest.approx(((0 + 1) / 2 + 1) / 2)
+    still = dialog_metrics.bag_similarity([[[0], [1, 0]]], [[[1]]], table, known | True)
+    assert (still["e_bow_precision"], still["greedy_precision"]) == (1, 1)  # a vector of 0 is no word
 
 
 def test_greedy_matching_is_that_of_its_paper():
@@ -354,7 +360,7 @@ def test_vectors_are_those_of_the_positive_pointwise_mutual_information():
     np.testing.assert_allclose(found @ found.T, left * lengths @ left.T, atol=1e-5)
 
 
-def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits):
+def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monkeypatch):
     train, held = splits.corpora["train"], splits.corpora["held"]
     state = torch.get_rng_state()
     found = [ActClassifier(train, len(splits.vocabulary), len(splits.acts)) for _ in range(2)]
@@ -370,6 +376,10 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits):
     acts = [splits.acts[act] for act in found[0]([question, yeah])]
     assert acts == ["wh-question", "acknowledge_(backchannel)"]
     assert len(found[0]([])) == 0
+    some = held.sentences(np.arange(len(held)))
+    whole = found[0](some).tolist()
+    monkeypatch.setattr("cvae.evaluation.acts.UTTERANCES_AT_ONCE", 5)
+    assert len(some) % 5 and found[0](some).tolist() == whole and len(set(whole)) > 1
     for pairs in ([[4, other] for other in range(4, 24)], [[other, 4] for other in range(4, 24)]):
         numbers = {found[0]._features(pair)[3] for pair in pairs}  # after `<s>` with the first
         assert len(numbers) == 20 and min(numbers) >= len(splits.vocabulary)
@@ -703,6 +713,84 @@ def test_a_preview_shows_the_utterance_that_is_answered_and_its_reference(folder
     assert lines == [f"{last} → **{shown(place)}**" for last, place in zip(before, places, strict=True)]
 
 
+def test_a_conversation_is_what_the_file_says_and_the_model_answers(folders):
+    task = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0]))
+    task.model.eval()
+    words, index = task.data.vocabulary.words, task.data.vocabulary.index
+    lines = [json.loads(line) for line in (HERE / "valid.jsonl").read_text().splitlines()]
+    count = sum(len(line["utts"]) for line in lines)
+    found = chat.conversations(task, "val", count, seed=1)
+
+    def read(text: str) -> str:
+        return " ".join(word if word in index else "<unk>" for word in tokenise(text)[:38])
+
+    left = iter(found)
+    for line in lines:
+        topic = line["topic"].strip(' "')
+        for number, (speaker, text, acts) in enumerate(line["utts"]):
+            one = next(left)
+            before = line["utts"][max(0, number - 9) : number]
+            assert one.context == [(who, read(said)) for who, said, _ in before]
+            assert (one.speaker, one.reference.text) == (speaker, read(text))
+            assert one.reference.act == (acts[0] if acts[0] in task.data.acts else "unknown")
+            assert one.topic == (topic if topic in task.data.topics else "unknown")
+    assert {"unknown"} < {one.topic for one in found} and "unknown" in {one.reference.act for one in found}
+    drawn = task.answers("val", np.arange(count), 1)
+    assert drawn != task.answers("val", np.arange(count), 0)
+    answers = [[said.text for said in one.answers] for one in found]
+    assert answers == [[" ".join(words[number] for number in said) for said in some] for some in drawn]
+    some = chat.conversations(task, "val", 4, seed=1)
+    wanted = [found[row] for row in sorted(fixed_subset(4, count))]
+    assert [(one.context, one.reference) for one in some] == [(one.context, one.reference) for one in wanted]
+
+
+PAGE = """## 1. `pets`
+
+- ?: `hi`
+- `b_c`: `yes`
+
+?2, reference: **`no`** (`reject`)
+
+?2, one:
+
+1. `a` (`x`)
+2. `b`
+
+?2, other:
+
+1. `c` (`y`)
+
+## 2.
+
+- (the dialog begins)
+
+A, reference: **`so`**
+
+A, one:
+
+1. `d`
+
+A, other:
+
+1. `e`
+"""
+
+
+def test_a_page_of_conversations_word_for_word():
+    said = chat.Said
+    first = chat.Conversation("PETS", [("?", "hi"), ("b_c", "yes")], "?2", said("no", "reject"), [])
+    second = chat.Conversation(None, [], "A", said("so", None), [])
+    answers = {
+        "one": ([said("a", "x"), said("b", None)], [said("d", None)]),
+        "other": ([said("c", "y")], [said("e", None)]),
+    }
+    runs = {
+        name: [one._replace(answers=own) for one, own in zip((first, second), both, strict=True)]
+        for name, both in answers.items()
+    }
+    assert chat.page(runs, literal) == PAGE
+
+
 def test_runs_stand_side_by_side(folders, capsys):
     command = [str(folders[0]), "--beside", str(folders[1]), "--count", "3", "--split", "test"]
     assert script().main(command) == 0
@@ -765,12 +853,26 @@ def test_runs_side_by_side_have_the_same_contexts(own, prints, same, monkeypatch
 def test_in_a_chat_b_answers_what_a_has_said_last(said, folders, monkeypatch):
     folder, read = RunFolder(folders[0]), []
     task = reopen(folder.configuration("cpu"), folder)
-    monkeypatch.setattr(task, "answer", lambda batch, noise: (read.append(batch), [[[4]]])[1])
-    chat.answers(task, said, "", seed=0)
-    (batch,) = read
+    monkeypatch.setattr(task, "answer", lambda batch, noise: (read.append((batch, noise)), [[[4]]])[1])
+    chat.answers(task, said, task.data.topics[1], seed=len(said))
+    ((batch, noise),) = read
+    assert noise.initial_seed() == len(said) and batch.topics.tolist() == [1]
+    average = task.data.corpora["train"].average_person
+    assert average.any() and batch.people.tolist() == [average.tolist() * 2]
     assert batch.contexts.batch_sizes.tolist() == [1] * (1 + len(said))  # `<d>` first
     own = [float((len(said) - place) % 2 == 0) for place in range(len(said))]  # of B's are every other one
     assert batch.floors.tolist() == [0.0, *own]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_what_is_typed_is_in_lower_case_where_the_corpus_is(lower, folders, monkeypatch):
+    task, read = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0])), []
+    train = task.data.corpora["train"]
+    monkeypatch.setattr(train, "config", dataclasses.replace(train.config, lower=lower))
+    monkeypatch.setattr(task, "answer", lambda batch, noise: (read.append(batch), [[[4]]])[1])
+    chat.answers(task, ["YEAH"], "", seed=0)
+    assert (task.data.vocabulary.index["yeah"] in read[0].texts.data) == lower
+    assert (UNK in read[0].texts.data) != lower
 
 
 def test_a_chat_goes_on_with_what_was_chosen(folders, capsys, monkeypatch):
@@ -809,10 +911,13 @@ def test_every_turn_of_a_chat_has_noise_of_its_own_and_a_new_dialog_the_same(mon
 
 def test_a_number_chooses_only_where_there_are_answers(monkeypatch):
     heard = []
-    monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or [chat.Said("yes", "")] * 2)
+    both = [chat.Said("yes", None), chat.Said("no", None)]
+    monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or both)
     task = types.SimpleNamespace(data=types.SimpleNamespace(topics=[]))
-    list(chat.chat(task, ["7", "2", "", "3"], "", seed=0))
+    _, *lines = chat.chat(task, ["7", "2", "5", "", "3"], "", seed=0)
     assert heard == [["7"], ["3"]]
+    chosen = ["B has said: no", "B has said: yes"]  # beyond the last they are counted from the first again
+    assert lines == ["1. yes\n2. no", *chosen, "A new dialog.", "1. yes\n2. no"]
 
 
 def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):

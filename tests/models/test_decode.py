@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,10 @@ import torch
 from cvae.cli import sample
 from cvae.data.vocabulary import BOS, EOS, PAD, UNK
 from cvae.errors import UserError
-from cvae.evaluation.samples import Sampler, literal, markdown, without_unknown
+from cvae.evaluation.samples import Sampler, glimpse, literal, markdown, overview, without_unknown
 from cvae.models.decode import SamplingOptions, beam_search, generate
 from cvae.runs.folder import RunFolder
+from cvae.schedules import Autoencoder
 from cvae.training.run import reopen, run
 from cvae.training.standalone import without_corpus
 from tests.helpers import WORDS, batch_of, layers, make, script
@@ -122,7 +124,8 @@ def test_the_hottest_draws_are_of_all_words_that_are_allowed():
 def test_no_sentence_is_longer_than_asked_and_the_seed_decides_the_draws():
     model, z, how = make().eval(), torch.randn(30, 3), SamplingOptions(temperature=1.5)
     first = generate(model, None, z, 7, how, noise(1))
-    assert max(map(len, first)) <= 7
+    assert max(map(len, first)) == 7
+    assert generate(model, None, z, 0, how, noise(1)) == [[]] * 30
     assert generate(model, None, z, 7, how, noise(1)) == first != generate(model, None, z, 7, how, noise(2))
 
 
@@ -234,7 +237,23 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
     assert markdown(whole.prior(10)) not in page
     own = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder))
     likeliest = Sampler(own, without_unknown(SamplingOptions()))
-    assert f"\n{markdown(likeliest.reconstructions(likeliest.sentences('val', 10)))}\n" in page
+    some = likeliest.sentences("val", 10)
+    parts = [likeliest.prior(10), likeliest.reconstructions(some)]
+    parts += [likeliest.interpolation(*some[n : n + 2], points=7) for n in (0, 2)]
+    assert all(f"\n{markdown(part)}" in page for part in parts)
+
+
+def test_each_validation_leaves_a_glimpse_of_the_likeliest_words(folder):
+    task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder), "last")
+    records = (RunFolder(folder).path / "samples.jsonl").read_text().splitlines()
+    sampler = Sampler(task, without_unknown(SamplingOptions()))
+    some = sampler.sentences("val", 4)
+    wanted = markdown(sampler.prior(4) | sampler.reconstructions(some))
+    assert len(records) == 2 and json.loads(records[-1]) == {"step": 6, "text": wanted}
+    autoencoder = dataclasses.replace(task.config, schedule=Autoencoder())
+    plain = SimpleNamespace(config=autoencoder, data=task.data, codec=task.codec)
+    assert glimpse(plain) == markdown(sampler.reconstructions(some))
+    assert "from the prior" not in overview(plain) and "## From" in overview(plain)
 
 
 def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):
@@ -256,6 +275,7 @@ def test_the_ends_of_an_interpolation_are_the_reconstructions(folder, capsys):
     assert [pair["sentence"] for pair in pairs] == ends
     between = said(folder, capsys, "interpolate", *ends, "--count", "5")["interpolation"]
     places = between["places"]
+    assert (between["from"], between["to"]) == tuple(ends)
     assert [place["share"] for place in places] == [0, 0.25, 0.5, 0.75, 1]
     assert [places[0]["sentence"], places[-1]["sentence"]] == [pair["reconstruction"] for pair in pairs]
 
@@ -279,7 +299,10 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
     a.write_text("the old dog sleeps\n\n")
     b.write_text("a king sees every river\nthe old dog sleeps\n")
     way = ("arithmetic", sentence, "--from", str(a), "--to", str(b), "--count", "3")
-    (moved,) = said(folder, capsys, *way)["arithmetic"]["sentences"]
+    found = said(folder, capsys, *way)["arithmetic"]
+    assert (found["from"], found["to"]) == (str(a), str(b))
+    (moved,) = found["sentences"]
+    assert moved["sentence"] == sentence
     (pair,) = said(folder, capsys, "reconstruct", sentence)["reconstructions"]
     middle = said(folder, capsys, "interpolate", sentence, "a king sees every river", "--count", "3")
     places = middle["interpolation"]["places"]
@@ -297,6 +320,9 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
     assert len(some) == 3
     assert script("sample").main([folder, *way[:-3], "1"]) == 1
     assert capsys.readouterr().err == "1 is no file\n"
+    a.write_text("\n \n")
+    assert script("sample").main([folder, *way]) == 1
+    assert capsys.readouterr().err == f"{a} has no sentence in it\n"
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ KINDS = {
     "t5 memory": ("t5", {"inject": "memory"}),
     "t5 prefix": ("t5", {"inject": "prefix"}),
 }
+OTHERS = {"mt5 memory": ("mt5", {"inject": "memory"})}
 kinds = pytest.mark.parametrize("kind", KINDS)
 with_z = pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "gpt2 no z"])
 SENTENCES = [[2, 250, 40, 99, 260, 3], [2, 50, 3], [2, 3], [2, 60, 60, 180, 3], [2, 251, 110, 40, 3]]
@@ -76,6 +77,11 @@ def checkpoints(tmp_path_factory) -> Path:
     settings = transformers.T5Config(vocab_size=size, **sizes, **special)
     transformers.T5ForConditionalGeneration(settings).save_pretrained(folder / "t5")
     tokenizer.save(str(folder / "t5" / "tokenizer.json"))
+    # of another size of heads, more layers on one side, and as many checkpoints are: in half precision
+    sizes |= {"d_kv": 6, "num_decoder_layers": 3}
+    settings = transformers.MT5Config(vocab_size=size, **sizes, **special)
+    transformers.MT5ForConditionalGeneration(settings).bfloat16().save_pretrained(folder / "mt5")
+    tokenizer.save(str(folder / "mt5" / "tokenizer.json"))
     return folder
 
 
@@ -83,13 +89,14 @@ def checkpoints(tmp_path_factory) -> Path:
 def make(checkpoints):
     """Build a model on a tiny checkpoint; what is new has weights large enough to matter."""
 
-    def build(kind: str = "gpt2 memory", **values) -> PretrainedVAE:
+    def build(kind: str = "gpt2 memory", folder: Path | None = None, **values) -> PretrainedVAE:
         torch.manual_seed(0)
-        family, own = KINDS[kind]
+        family, own = (KINDS | OTHERS)[kind]
+        folder = folder or checkpoints / family
         keys = {"encoder": None, "latent": 3, "dropout": 0.0, "word_dropout": 0.0, "inject": "memory"}
         keys |= {"prefix": 1, "freeze": []} | own | values
-        vocabulary = Pieces.read(checkpoints / family / "tokenizer.json")
-        model = PretrainedVAE(PretrainedModel("pretrained", str(checkpoints / family), **keys), vocabulary)
+        vocabulary = Pieces.read(folder / "tokenizer.json")
+        model = PretrainedVAE(PretrainedModel("pretrained", str(folder), **keys), vocabulary)
         with torch.no_grad():
             for layer in filter(None, (model.decoder.memory, model.decoder.prompt)):
                 layer.weight.mul_(30)
@@ -100,13 +107,17 @@ def make(checkpoints):
 
 def test_transformers_is_as_talkative_afterwards_as_before(make):
     logging = transformers.utils.logging
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     try:
         logging.set_verbosity_info()
-        make()
-        assert logging.get_verbosity() == logging.INFO
+        for switch, on in ((logging.disable_progress_bar, False), (logging.enable_progress_bar, True)):
+            switch()
+            make("gpt2 no z")  # one network: what is turned round twice is as before
+            assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, on)
     finally:
         logging.set_verbosity(before)
+        if not bars:
+            logging.disable_progress_bar()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "no z" not in kind])
@@ -134,10 +145,12 @@ def test_without_keys_of_z_the_first_ones_have_autocast_s_precision(kind, make):
 def test_without_z_the_loss_is_gpt2_s_own(make, checkpoints):
     model = make("gpt2 no z").eval()
     theirs = transformers.GPT2LMHeadModel.from_pretrained(checkpoints / "gpt2").eval()
-    for sentence in SENTENCES:
+    for sentence in [*SENTENCES, [2, *range(40, 79), 3]]:  # the last has a word at each of the 40 places
         batch = batch_of(sentence)
-        ids = model.decoder.output.ids[batch.tokens]
-        expected = theirs(input_ids=ids, labels=ids).loss * (len(sentence) - 1)
+        ids = model.decoder.output.ids[batch.tokens][0]
+        expected = functional.cross_entropy(theirs(input_ids=ids[None, :-1]).logits[0], ids[1:]) * len(
+            ids[1:]
+        )
         torch.testing.assert_close(model.decode_nll(batch, codes(model, 1))[0], expected)
 
 
@@ -165,10 +178,14 @@ def test_a_prefix_is_gpt2_on_further_vectors(make, checkpoints):
     torch.testing.assert_close(model.decode_nll(batch, z)[0], losses)
 
 
-def test_memory_of_t5_stands_in_for_the_encoders_states(make, checkpoints):
-    model, batch = make("t5 memory").eval(), batch_of(SENTENCES[0])
-    theirs = transformers.T5ForConditionalGeneration.from_pretrained(checkpoints / "t5").eval()
+@pytest.mark.parametrize("family", ["t5", "mt5"])
+def test_memory_of_t5_stands_in_for_the_encoders_states(family, make, checkpoints):
+    model, batch = make(f"{family} memory").eval(), batch_of(SENTENCES[0])
+    name = f"{family.upper()}ForConditionalGeneration"
+    theirs = getattr(transformers, name).from_pretrained(checkpoints / family, dtype=torch.float32).eval()
     ids = model.decoder.output.ids
+    assert ids[BOS] == theirs.config.decoder_start_token_id != ids[EOS] == theirs.config.eos_token_id
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     for z in (codes(model, 1), torch.zeros(1, 3)):
         states = (model.decoder.memory(z)[:, None],)
         logits = theirs(decoder_input_ids=ids[batch.inputs], encoder_outputs=states).logits[..., ids]
@@ -176,15 +193,16 @@ def test_memory_of_t5_stands_in_for_the_encoders_states(make, checkpoints):
         torch.testing.assert_close(logits_of(model, batch, z)[..., EOS], logits[..., EOS])
 
 
-@pytest.mark.parametrize("kind", ["gpt2 memory", "t5 memory"])
+@pytest.mark.parametrize("kind", ["gpt2 memory", "t5 memory", "mt5 memory"])
 def test_the_summary_is_the_last_state_of_gpt2_and_the_mean_of_t5_s(kind, make, checkpoints):
     model, batch = make(kind).eval(), batch_of(SENTENCES[0])
-    family, ids = KINDS[kind][0], model.encoder.ids
+    family, ids = kind.split()[0], model.encoder.ids
     if family == "gpt2":
         theirs = transformers.GPT2Model.from_pretrained(checkpoints / family).eval()
         expected = theirs(input_ids=ids[batch.tokens]).last_hidden_state[:, -1]
     else:
-        theirs = transformers.T5EncoderModel.from_pretrained(checkpoints / family).eval()
+        cls = getattr(transformers, f"{family.upper()}EncoderModel")
+        theirs = cls.from_pretrained(checkpoints / family, dtype=torch.float32).eval()
         expected = theirs(input_ids=ids[batch.tokens[:, 1:]]).last_hidden_state.mean(1)
     torch.testing.assert_close(model.encoder.summary(batch), expected)
 
@@ -310,6 +328,7 @@ def test_a_refined_posterior_can_be_learnt(make):
 
 def test_dropped_words_have_a_vector_of_their_own(make):
     model, batch = make("gpt2 memory", word_dropout=1.0), batch_of(SENTENCES[0])
+    assert torch.equal(model.decoder.unknown, model.decoder.embedding.weight.mean(0))
     nll = model.decode_nll(batch, codes(model, 1))
     nll.sum().backward()
     assert model.decoder.unknown.grad.abs().sum() > 0
@@ -399,6 +418,14 @@ def test_frozen_parts_stay_and_have_no_state_in_adam(kind, frozen, update, comma
     assert not any(weights[name] is weight for name in kept for weight in step.optimizer.state)
 
 
+def test_an_output_layer_of_its_own_is_frozen_with_the_decoder(make, checkpoints, tmp_path):
+    settings = transformers.GPT2Config.from_pretrained(checkpoints / "gpt2", tie_word_embeddings=False)
+    transformers.GPT2LMHeadModel(settings).save_pretrained(tmp_path)
+    shutil.copy(checkpoints / "gpt2" / "tokenizer.json", tmp_path)
+    for part, learns in (("encoder", True), ("embeddings", True), ("decoder", False)):
+        assert make(folder=tmp_path, freeze=[part]).decoder.output.head.weight.requires_grad == learns
+
+
 def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path, checkpoints, monkeypatch):
     def refused(match: str, *overrides: str) -> None:
         with pytest.raises(UserError, match=match) as error:
@@ -413,22 +440,35 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
 
     refused("neither a folder here nor owner/name", "model.decoder=absent")
     refused("has no tokenizer|cannot be read", f"model.decoder={tmp_path}")
-    refused("has no config.json: it must be the folder of a checkpoint", f"model.encoder={tmp_path}")
+    refused(
+        r"model\.encoder=\S+ has no config.json: it must be the folder of a checkpoint",
+        f"model.encoder={tmp_path}",
+    )
     larger = Pieces.read(checkpoints / "gpt2" / "tokenizer.json").tokenizer
     larger.add_special_tokens(["<|more|>"])
     small = changed("small")
     larger.save(str(tmp_path / "small" / "tokenizer.json"))
     size = larger.get_vocab_size() - 1
     refused(rf"small has {size} word vectors, too few for its tokenizer\.json$", small)
-    refused("of the kind bert", changed("bert", model_type="bert"))
-    refused("has no eos_token_id", changed("endless", eos_token_id=None))
-    refused("cannot be read", changed("wide", n_embd=32))
-    refused("lacks weights", changed("deep", n_layer=3))
+    refused("bert is of the kind bert, which is none of gpt2, t5, mt5$", changed("bert", model_type="bert"))
+    refused("endless does not say where .*: it has no eos_token_id$", changed("endless", eos_token_id=None))
+    refused(r"model\.decoder=\S+wide cannot be read: \S", changed("wide", n_embd=32))
+    lost = ", ".join(
+        rf"transformer\.h\.2\.attn\.{name}" for name in (r"c_attn\.bias", r"c_attn\.weight", "c_proj")
+    )
+    refused(rf"deep lacks weights of GPT2LMHeadModel: {lost}\.bias$", changed("deep", n_layer=3))
+    task = prepare(configured(*command("gpt2"), changed("several", eos_token_id=[size - 1, 0])))
+    assert task.model.decoder.output.ids[EOS] == size - 1  # the first of several ends
     pickled = changed("pickled")
     (tmp_path / "pickled" / "model.safetensors").rename(tmp_path / "pickled" / "pytorch_model.bin")
-    refused("pickled ones are never read", pickled)
+    refused("pickled has no weights in safetensors, and pickled ones are never read", pickled)
     Pieces.trained(["unlike"] * 9, 260).tokenizer.save(str(tmp_path / "other.json"))
-    refused("other pieces than the run", f"dataset.tokenizer={tmp_path / 'other.json'}")
+    refused(
+        r"model\.decoder=\S+ has other pieces than the run", f"dataset.tokenizer={tmp_path / 'other.json'}"
+    )
+    other = changed("other").replace("decoder", "encoder")
+    shutil.copy(tmp_path / "other.json", tmp_path / "other" / "tokenizer.json")
+    refused(r"model\.encoder=\S+ has other pieces than the run, such as '", other)
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
 

@@ -59,7 +59,7 @@ def test_the_model_has_the_authors_number_of_parameters_and_the_second_lstm_bias
 
 
 def test_parameters_start_as_the_authors():
-    model = make(50, loud=False, **PAPER)
+    model = make(50, loud=False, **PAPER | {"layers": 2})
     encoder, decoder = model.encoder, model.decoder
     tables = (encoder.embedding.weight, decoder.embedding.weight, decoder.output.embedding.weight)
     assert tables[0] is tables[1] is tables[2]
@@ -70,17 +70,20 @@ def test_parameters_start_as_the_authors():
         (encoder.second.weight, math.sqrt(6 / (5 * 300 + 5 * 600))),
         (encoder.third.weight, math.sqrt(6 / (4 * 600 + 4 * 900))),
         (encoder.mean.weight, math.sqrt(6 / (900 + 256))),
-        (decoder.start.weight, math.sqrt(6 / (256 + 256))),
+        (decoder.start.weight, math.sqrt(6 / (256 + 2 * 256))),
         (decoder.lstm.weight_ih_l0, math.sqrt(6 / (512 + 256 + 1024))),
         (decoder.lstm.weight_hh_l0, math.sqrt(6 / (512 + 256 + 1024))),
+        (decoder.lstm.weight_ih_l1, math.sqrt(6 / (256 + 256 + 1024))),
+        (decoder.lstm.weight_hh_l1, math.sqrt(6 / (256 + 256 + 1024))),
     ):
         assert 0.9 * limit < tensor.abs().max() <= limit
         assert tensor.std().item() == pytest.approx(limit / math.sqrt(3), rel=0.15)
     for tensor in (encoder.first.weight, encoder.first.bias, encoder.second.bias, encoder.mean.bias):
         assert (tensor == 0.001).all()
     assert (decoder.start.bias == 0.001).all() and not encoder.third.bias.any()
-    bias = (decoder.lstm.bias_ih_l0 + decoder.lstm.bias_hh_l0).view(4, 256)
-    assert (bias[1] == 1).all() and not bias[[0, 2, 3]].any()  # input, forget, cell, output
+    for *_, b_x, b_h in decoder.lstm.all_weights:
+        bias = (b_x + b_h).view(4, 256)
+        assert (bias[1] == 1).all() and not bias[[0, 2, 3]].any()  # input, forget, cell, output
 
 
 @pytest.mark.parametrize(("width", "stride"), [(5, 2), (4, 1)])

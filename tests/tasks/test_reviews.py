@@ -631,7 +631,12 @@ def test_the_pictures_and_the_projector_are_there(finished):
         assert any(word in words.split() for word in WORDS[label == "positive"])
     labels = [json.loads(line)["label"] for line in (finished / "map.jsonl").read_text().splitlines()]
     assert labels == [int(line.endswith("positive")) for line in about[1:]]
-    assert "projector_sentences.tsv" in (finished / "projector_config.pbtxt").read_text()
+    named = re.findall(r'(\w+): "(.*)"', (finished / "projector_config.pbtxt").read_text())
+    assert dict(named) == {
+        "tensor_name": "posterior means",
+        "tensor_path": "projector_means.tsv",
+        "metadata_path": "projector_sentences.tsv",
+    }
 
 
 @pytest.mark.parametrize("killed", [0, 8, 12])
@@ -806,6 +811,8 @@ def test_a_classifier_starts_as_the_probe_it_comes_from(started):
     z = posteriors(classifier.encoder, corpus).mean
     found = in_order(classifier, corpus, np.arange(20)).numpy()
     assert found == pytest.approx(fitted.logits(Scaling.of(z)(z)), abs=1e-5)
+    loss = classifier.loss(corpus.batch(np.arange(15)), corpus.labels[:15]).item()
+    assert loss == pytest.approx(-judge(found[:15], corpus.labels[:15]).fit, abs=1e-5)
     assert abs(z.mean()) > 0.1 and abs(classifier.scale - 1) > 0.1  # so that both matter
 
 

@@ -27,6 +27,7 @@ from cvae.data.text import Batch, Batches, extra_batches
 from cvae.data.vocabulary import BOS, EOS
 from cvae.errors import ConfigError, Diverged, FolderError, UserError
 from cvae.models import gaussian, kernels, objective
+from cvae.models.normalisation import NormalisedMean
 from cvae.models.objective import Terms
 from cvae.models.refinement import Refined, refined
 from cvae.models.sentence import SentenceVAE
@@ -372,7 +373,7 @@ class TestBatchNorm:
         def closed(task, config, model, data):
             real(task, config, model, data)
             with torch.no_grad():
-                model.encoder.mean.weight[5] = 0.0
+                model.encoder.mean.weight[[5, 9]] = 0.0
 
         monkeypatch.setattr(LanguageTask, "__init__", closed)
         said = r"model\.batch_norm divides by .* in dimension 5 of z all of them are the same"
@@ -380,6 +381,14 @@ class TestBatchNorm:
             run(config, RunFolder(tmp_path))
         with pytest.raises(UserError, match=f"^{said}$"):
             prepare(config).evaluate("val")
+
+    def test_a_dimension_that_was_the_same_once_is_told_however_late(self):
+        layer, varied = NormalisedMean(3, self.GAMMA), torch.randn(5, 3)
+        layer(varied)
+        assert layer.trouble == ""
+        layer(torch.cat([varied[:, :2], torch.ones(5, 1)], 1))
+        layer(varied)
+        assert "in dimension 2 of z" in layer.trouble
 
     def test_an_encoder_without_population_is_not_evaluated(self):
         model, some = model_of(batch_norm=self.GAMMA).eval(), batch(1, 2, 3)
