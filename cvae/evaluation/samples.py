@@ -99,7 +99,7 @@ class Sampler:
         return {"arithmetic": {"from": start, "to": end, "sentences": moved}}
 
     def centre(self, what: str) -> Tensor:
-        """Return the mean code [Z] of a file's sentences, or of the training sentences with a label.
+        """Return the mean code [Z] of a file's sentences, or of the training sentences with a label (name or number).
 
         Raises UserError for what is neither, and for a file that is no text.
         """
@@ -107,7 +107,7 @@ class Sampler:
             files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))
             return self._means([line for _, line in sources.lines(Path(what)) if words_of(line)]).mean(0)
         classes = self.task.data.classes
-        numbers = {name: n for n, name in enumerate(classes)} | {str(n): n for n in range(len(classes))}
+        numbers = {str(n): n for n in range(len(classes))} | {name: n for n, name in enumerate(classes)}
         if what not in numbers:
             raise UserError(f"{what} is no file" + (f" and no class: {listing(classes)}" if classes else ""))
         train = self.task.data.corpora["train"]
