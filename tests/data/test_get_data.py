@@ -298,7 +298,7 @@ def test_a_body_whose_length_is_not_announced_is_taken_whole(run, server, tmp_pa
 
     server.answers["b/three.json"] = [unannounced]
     assert run("yelp") == 0
-    assert stored(tmp_path) == expected("yelp/three")
+    assert stored(tmp_path) == expected("yelp/three") and server.requests == ["b/three.json"]
 
 
 def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypatch):

@@ -280,6 +280,7 @@ def test_a_dataset_of_the_hub_is_read_as_a_saved_one(tmp_path, monkeypatch):
     asked = []
 
     def load(*arguments, **options):
+        assert datasets.are_progress_bars_disabled()
         asked.append((arguments, options))
         return datasets.load_from_disk(folder)
 
@@ -288,7 +289,6 @@ def test_a_dataset_of_the_hub_is_read_as_a_saved_one(tmp_path, monkeypatch):
     built = data.build(hub(subset="plain", revision="v1"), CPU)
     assert asked == [(("me/mine", "plain"), {"revision": "v1"})]
     assert sum(map(len, built.corpora.values())) == 4 and built.fingerprints["train"]
-    assert datasets.are_progress_bars_disabled()
 
 
 @pytest.mark.parametrize(

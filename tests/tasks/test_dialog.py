@@ -384,7 +384,7 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
         ),
         (
             lambda line: line | {"utts": [[name, "hi", ["x"]] for name in ("Ann", "Bo", "Cy", "Di")]},
-            "speakers must be named as they are described, A and B, found only Ann, Bo, Cy",
+            "speakers must be named as they are described, A and B, found only Ann, Bo, Cy\n",
         ),
         (
             lambda line: line | {"utts": [*line["utts"], ["A", 3, ["x"]]]},
@@ -397,7 +397,7 @@ def test_a_malformed_line_is_named(tmp_path, change, sentence):
     with pytest.raises(UserError) as refusal:
         data.build(config, CPU)
     assert str(refusal.value).startswith(f"{tmp_path / 'valid.jsonl'}, line 2: ")
-    assert sentence in str(refusal.value)
+    assert sentence in f"{refusal.value}\n"
 
 
 def test_files_without_dialogs_or_utf8_are_refused(tmp_path):
