@@ -48,7 +48,7 @@ def said(main, *arguments: object) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("name", ["z.npz", "z.parquet", "Z.JSONL"])
+@pytest.mark.parametrize("name", ["Z.NPZ", "z.parquet", "Z.JSONL"])
 def test_what_is_encoded_is_decoded(name, folder, place, capsys):
     rare = "ant bee elk emu gnu hog jay owl ray yak zebras zebras saw it"
     (place / "a.txt").write_text("\n".join(TEXTS[:5]) + f"\n\n{rare}\n")
@@ -232,7 +232,12 @@ def test_a_table_with_unknown_words_is_measured(folder, place, capsys):
     (place / "a.jsonl").write_text('{"t": "the zebra saw it", "u": "x y"}\n{"t": "", "u": "a"}\n')
     found = measures(capsys, folder.path, "--data", "a.jsonl", "--column", "t")
     assert found["text/unknown_share"] == 0.25 and found["text/sentences"] == 1
-    assert "--column must name one of t, u" in said(evaluate.main, folder.path, "--data", "a.jsonl")
+    text = (folder.path, "--data", "a.jsonl")
+    assert "--column must name one of t, u" in said(evaluate.main, *text)
+    assert "a.jsonl has no column v (--column): it has t, u" in said(evaluate.main, *text, "--column", "v")
+    (place / "a.txt").write_text("the old cat\n")
+    sentence = "--column=t names a column, and a.txt is plain text"
+    assert sentence in said(evaluate.main, folder.path, "--data", "a.txt", "--column", "t")
 
 
 def test_evaluate_refuses_in_a_sentence(folder, place):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import time
@@ -17,10 +18,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 from cvae import data
 from cvae.config.schema import OwnLabels, OwnText, Shares
 from cvae.data import cache, parallel, sources, text, vocabulary
+from cvae.data.encoding import encode_all
 from cvae.data.text import Batches, Splits
 from cvae.data.vocabulary import Pieces, Vocabulary
 from cvae.errors import UserError
@@ -133,10 +136,31 @@ def test_a_text_that_changes_while_it_is_read_is_not_kept(tmp_path, monkeypatch,
     assert not list(folder.glob("*.safetensors"))
 
 
-def test_small_corpora_are_read_as_ever(tmp_path, monkeypatch, folder):
-    monkeypatch.setattr(cache, "SMALLEST", 10**5)
-    data.build(own(tmp_path), CPU)
-    assert not folder.exists()
+def folder_of_splits(folder: Path) -> OwnText:
+    """A text of 200 sentences, and two of 20."""
+    (folder / "my").mkdir()
+    for seed, (name, count) in enumerate({"train": 200, "valid": 20, "test": 20}.items()):
+        (folder / "my" / f"{name}.txt").write_text("\n".join(sentences(count, seed)) + "\n")
+    return dataclasses.replace(own(folder), path=str(folder / "my"))
+
+
+def folders_of_classes(folder: Path) -> OwnLabels:
+    """Sentences of two classes, a folder of two files each."""
+    for name in ("bad", "good"):
+        (folder / "my" / name).mkdir(parents=True)
+        for place in range(2):
+            (folder / "my" / name / f"{place}.txt").write_text("\n".join(sentences(20, place)) + "\n")
+    return dataclasses.replace(labelled(folder), path=str(folder / "my"), label=None)
+
+
+@pytest.mark.parametrize("made", [folder_of_splits, folders_of_classes])
+def test_what_is_smaller_than_the_smallest_is_read_as_ever(made, tmp_path, monkeypatch, folder):
+    config = made(tmp_path)
+    size = sum(path.stat().st_size for path in Path(config.path).rglob("*.txt"))
+    for smallest, kept in ((size + 1, False), (size, True)):
+        monkeypatch.setattr(cache, "SMALLEST", smallest)
+        data.build(config, CPU)
+        assert folder.exists() == kept
 
 
 CHANGES = {
@@ -157,6 +181,17 @@ def test_another_setting_is_another_file(change, tmp_path, folder):
     assert len(list(folder.glob("*.safetensors"))) == 1
     data.build(dataclasses.replace(config, **change), CPU)
     assert len(list(folder.glob("*.safetensors"))) == 2
+
+
+def test_a_text_elsewhere_is_the_same_and_one_of_another_name_is_not(tmp_path, folder):
+    config = own(tmp_path)
+    data.build(config, CPU)
+    for place, files in (("moved/my.txt", 1), ("renamed.txt", 2)):  # a note tells the name
+        path = tmp_path / place
+        path.parent.mkdir(exist_ok=True)
+        shutil.copy(config.path, path)
+        assert path.name in data.build(dataclasses.replace(config, path=str(path)), CPU).notes[0]
+        assert len(list(folder.glob("*.safetensors"))) == files
 
 
 def test_another_column_is_another_data_set(tmp_path):
@@ -183,12 +218,18 @@ def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path):
     assert "zebra" in data.build(config, CPU).vocabulary.words
 
 
-def test_an_edited_tokenizer_is_read_again(tmp_path):
+def test_an_edited_tokenizer_is_read_again_and_one_elsewhere_or_gone_is_none(tmp_path, folder):
     path = tmp_path / "tokenizer.json"
     for size in (260, 280):
         Pieces.trained(sentences(90), size).tokenizer.save(str(path))
         built = data.build(own(tmp_path, tokens="bpe", tokenizer=str(path)), CPU)
         assert built.vocabulary.content == Pieces.read(path).content
+    path.rename(tmp_path / "moved.json")
+    files = sorted(folder.glob("*.safetensors"))
+    again = data.build(own(tmp_path, tokens="bpe", tokenizer=str(tmp_path / "moved.json")), CPU)
+    assert same(built, again) and sorted(folder.glob("*.safetensors")) == files
+    going_on = data.build(own(tmp_path, tokens="bpe", tokenizer=str(path)), CPU, built.vocabulary)
+    assert same(built, going_on)
 
 
 def test_other_code_reads_again_and_takes_the_place(tmp_path, monkeypatch, folder):
@@ -235,7 +276,9 @@ def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folde
     damage(path, how)
     caplog.clear()
     assert same(first, data.build(config, CPU))
-    assert sum("is damaged" in line for line in caplog.messages) == 1
+    said, kept = caplog.messages
+    assert said.startswith(f"{path} is damaged (") and said.endswith("): the texts are read again")
+    assert str(path) in kept
     unread(monkeypatch)
     assert same(first, data.build(config, CPU))
 
@@ -268,7 +311,11 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capl
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("CVAE_CACHE", str(tmp_path / "file"))
     assert len(data.build(own(tmp_path), CPU).corpora["train"]) == 160
-    assert len(caplog.messages) == 1 and "CVAE_CACHE names another place" in caplog.text
+    (said,) = caplog.messages
+    assert said.startswith(
+        f"every start reads the texts, for {tmp_path / 'file'} cannot keep them as numbers ("
+    )
+    assert said.endswith("); CVAE_CACHE names another place")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, folder, caplog):
@@ -277,7 +324,8 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, folde
 
     monkeypatch.setattr(cache.os, "fsync", full)
     assert len(data.build(own(tmp_path), CPU).corpora["train"]) == 160
-    assert len(caplog.messages) == 1 and "No space left on device" in caplog.text
+    (said,) = caplog.messages
+    assert f"{folder} cannot keep them as numbers (No space left on device); " in said
     assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
 
 
@@ -301,6 +349,19 @@ def test_a_killed_builder_leaves_nothing_that_is_used(tmp_path, monkeypatch, fol
     assert len(list(folder.glob("*.safetensors"))) == 2
 
 
+def test_what_is_left_over_is_removed_and_what_another_process_writes_is_not(tmp_path, folder):
+    config = own(tmp_path)
+    data.build(config, CPU)
+    (path,) = folder.glob("*.safetensors")
+    path.unlink()
+    for drafts in (path.with_suffix(".tmp"), folder / "dead.tmp", folder / "alive.tmp"):
+        drafts.mkdir()
+        (drafts / "half").touch()
+    with FileLock(folder / "alive.lock"):
+        data.build(config, CPU)
+    assert path.exists() and list(folder.glob("*.tmp/*")) == [folder / "alive.tmp" / "half"]
+
+
 def test_of_two_processes_one_reads_and_the_other_waits(tmp_path, monkeypatch, folder, caplog):
     config = own(tmp_path)
     reads, read = FORK.Semaphore(0), data.REGISTRY[OwnText]
@@ -317,7 +378,8 @@ def test_of_two_processes_one_reads_and_the_other_waits(tmp_path, monkeypatch, f
     data.build(config, CPU)
     other.join()
     assert other.exitcode == 0 and not reads.acquire(block=False)
-    assert len(caplog.messages) == 1 and "another process reads the same texts" in caplog.text
+    (path,) = folder.glob("*.safetensors")
+    assert caplog.messages == [f"another process reads the same texts: waiting for {path}"]
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars"])
@@ -330,6 +392,14 @@ def test_several_processes_read_what_one_does(tokens, tmp_path, monkeypatch):
     for number in (1, 2, 3):
         monkeypatch.setattr(parallel, "available", lambda number=number: number)
         assert same(serial, data.build(config, CPU))
+
+
+def test_pieces_are_encoded_here_by_a_library_that_has_threads_of_its_own(monkeypatch):
+    pieces, texts = Pieces.trained(sentences(50), 270), sentences(20)
+    monkeypatch.setattr(parallel, "CHUNK", 3)
+    monkeypatch.setattr(parallel, "available", lambda: 2)
+    monkeypatch.delattr(parallel, "_by_processes")
+    assert encode_all(pieces, texts).tokens.tolist() == [n for t in pieces.encode_texts(texts) for n in t]
 
 
 @pytest.mark.parametrize("count", [1, 6, 7, 8, 14, 15, 40])
@@ -353,15 +423,52 @@ def test_a_daemonic_process_reads_alone(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("platform", "daemon", "number"),
-    [("linux", False, 3), ("linux", True, 1), ("darwin", False, 1), ("win32", False, 1)],
+    ("platform", "daemon", "cores", "number"),
+    [
+        ("linux", False, 3, 3),
+        ("linux", False, 99, parallel.MOST),
+        ("linux", True, 3, 1),
+        ("darwin", False, 3, 1),
+        ("win32", False, 3, 1),
+    ],
 )
-def test_only_linux_has_further_processes_and_not_of_a_daemon(platform, daemon, number, monkeypatch):
+def test_only_linux_has_further_processes_and_not_of_a_daemon(platform, daemon, cores, number, monkeypatch):
     monkeypatch.setattr(parallel, "sys", SimpleNamespace(platform=platform))
-    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(3), raising=False)
+    monkeypatch.setattr(parallel.os, "sched_getaffinity", lambda _: range(cores), raising=False)
     process = SimpleNamespace(daemon=daemon)
     monkeypatch.setattr(parallel.multiprocessing, "current_process", lambda: process)
     assert parallel.available() == number
+
+
+def test_further_processes_leave_ctrl_c_to_the_first_and_end_whenever_it_says_so(monkeypatch):
+    def work(chunk: list[str]) -> list[str]:
+        os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to all of its processes
+        if chunk[0] == "wait":
+            time.sleep(20)
+        return chunk
+
+    monkeypatch.setattr(parallel, "CHUNK", 1)
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as in training, which ends at a checkpoint
+    begun = time.monotonic()
+    try:
+        found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
+        assert next(found) == ["go"]
+        found.close()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert time.monotonic() - begun < 15 and not multiprocessing.active_children()
+
+
+def test_a_process_ends_when_the_first_is_gone(monkeypatch):
+    ours, theirs = FORK.Pipe()
+    server = FORK.Process(target=parallel._serve, args=(len, theirs, [ours]))  # of which it has a copy
+    server.start()
+    ours.close()
+    theirs.close()
+    server.join(10)
+    server.kill()
+    server.join()
+    assert server.exitcode == 0
 
 
 def test_an_error_in_another_process_is_the_user_s(monkeypatch):

@@ -164,7 +164,7 @@ def test_numbers_take_no_more_bytes_than_the_largest_needs(size):
 
 def test_counted_tokens_are_the_words_and_the_end():
     corpus = corpus_of([2, 5, 9])
-    assert corpus.counted == 1 + 4 + 8
+    assert corpus.counted == 1 + 4 + 8 and corpus.words.tolist() == [0, 3, 7]
     assert corpus.counted == sum(int(batch.counted.sum()) for batch in Batches(corpus, "bucketed", 2, 0))
 
 
@@ -429,14 +429,22 @@ def test_a_data_set_that_nobody_reads_is_named():
         data.build(NewData(), CPU)
 
 
-def test_a_cache_that_is_full_is_told_in_a_sentence(tmp_path, monkeypatch):
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_cache_that_is_full_is_told_in_a_sentence(tmp_path, monkeypatch, wrapped):
     import datasets
+
+    def fail(*_, **__):
+        full = OSError(28, "No space left on device")
+        if wrapped:
+            raise datasets.exceptions.DatasetGenerationError("An error occurred") from full
+        raise full
 
     path = tmp_path / "a.txt"
     path.write_text("the cat sat\n")
-    full = OSError(28, "No space left on device")
-    monkeypatch.setattr(datasets.Dataset, "from_generator", lambda *_, **__: (_ for _ in ()).throw(full))
-    with pytest.raises(UserError, match=r"a\.txt cannot be kept in the cache .*No space left on device; HF_"):
+    monkeypatch.setattr(datasets.Dataset, "from_generator", fail)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    full = rf"^{path} cannot be kept in the cache {tmp_path}/cache: .*No space left on device; HF_"
+    with pytest.raises(UserError, match=full):
         list(files.Texts((path,), "0" * 64))
 
 
@@ -444,6 +452,13 @@ def test_the_longest_allowed_sentence_and_a_literal_unk_pass(tmp_path):
     path = tmp_path / "train.txt"
     path.write_bytes(b"w w <unk> w w\n")
     assert files.check(path, max_words=5)[:2] == (hashlib.sha256(b"w w <unk> w w\n").hexdigest(), 1)
+
+
+def test_a_file_of_longer_sentences_only_is_refused_with_their_limit(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text("one two three\n\n")
+    with pytest.raises(UserError, match=r"train\.txt has no sentence of at most 2 words in it$"):
+        files.check(path, max_words=5, longest=2)
 
 
 def test_a_bad_file_is_found_in_any_split_before_anything_is_read(tmp_path):

@@ -163,6 +163,9 @@ def test_downloads_every_file(run, server, tmp_path, capsys):
     assert server.requests == list(TARGETS.values())
     out, err = capsys.readouterr()
     assert err == ""
+    assert all(
+        f"{target}: downloaded, {len(CONTENT[TARGETS[target]]):,} bytes\n" in out for target in TARGETS
+    )
     assert out.splitlines()[-1] == f"export CVAE_DATA={tmp_path}"
     assert "LDC" in out
 
@@ -198,7 +201,9 @@ def test_another_file_is_left_alone(run, server, tmp_path, capsys):
     assert stored(tmp_path) == expected("ptb/two.txt") | {"ptb/one.txt": b"my own stand-in\n"}
     assert server.requests == ["a/two.txt"]
     sentence = one_sentence(capsys)
-    for part in (str(own), blob_id(b"my own stand-in\n"), blob_id(CONTENT["a/one.txt"]), "--force"):
+    own_id, its_id = blob_id(b"my own stand-in\n"), blob_id(CONTENT["a/one.txt"])
+    there = f"{server.url}/a/one.txt (expected {its_id})"
+    for part in (f"{own} holds another file (git blob id {own_id})", there, "--force"):
         assert part in sentence
 
 
@@ -223,12 +228,11 @@ def test_wrong_content_is_refused_without_a_retry(run, server, tmp_path, capsys)
     assert run("all") == 1
     assert stored(tmp_path) == expected("ptb/two.txt", "yelp/three")
     assert server.requests.count("a/one.txt") == 1
-    sentence = one_sentence(capsys)
+    sentence, its_id = one_sentence(capsys), blob_id(b"tampered\n")
     for part in (
         "ptb/one.txt",
-        f"{server.url}/a/one.txt",
-        blob_id(b"tampered\n"),
-        blob_id(CONTENT["a/one.txt"]),
+        f"{server.url}/a/one.txt sent 9 bytes with git blob id {its_id}, ",
+        f"expected {blob_id(CONTENT['a/one.txt'])}",
         "--base-url",
     ):
         assert part in sentence
@@ -247,8 +251,8 @@ def test_truncated_body_is_refused(run, server, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "failure",
-    [cut, body(b"half", 8), status(503), status(500), status(429)],
-    ids=["cut", "truncated", "503", "500", "429"],
+    [cut, body(b"half", 8), status(503), status(500), status(429), status(408)],
+    ids=["cut", "truncated", "503", "500", "429", "408"],
 )
 def test_passing_failure_is_retried(script, run, server, tmp_path, capsys, failure, monkeypatch):
     server.answers["a/one.txt"], pauses = [failure, failure], []
@@ -269,7 +273,8 @@ def test_missing_file_is_not_retried(run, server, tmp_path, capsys):
     assert stored(tmp_path) == expected("ptb/two.txt")
     assert server.requests.count("a/one.txt") == 1
     sentence = one_sentence(capsys)
-    assert "404" in sentence and f"{server.url}/a/one.txt" in sentence
+    there = f"{server.url}/a/one.txt answered HTTP 404 Not Found, "
+    assert f"{there}expected the file with git blob id {blob_id(CONTENT['a/one.txt'])}" in sentence
 
 
 def test_server_down_stops_with_one_sentence(script, tmp_path, capsys):
@@ -281,6 +286,19 @@ def test_server_down_stops_with_one_sentence(script, tmp_path, capsys):
     sentence = one_sentence(capsys)
     assert "refused" in sentence and f"{url}/a/one.txt" in sentence
     assert sentence.endswith(f"Not tried: the {len(CONTENT) - 1} files after it.")
+    assert script.main(["yelp", "--to", str(tmp_path), "--base-url", url]) == 1
+    assert "Not tried" not in one_sentence(capsys)  # where there is none
+
+
+def test_a_body_whose_length_is_not_announced_is_taken_whole(run, server, tmp_path):
+    def unannounced(handler: http.server.BaseHTTPRequestHandler) -> None:
+        handler.send_response(200)
+        handler.end_headers()
+        handler.wfile.write(CONTENT["b/three.json"])
+
+    server.answers["b/three.json"] = [unannounced]
+    assert run("yelp") == 0
+    assert stored(tmp_path) == expected("yelp/three") and server.requests == ["b/three.json"]
 
 
 def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypatch):
@@ -324,7 +342,7 @@ def test_interrupt_leaves_no_temporary_file(script, run, tmp_path, capsys, monke
     assert "interrupted" in one_sentence(capsys)
 
 
-def test_full_disk_is_told_in_one_sentence(script, run, tmp_path, capsys, monkeypatch):
+def test_full_disk_is_told_in_one_sentence(script, run, server, tmp_path, capsys, monkeypatch):
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
@@ -332,7 +350,8 @@ def test_full_disk_is_told_in_one_sentence(script, run, tmp_path, capsys, monkey
     assert run("yelp") == 1
     assert stored(tmp_path) == {}
     sentence = one_sentence(capsys)
-    assert "No space left on device" in sentence and "--to" in sentence
+    where = f"cannot store {server.url}/b/three.json as {tmp_path / 'yelp' / 'three'}"
+    assert f"{where} (No space left on device); choose another folder with --to DIR." in sentence
 
 
 def test_mirror_and_folder_come_from_the_environment(script, server, tmp_path, capsys, monkeypatch):
@@ -374,7 +393,9 @@ def test_redirect_to_an_unsafe_address_is_refused(run, server, tmp_path, capsys,
     assert f"{server.url}/b/three.json" in one_sentence(capsys)
 
 
-@pytest.mark.parametrize("url", ["file:///etc", "ftp://127.0.0.1", "", "http://", "http://h:x", "h"])
+@pytest.mark.parametrize(
+    "url", ["file:///etc", "ftp://127.0.0.1", "", "http://", "http://h:x", "h", "http://h/a b", "http://h/ä"]
+)
 def test_other_addresses_are_refused(script, tmp_path, capsys, url):
     assert script.main(["all", "--to", str(tmp_path), "--base-url", url]) == 1
     assert stored(tmp_path) == {}

@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import io
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -108,7 +109,7 @@ def test_a_monologue_is_read_and_a_corpus_of_nothing_else_refused(tmp_path):
 
 
 def test_plain_texts_alternate_and_leave_nothing_in_the_model(tmp_path, configured):
-    path = write(tmp_path / "my.jsonl", *map(bare, range(10)))
+    path = write(tmp_path / "my.jsonl", *(bare(n) | {"topic": "\ufeff "} for n in range(10)))
     splits = data.build(dataset(path), CPU)
     assert (splits.topics, splits.acts, splits.people) == ([], [], 0)
     assert splits.notes == (
@@ -142,7 +143,7 @@ def test_a_speaker_speaks_to_the_other_one_or_to_the_last_who_spoke(speakers, pe
 
 def test_who_is_not_described_is_unknown_and_counted(tmp_path):
     turns = [{"speaker": name, "text": "yes"} for name in ("ann", "Bo B.", "cy", "ann")]
-    people = {"ann": {"age": 20, "job": ""}, "cy": {"age": None}, "bo": {"age": 40}}
+    people = {"ann": {"age": 20, "job": ""}, "cy": {"age": None}, "Bo B.": None, "bo": {"age": 40}}
     path = write(tmp_path / "my.jsonl", *[{"turns": turns, "speakers": people}] * 5)
     corpus = train_of(path)
     assert corpus.labels.attributes.names == ["age"]
@@ -158,14 +159,19 @@ def test_an_attribute_of_0_is_known_and_false_is_none(tmp_path):
     people = {"ann": {"age": 0}, "bo": {"age": 40}}
     corpus = train_of(write(tmp_path / "my.jsonl", *[{"turns": turns, "speakers": people}] * 5))
     assert corpus.counts()["unknown_speakers"] == 0
-    path = write(tmp_path / "no.jsonl", {"turns": turns, "speakers": {"ann": {"age": False}}})
-    with pytest.raises(UserError, match=r"speakers\.ann\.age must be a number or a word, found false"):
-        train_of(path)
+    for age, wrong in (
+        (False, "number or a word, found false"),
+        (math.nan, r"number of at most .*, found NaN"),
+    ):
+        path = write(tmp_path / "no.jsonl", {"turns": turns, "speakers": {"ann": {"age": age}}})
+        with pytest.raises(UserError, match=rf"speakers\.ann\.age must be a {wrong}"):
+            train_of(path)
 
 
 def test_attributes_are_those_of_the_train_split(tmp_path):
     anna, bot = {"age": 5, "town": "Oslo", "size": 10**20}, {"age": 7, "town": "Rome", "size": 10**20}
-    same, other = {"anna": anna, "bot": bot}, {"anna": anna | {"age": 8, "town": "Paris", "new": 1}}
+    # the third says nothing, and nothing is known of them
+    same, other = {"anna": anna, "bot": bot, "cy": {}}, {"anna": anna | {"age": 8, "town": "Paris", "new": 1}}
     write(tmp_path / "train.jsonl", full(speakers=same))
     write(tmp_path / "valid.jsonl", full(speakers=other))
     write(tmp_path / "test.jsonl", full(speakers=same))
@@ -181,6 +187,13 @@ def test_a_number_that_all_of_train_share_tells_nothing_of_others():
     assert [attributes.encode(person) for person in ({"age": 30}, {"age": 31}, {"age": -4}, {})] == [
         [0.0]
     ] * 4
+
+
+def test_a_word_has_a_thousand_values_at_most():
+    people = [{"name": f"bot {n}"} for n in range(MOST_VALUES + 1)]
+    assert len(Attributes.of(people[1:])) == MOST_VALUES
+    with pytest.raises(UserError, match=r"the speakers' name has 1,001 different values, at most 1,000 are"):
+        Attributes.of(people)
 
 
 def test_a_split_may_be_in_several_files(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import datetime
 import gzip
 import json
 import os
@@ -63,10 +65,11 @@ def written(folder: Path, kind: str, rows: list[dict] = ROWS, stem: str = "revie
 KINDS = [".jsonl", ".csv", ".tsv", ".jsonl.gz", ".csv.gz", ".tsv.gz", ".parquet", ""]
 
 
-def test_datasets_is_told_to_count_no_downloads(tmp_path, monkeypatch):
+def test_datasets_is_told_to_count_no_downloads_and_to_draw_no_bars(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", True)
+    datasets.enable_progress_bars()
     data.build(own(written(tmp_path, ".csv"), column="review"), CPU)
-    assert not datasets.config.HF_UPDATE_DOWNLOAD_COUNTS
+    assert not datasets.config.HF_UPDATE_DOWNLOAD_COUNTS and datasets.are_progress_bars_disabled()
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,6 +107,38 @@ def test_quotes_in_tsv_are_ordinary_characters(tmp_path):
         '"never closed',
         "the end",
     ]
+
+
+def test_lines_of_a_table_are_those_of_its_file(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('\ufeffa,b\n\nx y,1\n"y\nz",2\n\nz w,3\n', encoding="utf-8")
+    assert list(sources.texts(path, "a")) == [(3, "x y"), (5, "y\nz"), (7, "z w")]
+
+
+def test_a_field_may_be_longer_than_numbers_are(tmp_path):
+    path, limit = tmp_path / "a.csv", csv.field_size_limit(1000)
+    path.write_text(f"a,b\n{'x ' * 600},1\n")
+    assert [len(text) for _, text in sources.texts(path, "a")] == [1200]
+    csv.field_size_limit(limit)
+
+
+def test_columns_are_those_of_any_row_and_a_row_without_one_is_empty(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"id": 1}\n{"id": 2, "review": "a b"}\n{"review": null, "more": 3}\n')
+    assert sources.columns(path) == ["id", "review", "more"]
+    assert list(sources.texts(path, sources.text_column(path, None))) == [(1, ""), (2, "a b"), (3, "")]
+
+
+def test_what_is_found_is_shown_up_to_60_characters():
+    assert sources.shown("a" * 58) == f'"{"a" * 58}"'
+    assert sources.shown("a" * 59) == f'"{"a" * 56}...'
+    assert sources.shown({"on": datetime.date(2024, 1, 2)}) == '{"on": "2024-01-02"}'
+
+
+@pytest.mark.parametrize("kind", [".parquet", ""])
+def test_a_binary_table_has_rows_from_1_on_and_no_lines(tmp_path, kind):
+    with pytest.raises(UserError, match=r", row 1: id must be text, found 0$"):
+        data.build(own(written(tmp_path, kind), column="id"), CPU)
 
 
 def test_each_column_of_a_file_is_itself(tmp_path):
@@ -154,11 +189,18 @@ def test_a_saved_folder_of_splits_is_read_by_its_splits(tmp_path):
 
 
 def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
-    rows = [*ROWS, {"id": 4, "review": "", "stars": "1"}, {"id": 5, "review": None, "stars": "1"}]
-    rows.append({"id": 6, "review": "one two three four five", "stars": "1"})
-    built = data.build(own(written(tmp_path, ".jsonl", rows), longest=4), CPU)
-    assert "without 2 empty and 1 of more than 4 words (dataset.longest)" in built.notes[0]
-    assert sum(map(len, built.corpora.values())) == 4
+    more = ["", None, "one two three four five", *TEXTS[:1], "", *["one two three four six"] * 2]
+    rows = [*ROWS, *({"id": 4 + number, "review": text, "stars": "1"} for number, text in enumerate(more))]
+    for place, part in enumerate((rows[:7], rows[7:])):
+        written(tmp_path, ".jsonl", part, f"train-{place}-of-2")
+    for stem in ("valid", "test"):
+        written(tmp_path, ".jsonl", ROWS[:2], stem)
+    built = data.build(own(tmp_path, longest=4), CPU)
+    assert built.notes[0].startswith(
+        "train 5 sentences of 2 files, column review,"
+        " without 3 empty and 3 of more than 4 words (dataset.longest); val 2 sentences of valid.jsonl,"
+    )
+    assert len(built.corpora["train"]) == 5
 
 
 def test_text_without_spaces_is_told_about_other_tokens(tmp_path):
@@ -168,6 +210,8 @@ def test_text_without_spaces_is_told_about_other_tokens(tmp_path):
         data.build(own(path), CPU).notes[1].startswith("most sentences are one word: text without spaces is")
     )
     assert len(data.build(own(path, tokens="chars"), CPU).notes) == 1
+    path.write_text("今日は天気がいい\n猫 が 好きです\n" * 8)  # most are more than half
+    assert len(data.build(own(path), CPU).notes) == 1
 
 
 BAD = [
@@ -191,7 +235,9 @@ BAD = [
     (".csv", b"a,a\nx y,1\n", "a", "line 1: the first line names each column once, found a, a"),
     (".csv", b'a,b\n"x y,1\n', "a", "line 2: unexpected end of data"),
     (".csv", b"a,b\nx \xff,1\n", "a", "line 2: not UTF-8 (byte 0xff at place 2)"),
+    (".csv", b"a, \nx y,1\n", "a", "line 1: the first line names each column once, found  , a"),
     (".csv", b"", None, "has no column of text"),
+    (".csv", b"", "a", "has no sentence in it"),
     (".csv.gz", b"a,b\nx y,1\n", "a", "is no complete gzip file: Not a gzipped file"),
     (".tsv", b"a\tb\nx y\t1\t2\n", "a", "line 2: 3 fields, and the first line names 2"),
     (".parquet", b"PAR1 not", "a", "is no usable Parquet file: "),
@@ -210,7 +256,7 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, kind, con
 
 
 def test_half_a_gzip_file_is_refused(tmp_path):
-    path = written(tmp_path, ".csv.gz", ROWS * 200)
+    path = written(tmp_path, ".csv.gz", ROWS * 200).rename(tmp_path / "REVIEWS.CSV.GZ")
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match="is no complete gzip file"):
         data.build(own(path), CPU)
@@ -234,21 +280,34 @@ def test_a_dataset_of_the_hub_is_read_as_a_saved_one(tmp_path, monkeypatch):
     asked = []
 
     def load(*arguments, **options):
+        assert datasets.are_progress_bars_disabled()
         asked.append((arguments, options))
         return datasets.load_from_disk(folder)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    datasets.enable_progress_bars()
     built = data.build(hub(subset="plain", revision="v1"), CPU)
     assert asked == [(("me/mine", "plain"), {"revision": "v1"})]
     assert sum(map(len, built.corpora.values())) == 4 and built.fingerprints["train"]
 
 
-def test_a_dataset_that_the_hub_does_not_give_ends_in_a_sentence(monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            ConnectionError("Couldn't reach 'me/mine' on the Hub\n(offline)"),
+            "Couldn't reach .* Hub .offline.; ",
+        ),
+        (TimeoutError(), "TimeoutError; "),
+        (ValueError("one " * 99), "(one ){75}; where there is no network"),
+    ],
+)
+def test_a_dataset_that_the_hub_does_not_give_ends_in_a_sentence(error, what, monkeypatch):
     def fail(*_, **__):
-        raise ConnectionError("Couldn't reach 'me/mine' on the Hub\n(offline)")
+        raise error
 
     monkeypatch.setattr(datasets, "load_dataset", fail)
-    with pytest.raises(UserError, match="cannot be had from the hub: Couldn't reach 'me/mine' on the Hub"):
+    with pytest.raises(UserError, match=f"^dataset.path=me/mine cannot be had from the hub: {what}"):
         data.build(hub(), CPU)
 
 

@@ -72,6 +72,32 @@ def test_a_vocabulary_is_loaded_as_it_was_saved(tmp_path, pieces):
         assert list(again.encode_texts(LINES[:3])) == list(known.encode_texts(LINES[:3]))
 
 
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"<pad>\n<unk>\n<s>\na\n</s>\n", "is no vocabulary: <pad>, <unk>, <s>, </s> come first, and no"),
+        (b"<pad>\n<unk>\n<s>\n</s>\na\nb\na\n", "is no vocabulary: "),
+        (b"<pad>\n<unk>\n<s>\n</s>\n\xff\n", "is not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_vocabulary_is_refused(content, sentence, tmp_path):
+    path = tmp_path / "vocabulary.txt"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"^{path} {sentence}"):
+        vocabulary.load(tmp_path, "words")
+
+
+def test_of_unknown_tokens_the_ten_most_frequent_are_named():
+    known = Vocabulary([*SPECIALS, "a"])
+    known.source = "runs/old"
+    texts = {"train": ["a b0 b0 <unk> <unk> <unk>"] + ["a"] * 4, "val": [f"b{n}" for n in range(11)]}
+    named = ", ".join(["'b0' (3)", *(f"'b{n}' (1)" for n in range(1, 10))])
+    unknown = f"50.00% of train, 100.00% of val; most often {named}"
+    assert vocabulary.strangers(known, texts) == (
+        f"the vocabulary of runs/old is kept, 5 tokens: unknown to it are {unknown}",
+    )
+
+
 def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 

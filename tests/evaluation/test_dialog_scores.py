@@ -32,10 +32,13 @@ from cvae.evaluation.acts import ActClassifier
 from cvae.evaluation.dialog_scores import Scorer, act_hits, another_dialog, constant_answers, random_answers
 from cvae.evaluation.samples import literal
 from cvae.models.gaussian import Gaussian
+from cvae.models.objective import Terms
 from cvae.report import tables
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import read_run
+from cvae.tasks import dialog
+from cvae.tasks.base import Task
 from cvae.tasks.dialog import DialogTask
 from cvae.training.run import prepare, reopen, run
 from tests.helpers import CPU, ROOT
@@ -342,14 +345,17 @@ def test_words_in_the_same_company_get_similar_vectors_the_same_each_time():
     assert np.array_equal(vectors.cooccurrence(sentences, 13, 4)[0], found)
 
 
-def test_vectors_are_those_of_the_positive_pointwise_mutual_information():
+@pytest.mark.parametrize(("contexts", "dimensions"), [(1000, 100), (4, 100), (1000, 3), (5, 2)])
+def test_vectors_are_those_of_the_positive_pointwise_mutual_information(contexts, dimensions, monkeypatch):
+    monkeypatch.setattr(vectors, "CONTEXT_WORDS", contexts)
+    monkeypatch.setattr(vectors, "DIMENSIONS", dimensions)
     rng, words = np.random.default_rng(0), 11
     sentences = [rng.integers(4, words, rng.integers(1, 15)).tolist() for _ in range(30)]
     pairs = np.zeros((words, words))
     for sentence in sentences:
         for place, word in enumerate(sentence):
             for other in sentence[max(0, place - 5) : place] + sentence[place + 1 : place + 6]:
-                pairs[word, other] += 1
+                pairs[word, other] += other < 4 + contexts
     share = pairs.sum(0) ** 0.75 / (pairs.sum(0) ** 0.75).sum()
     with np.errstate(divide="ignore", invalid="ignore"):
         positive = np.nan_to_num(np.log(pairs / pairs.sum(1, keepdims=True) / share), neginf=0).clip(min=0)
@@ -357,6 +363,7 @@ def test_vectors_are_those_of_the_positive_pointwise_mutual_information():
     found, known = vectors.cooccurrence(sentences, words, 4)
     assert known.tolist() == [False] * 4 + [True] * 7
     # U √Σ, whose columns may be turned round
+    left, lengths = left[:, :dimensions], lengths[:dimensions]
     np.testing.assert_allclose(found @ found.T, left * lengths @ left.T, atol=1e-5)
 
 
@@ -446,9 +453,10 @@ def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):
     words = splits.vocabulary.words
     said = {number: words[some.responses[0][0]] for number, some in found.items()}
     assert said == {0: "yeah", len(first): "oh"}
-    found, _ = references.read(
+    found, unused = references.read(
         written(tmp_path, entries[:2]), splits.corpora["val"]
     )  # whose dialogs are three
+    assert unused == 0
     assert [words[some.responses[0][0]] for some in found.values()] == ["yeah", "oh", "oh"]
 
 
@@ -493,9 +501,10 @@ def test_references_of_another_corpus_are_refused(tmp_path, splits):
     own = [{"responses": ["yeah"], "context": utterances("test")[0][: n + 1]} for n in range(5)]
     others = [{"responses": ["no"], "context": [f"said by nobody {n}"]} for n in range(6)]
     assert references.read(written(tmp_path, own + others[:5]), splits.corpora["test"])[1] == 5
-    sentence = "of its 7 contexts one is one of this split, which has 21: at least half must be"
-    with pytest.raises(UserError, match=sentence):
-        references.read(written(tmp_path, own[:1] + others), splits.corpora["test"])
+    for count, which in ((1, "7 contexts one is one"), (2, "8 contexts 2 are those")):
+        sentence = f"of its {which} of this split, which has 21: at least half must be"
+        with pytest.raises(UserError, match=sentence):
+            references.read(written(tmp_path, own[:count] + others), splits.corpora["test"])
 
 
 @pytest.mark.parametrize(
@@ -508,8 +517,10 @@ def test_references_of_another_corpus_are_refused(tmp_path, splits):
         ([{"responses": ["a"]}, {"responses": ["a", 3]}], "entry 2: responses must be a list of texts"),
         ([{"responses": ["a"], "resp_dialog_acts": []}, 3], "entry 2: responses must"),
         ([{"responses": ["a"], "resp_dialog_acts": ["x", "y"]}], "entry 1: resp_dialog_acts must be one for"),
+        ([{"responses": ["a"], "resp_dialog_acts": "x"}], "entry 1: resp_dialog_acts must be one for"),
         ([{"responses": ["a"], "context": []}, {"responses": ["a"]}], "entry 2: no context, though others"),
         ([{"responses": ["a"], "context": "hi"}], "entry 1: context must be a list of utterances"),
+        ([{"responses": ["a"], "context": None}], "entry 1: context must be a list of utterances"),
         ([{"responses": ["a"], "context": [["A"]]}], "entry 1: context must be a list of utterances"),
         ([{"responses": ["a"], "context": ["never said"]}], "of its 1 contexts none is one of this split"),
     ],
@@ -632,6 +643,40 @@ def test_references_replace_the_response_on_test_only(folders, tmp_path, caplog)
         **{"test/references": 1, "test/references_unused": 0, "test/references_unknown_acts": 0},
     }
     assert (val["contexts"], val["references"]) == (9, 1)
+
+
+def test_what_of_the_references_is_not_used_or_not_known_is_counted(folders, tmp_path, splits):
+    acts = [*splits.acts[:2], "?", "??"]
+    entries = [
+        {"responses": ["yeah"] * 4, "resp_dialog_acts": acts, "context": utterances("test")[0][:4]},
+        {"responses": ["no"], "context": ["said by nobody"]},
+    ]
+    folder = RunFolder(folders[0])
+    task = reopen(folder.configuration("cpu", references=str(written(tmp_path, entries))), folder)
+    counts = {name: count for name, count in task.counts().items() if "references" in name}
+    assert counts == {
+        **{"test/references": 1, "test/references_unused": 1, "test/references_unknown_acts": 2},
+    }
+
+
+@pytest.mark.parametrize(("matched", "unused", "warned"), [(2, 0, False), (2, 1, True), (1, 0, True)])
+def test_references_for_every_response_that_are_all_used_are_no_warning(matched, unused, warned, caplog):
+    dialog.warn_of_unused(dict.fromkeys(range(matched)), unused, 2)
+    said = f"for {matched} of 2 test responses, and only these are scored; {unused} of its entries match no"
+    assert (said in caplog.text) == bool(caplog.records) == warned
+
+
+def test_the_authors_unit_is_measured_of_switchboard_on_the_split_that_is_tested(folders, monkeypatch):
+    folder = RunFolder(folders[0])
+    task = reopen(folder.configuration("cpu"), folder)
+    monkeypatch.setattr(dialog, "AUTHORS_BATCH", 2)
+    monkeypatch.setattr(Task, "test_metrics", lambda *_: {})
+    monkeypatch.setattr(task, "scores", lambda split: {})
+    corpus, terms = task.data.corpora["val"], Terms(torch.ones(2), torch.ones(2, 3), torch.ones(2))
+    with task.eval_mode():
+        found = task.test_metrics("val", terms)
+        unit = dialog.authors_unit(task.model, corpus, False, task.generator())
+    assert unit["authors/kl"] > 0 and found == unit | {"rec_ppl": pytest.approx(np.e)}
 
 
 def test_answers_are_scored_by_the_references_of_their_own_context(folders, monkeypatch):
@@ -1018,7 +1063,7 @@ def test_vectors_may_be_a_file_beside_the_data(folders, tmp_path):
     ].tolist() == [1, 0]
     config = folder.configuration("cpu", vectors="nowhere.txt")
     with pytest.raises(UserError, match=r"no word vectors at .*dialogs/nowhere\.txt"):
-        _ = reopen(dataclasses.replace(config), folder).vectors
+        reopen(config, folder)  # and not only when training is over
 
 
 def test_words_that_begin_with_a_vector_are_counted(tmp_path, configured):

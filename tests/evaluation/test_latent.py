@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import sys
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from cvae.models import gaussian, objective
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import LatentModel
 from cvae.models.sentence import SentenceVAE
+from cvae.tasks import base
 from cvae.tasks.base import kl_by_dimension
 from cvae.tasks.language_model import LanguageTask
 from tests.helpers import SENTENCES, batch_of, config_of, make, parts
@@ -382,15 +385,55 @@ def test_everything_at_once_is_recorded_with_how_much_it_saw_and_leaves_no_trace
     assert found["iw_word_ppl"] == pytest.approx(found["iw_ppl"])
 
 
-def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(trained):
+def test_noise_is_of_the_seed_that_is_asked_for_or_else_the_runs():
+    *_, task = parts(config_of(seed=3))
+    assert [task.generator(seed).initial_seed() for seed in (None, 0, 7)] == [3, 0, 7]
+
+
+@pytest.mark.parametrize("examples", [None, 20])
+def test_fewer_examples_of_mi_are_the_fixed_ones_of_the_corpus(examples, trained, monkeypatch):
     model, task = trained
     model.eval()
+    monkeypatch.setattr(task, "settings", dataclasses.replace(task.settings, mi_examples=examples))
     _, q = latent.collect_posteriors(model, task.batches["train"], False, task.generator())
     corpus = task.data.corpora["train"]
-    some = model.posterior(corpus.batch(fixed_subset(None, len(corpus))))
+    some = model.posterior(corpus.batch(fixed_subset(examples, len(corpus))))
     expected = metrics.mutual_information(some, task.generator())
     assert task.latent_metrics("train", q)["mi"] == pytest.approx(expected, abs=1e-4)
     model.train()
+
+
+def test_perplexities_of_words_are_of_all_sentences_or_of_those_that_are_weighted(trained):
+    _, task = trained
+    corpus = task.data.corpora["train"]
+    some = fixed_subset(task.settings.iw_sentences, len(corpus))
+    nats = {"elbo": -9.0, "refined_elbo": -7.0, "iw_nll": 5.0, "refined_iw_nll": 4.0, "rec": 3.0}
+    means = (corpus.words.mean() + 1, corpus.words[some].mean() + 1)  # and the end
+    assert means[0] != means[1] and len(some) == 2
+    assert task.per_word("train", nats) == pytest.approx(
+        {
+            "word_ppl": math.exp(9 / means[0]),
+            "refined_word_ppl": math.exp(7 / means[0]),
+            "iw_word_ppl": math.exp(5 / means[1]),
+            "refined_iw_word_ppl": math.exp(4 / means[1]),
+        }
+    )
+    assert task.per_word("train", {"rec": 3.0}) == {}
+
+
+@pytest.mark.parametrize(("progress", "terminal"), [(True, True), (True, False), (False, True)])
+def test_a_bar_is_drawn_where_progress_is_asked_for_and_stderr_is_a_terminal(
+    progress, terminal, trained, monkeypatch
+):
+    model, task = trained
+    shown = []
+    monkeypatch.setattr(base, "tqdm", lambda some, *_, disable, **__: shown.append(not disable) or some)
+    monkeypatch.setattr(base.sys, "stderr", SimpleNamespace(isatty=lambda: terminal))
+    train = dataclasses.replace(task.config.train, progress=progress)
+    monkeypatch.setattr(task, "config", dataclasses.replace(task.config, train=train))
+    with task.eval_mode():
+        base.importance_weighted(task, "val", model)
+    assert shown == [progress and terminal]
 
 
 @pytest.mark.parametrize(("latent", "last"), [(1, "00"), (10, "09"), (100, "99"), (101, "100")])
@@ -468,3 +511,5 @@ def test_the_projector_shows_what_is_more_than_a_plane(dimensions, shown):
     assert (projection is not None) == shown
     if projection is not None:
         assert projection.means.shape == (len(projection.texts), dimensions)
+        val = task.data.corpora["val"]
+        assert sorted(projection.texts) == sorted(task.words(val.batch(np.arange(len(val)))))

@@ -138,15 +138,21 @@ def test_each_utterance_is_a_target_exactly_once_an_epoch(splits, consecutive, s
     corpus = corpora["train"]
     passages = DialogBatches(corpus, consecutive, size, 0, whole)
     epochs = []
-    for epoch in range(2):
+    for epoch in (0, 1, 0):
         steps = range(epoch * len(passages), (epoch + 1) * len(passages))
         drawn = [passages.drawn(step) for step in steps]
         assert all(0 < len(numbers) <= size for numbers in drawn)
         assert sorted(np.concatenate(drawn).tolist()) == list(range(len(corpus)))
         epochs.append([numbers.tolist() for numbers in drawn])
         assert len(passages.at(steps[-1]).lengths) == len(drawn[-1])
-    assert epochs[0] != epochs[1]
+    assert epochs[0] == epochs[2] != epochs[1]
+    other = DialogBatches(corpus, consecutive, size, 1, whole)
+    assert [other.drawn(step).tolist() for step in range(len(other))] != epochs[0]
+    fit = size // min(consecutive, size)
+    for numbers in epochs[0][:-1] if whole else ():
+        assert sum(set(passage) <= set(numbers) for passage in passages.passages) == fit
     for passage in passages.passages:
+        assert len(passage) <= consecutive
         assert len(set(corpus.dialogs[corpus.places[passage]])) == 1
         if whole or consecutive == 1:
             assert sum(set(passage) <= set(numbers) for numbers in epochs[0]) == 1
@@ -261,16 +267,16 @@ def test_no_utterance_is_in_a_batch_twice(splits):
 
 def test_what_the_files_mean_is_read(tmp_path):
     def quirky(line):
-        line["A"] = {"age": 47, "education": " 1", "sex": ' "FEMALE"'}
-        line["B"] = {"age": " 30", "education": " 9", "sex": ' "MALE"'}
+        line["A"] = {"age": 104, "education": " 1", "sex": ' "FEMALE"'}
+        line["B"] = {"age": " 30", "education": " 9", "sex": ' "UNK"'}
         line["topic"] = ' "AIR POLLUTION" '
         line["utts"][0][1] = "Don't you, THINK"
         return line
 
     found = switchboard.read(copied(tmp_path, "test", quirky))[0]["test"][1]
     assert found.people == [
-        {"age": 0.47, "education": 1 / 3, "female": 1.0, "male": 0.0},
-        {"age": 0.3, "education": 2 / 3, "female": 0.0, "male": 1.0},
+        {"age": 1.04, "education": 1 / 3, "female": 1.0, "male": 0.0},
+        {"age": 0.3, "education": 2 / 3, "female": 0.0, "male": 0.0},
     ]
     assert found.topic == "AIR POLLUTION"
     assert found.utterances[0].words == ["don", "'", "t", "you", ",", "think"]
@@ -377,8 +383,8 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
             "utterance 1 must be [speaker, text, [dialog act",
         ),
         (
-            lambda line: line | {"utts": [["Ann", *line["utts"][0][1:]], ["Bo", *line["utts"][1][1:]]]},
-            "speakers must be named as they are described, A and B, found only Ann, Bo",
+            lambda line: line | {"utts": [[name, "hi", ["x"]] for name in ("Ann", "Bo", "Cy", "Di")]},
+            "speakers must be named as they are described, A and B, found only Ann, Bo, Cy\n",
         ),
         (
             lambda line: line | {"utts": [*line["utts"], ["A", 3, ["x"]]]},
@@ -391,7 +397,7 @@ def test_a_malformed_line_is_named(tmp_path, change, sentence):
     with pytest.raises(UserError) as refusal:
         data.build(config, CPU)
     assert str(refusal.value).startswith(f"{tmp_path / 'valid.jsonl'}, line 2: ")
-    assert sentence in str(refusal.value)
+    assert sentence in f"{refusal.value}\n"
 
 
 def test_files_without_dialogs_or_utf8_are_refused(tmp_path):
@@ -446,6 +452,8 @@ def test_a_batch_can_be_read(splits):
         text = corpus.texts[corpus.places[number]]
         start, length = corpus.text_starts[text], corpus.text_lengths[text]
         assert sentence == " ".join(splits.vocabulary.decode(corpus.tokens[start : start + length].tolist()))
+    ordered = [batch.lengths.tolist() for batch in corpus.batches(np.array([4, 0, 7]), 2)]
+    assert ordered == [corpus.lengths[[0, 4]].tolist(), corpus.lengths[[7]].tolist()]
 
 
 GRU_BIASES = 2 * 3 * 300 + 3 * 600 + 3 * 400  # torch's GRUs have a second bias for each gate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import datasets
@@ -13,6 +14,7 @@ from torch import nn
 
 from cvae import data
 from cvae.config.schema import OwnLabels, Shares
+from cvae.data import labelled
 from cvae.data.text import Corpus
 from cvae.data.vocabulary import BOS, EOS
 from cvae.errors import UserError
@@ -39,9 +41,9 @@ def sentences(name: str, count: int) -> list[str]:
     return [f"{subjects[n % 4]} was {WORDS[name]} {n % 5}" for n in range(count)]
 
 
-def table(folder: Path, name: str = "reviews.csv", counts: int = 20) -> Path:
+def table(folder: Path, name: str = "reviews.csv", counts: int = 20, classes: tuple = CLASSES) -> Path:
     """A CSV of three classes, mixed."""
-    rows = [f"{text},{name}" for name in CLASSES for text in sentences(name, counts)]
+    rows = [f"{text},{name}" for name in classes for text in sentences(name, counts)]
     (folder / name).write_text("\n".join(["review,stars", *rows[::2], *rows[1::2]]) + "\n")
     return folder / name
 
@@ -52,7 +54,7 @@ def own(path: Path, **values) -> OwnLabels:
 
 
 def test_a_table_is_split_class_by_class_and_its_column_of_text_is_found(tmp_path):
-    built = data.build(own(table(tmp_path), label="stars"), CPU)
+    built = data.build(own(table(tmp_path), label="stars", max_words=5), CPU)  # all have five
     assert built.classes == CLASSES
     for split, count in (("train", 16), ("val", 2), ("test", 2)):
         labels = built.corpora[split].labels
@@ -76,6 +78,8 @@ def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
     sizes = {split: len(corpus) for split, corpus in built.corpora.items()}
     assert sizes == {"train": 27, "test": 30, "val": 3} and built.classes == CLASSES
     assert {"train/bad", "test/good"} <= built.fingerprints.keys()
+    read, _ = labelled.read_own(own(tmp_path / "split"))
+    assert read["test"]["bad"] == sentences("bad", 10)  # in the order of the files' names
     alone = data.build(own(tmp_path / "split" / "train"), CPU)
     assert {split: len(corpus) for split, corpus in alone.corpora.items()} == {
         "train": 24,
@@ -83,27 +87,33 @@ def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
         "test": 3,
     }
     (tmp_path / "split" / "train" / "bad" / "0.txt").write_text("another text")
-    assert (
-        data.build(own(tmp_path / "split"), CPU).fingerprints["train/bad"] != built.fingerprints["train/bad"]
-    )
+    edited = data.build(own(tmp_path / "split"), CPU).fingerprints
+    assert edited["train/bad"] != built.fingerprints["train/bad"]
+    (tmp_path / "split" / "train" / "bad" / "0.txt").rename(tmp_path / "split" / "train" / "bad" / "00.txt")
+    (tmp_path / "split" / "train" / "good" / "more").mkdir()
+    renamed = data.build(own(tmp_path / "split"), CPU).fingerprints
+    assert renamed["train/bad"] != edited["train/bad"] and renamed["train/good"] == edited["train/good"]
 
 
 def test_a_folder_of_tables_has_splits_by_their_usual_names(tmp_path):
     table(tmp_path, "train.csv")
-    table(tmp_path, "valid.csv", counts=4)
+    table(tmp_path, "valid.csv", counts=4, classes=CLASSES[1:])
     built = data.build(own(tmp_path, label="stars"), CPU)
     sizes = {split: len(corpus) for split, corpus in built.corpora.items()}
-    assert sizes == {"train": 54, "val": 12, "test": 6} and built.classes == CLASSES
+    assert sizes == {"train": 54, "val": 8, "test": 6} and built.classes == CLASSES
+    assert built.corpora["val"].labels.tolist() == [1] * 4 + [2] * 4  # of the first class it has none
     assert {"train", "val"} <= built.fingerprints.keys()
 
 
-def test_classes_that_are_numbers_are_in_the_order_of_numbers(tmp_path):
-    rows = [{"text": f"a b {n}", "stars": stars} for stars in (10, 9, 1) for n in range(12)]
+def test_classes_that_are_numbers_are_in_the_order_of_numbers_and_before_others(tmp_path):
+    rows = [{"text": f"a b {n}", "stars": stars} for stars in (10, "all", 9, " 1 ") for n in range(12)]
+    rows.append({"text": None, "stars": 9})
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
     built = data.build(own(tmp_path / "a.jsonl", label="stars", share=Shares(0.5, 1.0, 1.0)), CPU)
-    assert built.classes == ("1", "9", "10")
-    assert np.bincount(built.corpora["train"].labels).tolist() == [5, 5, 5]
-    assert built.notes[-1] == "train: 15 sentences, the first 50 % of each class (dataset.share.train)"
+    assert built.classes == ("1", "9", "10", "all")
+    assert np.bincount(built.corpora["train"].labels).tolist() == [5] * 4
+    assert built.notes[0].endswith("; 1 empty or longer ones left out")
+    assert built.notes[-1] == "train: 20 sentences, the first 50 % of each class (dataset.share.train)"
 
 
 def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
@@ -143,6 +153,18 @@ BAD = [
         '{"text": "a", "stars": [1]}\n',
         {"label": "stars"},
         "line 1: stars must name a class, found [1]",
+    ),
+    (
+        "a.jsonl",
+        '{"text": "a", "stars": 1}\n{"text": "a", "stars": null}\n',
+        {"label": "stars"},
+        "line 2: stars must name a class, found null",
+    ),
+    (
+        "a.jsonl",
+        '{"text": "a", "stars": {"of": 5}}\n',
+        {"label": "stars"},
+        'line 1: stars must name a class, found {"of": 5}',
     ),
     ("a.csv", "text,stars\na b,1\nb c,2\n", {"label": "stars"}, "the class 1 of "),
     (
@@ -239,7 +261,9 @@ def test_short_yelp_is_read_by_its_label_and_tab(tmp_path, configured):
     assert train.labels.tolist() == [0] * 6 + [1] * 6
     texts = [built.vocabulary.sentence(row) for row in train.batch(np.arange(12)).tokens.tolist()]
     assert all("awful" in text for text in texts[:6]) and all("great" in text for text in texts[6:])
-    (tmp_path / "short_yelp.test.txt").write_text("1\tfine\n1 the food was great\n")
-    sentence = r'test\.txt, sentence 2: a line is 0 or 1, a tab and a sentence, found "1 the food'
-    with pytest.raises(UserError, match=sentence):
-        data.build(config, CPU)
+    for line in ("1 the food was great", "1", "2\tfine", "\tfine"):
+        (tmp_path / "short_yelp.test.txt").write_text(f"1\tfine\n{line}\n")
+        found = re.escape(json.dumps(line))
+        sentence = rf"test\.txt, sentence 2: a line is 0 or 1, a tab and a sentence, found {found}$"
+        with pytest.raises(UserError, match=sentence):
+            data.build(config, CPU)

@@ -276,6 +276,8 @@ def test_label_sets_are_nested_stratified_and_a_function_of_share_and_seed(given
 def test_other_seeds_are_other_label_sets():
     labels = np.repeat([0, 1], 50)
     assert len({tuple(stratified(labels, 0.1, seed)) for seed in range(5)}) == 5
+    first, second = stratified(labels, 0.1, 0).reshape(2, -1)  # nor of one class as of the other
+    assert (first != second - 50).any()
 
 
 def test_the_validation_set_grows_with_the_labels_between_its_bounds():
@@ -286,11 +288,12 @@ def test_the_validation_set_grows_with_the_labels_between_its_bounds():
 
 def test_dropping_words_keeps_labels_order_and_at_least_one_word():
     rng = np.random.default_rng(1)
-    sentences = [[BOS, *rng.integers(4, 99, n).tolist(), EOS] for n in [1] * 20 + [30] * 20]
-    corpus = Corpus(sentences, 99, CPU, [0] * 20 + [1] * 20)
+    sentences = [[BOS, *rng.integers(4, 99, n).tolist(), EOS] for n in [1] * 20 + [30] * 20 + [0]]
+    corpus = Corpus(sentences, 99, CPU, [0] * 20 + [1] * 21)
     less = without_words(corpus, 0.3, 99)
     assert less.labels.tolist() == corpus.labels.tolist()
-    kept = [less.batch(np.array([n])).tokens[0].tolist() for n in range(40)]
+    *kept, empty = [less.batch(np.array([n])).tokens[0].tolist() for n in range(41)]
+    assert empty == sentences.pop()
     for before, after in zip(sentences, kept, strict=True):
         remaining = iter(before)
         assert all(word in remaining for word in after) and len(after) >= 3
@@ -319,7 +322,9 @@ def test_each_mode_share_and_seed_is_made_once_with_the_same_label_sets(
         first = prepare(configured(*REVIEWS, MODES, f"dataset.path={folder}"))
         for cell in first.classification.trials():
             for one, other in zip(rows[cell], first.classification.label_sets(cell), strict=True):
-                assert (one == other).all()
+                assert (one == other).all() and (np.diff(one) > 0).all()
+        for one, other in zip(rows["probe", 0.1, 0], rows["probe", 0.1, 1], strict=True):
+            assert set(one) != set(other)
 
 
 def test_a_probe_leaves_the_encoder_as_it_was_and_fine_tuning_leaves_the_pretrained_one(
