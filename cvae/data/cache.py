@@ -46,7 +46,7 @@ def through(read: Reader, config: SentenceFiles, device: torch.device, known: Vo
     """
     config.refuse_missing()
     files = named_files(config)
-    if sum(map(_size, files.values())) < SMALLEST:
+    if sum(map(_size, set(files.values()))) < SMALLEST:  # one file may hold several splits
         return read(config, device, known)
     prints = {name: sha256(path) for name, path in files.items()}
     places = [folder() / f"{key}.safetensors" for key in _keys(config, files, prints, known)]

@@ -99,9 +99,10 @@ class Sampler:
         return {"arithmetic": {"from": start, "to": end, "sentences": moved}}
 
     def centre(self, what: str) -> Tensor:
-        """Return the mean code [Z] of a file's sentences, or of the training sentences with a label (name or number).
+        """Return the mean code [Z] of a file's sentences, or of the training sentences with a label.
 
-        Raises UserError for what is neither, and for a file that is no text.
+        A label is a name, or else the number of one. Raises UserError for what is neither, and for a file
+        that is no text.
         """
         if Path(what).is_file():
             files.check(Path(what), getattr(self.task.config.dataset, "max_words", math.inf))

@@ -75,7 +75,7 @@ def cached(source: str) -> Path:
 def _name(source: str) -> tuple[str, str | None] | None:
     """Return name and revision of a model of the hub, None for a path."""
     name = NAME.fullmatch(source)
-    if name is None or located(source).exists() or located(source.partition("/")[0]).exists():
+    if name is None or located(source.partition("/")[0]).exists():
         return None
     return name[1], name[2]
 

@@ -122,11 +122,11 @@ class Sweep:
             os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // at_once)))
 
     def _jobs_at_once(self) -> int:
-        """Return how many jobs run at once on this machine."""
+        """Return how many jobs run at once on this machine; below 2 they follow each other."""
         kind, count = self.launcher["_target_"].rpartition(".")[2], len(self.jobs) or cores()
         if kind == "JoblibLauncher":
             workers = self.launcher["n_jobs"]
-            workers = workers if workers > 0 else max(1, cores() + 1 + workers)
+            workers = workers if workers > 0 else cores() + 1 + workers
             shared = len(gpus()) * self.jobs_per_gpu if self.device != "cpu" else 0
             return min(count, workers, shared or count)
         return count if kind == "LocalLauncher" else 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 from cvae.evaluation import projector
@@ -48,8 +47,8 @@ def conclude(loop: Loop, logger: Logger, facts: dict[str, Any]) -> float:
         logger.end()
     for path in figures.run_pictures(folder.path):
         logger.picture(path.stem, path, loop.state.step)
-    objective = loop.objective if math.isfinite(loop.objective) else None
-    head = {"finished": loop.finished, "step": loop.state.step, "checkpoint": which, "objective": objective}
+    head = {"finished": loop.finished, "step": loop.state.step, "checkpoint": which}
+    head |= {"objective": loop.objective}  # null before the first validation
     folder.write_results(head | measured | facts | {"time/training_seconds": loop.state.seconds})
     if not loop.finished:
         log.info(f"stopped after {loop.state.step:,} of {loop.total:,} updates; the same command continues")

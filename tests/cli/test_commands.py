@@ -303,6 +303,17 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
 def test_an_error_is_kept_where_there_is_no_folder_yet(tmp_path):
     RunFolder(tmp_path / "not" / "yet").fail(UserError("no data"))
     assert RunFolder(tmp_path / "not" / "yet").error == "no data\n"
+    RunFolder(tmp_path).fail(OSError())  # which says nothing
+    assert RunFolder(tmp_path).error == "OSError\n"
+
+
+def test_an_error_is_kept_where_the_folder_of_the_start_before_was_deleted(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.held():
+        pass
+    shutil.rmtree(folder.path)
+    folder.fail(UserError("no data"))
+    assert folder.error == "no data\n"
 
 
 def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch):
@@ -310,20 +321,21 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     monkeypatch.setattr(status, "datetime", noon)
     plan({str(tmp_path / name): [f"a={name}"] for name in "abcde"})
     reported(tmp_path, "a", 0, {"updates": 100, "step": 100, "time/training_seconds": 3600.0})
-    reported(tmp_path, "b", 0, {"updates": 100, "step": 0, "finished": False})
-    timed = {"step": 40, "time/seconds": 40 * 72.0}
-    (tmp_path / "b" / "metrics.jsonl").write_text(f"{json.dumps(timed)}\n" + json.dumps({"step": 50}) + "\n")
+    reported(tmp_path, "b", 0, {"updates": 140, "step": 0, "finished": False})
+    timed = [{"step": 20, "time/seconds": 20 * 99.0}, {"step": 40, "time/seconds": 40 * 72.0}, {"step": 50}]
+    (tmp_path / "b" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in timed))
     faked(tmp_path, "c", 0)
+    (tmp_path / "c" / "metrics.jsonl").write_text('{"step": 0, "time/seconds": 9.0}\n')
     RunFolder(tmp_path / "d").fail(UserError("no such file"))
     with RunFolder(tmp_path / "b").held():
-        # b: 50 updates of 72 s; c and e: 100 each, of (36 + 72) / 2 s; d only when it is started again
-        assert seconds_left(find_jobs([tmp_path])) == pytest.approx(50 * 72 + 2 * 100 * 54)
+        # b: 90 updates of 72 s; c and e: (100 + 140) / 2 each, of (36 + 72) / 2 s; d only when started again
+        assert seconds_left(find_jobs([tmp_path])) == pytest.approx(90 * 72 + 2 * 120 * 54)
         assert script("status").main([str(tmp_path)]) == 0
     counts, end, *lines = capsys.readouterr().out.splitlines()
     assert counts == "5 runs: 1 done, 1 running, 1 failed, 1 stopped, 1 missing"
-    assert end == "about 4:00:00 left, until Sun 16:00"
+    assert end == "about 5:24:00 left, until Sun 17:24"
     assert lines == [
-        f"running {tmp_path}/b: 50 of 100 updates",
+        f"running {tmp_path}/b: 50 of 140 updates",
         f"stopped {tmp_path}/c",
         f"failed {tmp_path}/d: no such file",
         f"missing {tmp_path}/e: python train.py a=e",
@@ -616,11 +628,12 @@ def test_scripts_open_the_checkpoint_that_the_task_reports(worse, monkeypatch, c
 def test_a_toy_folder_that_holds_the_best_checkpoints_numbers_is_read_as_of_its_end(tmp_path, capsys):
     results = {"val/rec": 2.2, "test/rec": 2.2, "test/iw_nll": 2.3, "objective": 2.3, "step": 9}
     reported(tmp_path, "old", 0, results)
-    records = [{"step": 5, "val/rec": 2.2}, {"step": 9, "val/rec": 0.9}, {"step": 9, "test/rec": 2.2}]
+    records = [{"step": 5, "val/rec": 2.2, "test/rec": 2.3}, {"step": 7, "train/rec": 2.0}]
+    records += [{"step": 9, "val/rec": 0.9}, {"step": 9, "test/rec": 2.2}, {"step": 9, "best/test/rec": 2.2}]
     (tmp_path / "old" / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     (old,) = find_runs([tmp_path])
     assert old.results == {"finished": True, "step": 9, "val/rec": 0.9, "test/rec": 0.9}
-    assert old.at("test/rec", 9) is None and old.at("val/rec", 9) == 0.9
+    assert list(old.metrics) == records[:3]  # without those of the best checkpoint
     assert script("table").main([str(tmp_path)]) == 0
     table, note = capsys.readouterr().out.split("\n\n")
     assert "| 1 | 0.90 |" in table

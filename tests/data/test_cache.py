@@ -153,10 +153,11 @@ def folders_of_classes(folder: Path) -> OwnLabels:
     return dataclasses.replace(labelled(folder), path=str(folder / "my"), label=None)
 
 
-@pytest.mark.parametrize("made", [folder_of_splits, folders_of_classes])
+@pytest.mark.parametrize("made", [own, folder_of_splits, folders_of_classes])
 def test_what_is_smaller_than_the_smallest_is_read_as_ever(made, tmp_path, monkeypatch, folder):
     config = made(tmp_path)
-    size = sum(path.stat().st_size for path in Path(config.path).rglob("*.txt"))
+    path = Path(config.path)  # of `own` one file, which has all three splits
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*.txt")))
     for smallest, kept in ((size + 1, False), (size, True)):
         monkeypatch.setattr(cache, "SMALLEST", smallest)
         data.build(config, CPU)

@@ -95,8 +95,10 @@ def toy(tmp_path: Path) -> Path:
 
 
 def test_runs_are_found_at_any_depth_and_once(toy: Path):
-    runs = find_runs([toy.parent, toy, toy / "constant"])
+    runs = find_runs([toy.parent, toy, toy / "constant", toy / ".." / toy.name])
     assert len(runs) == 4
+    with pytest.raises(RunsError, match=r"^no folder given: no run found"):
+        find_runs([])
 
 
 def test_groups_are_in_the_papers_order_and_by_seed(toy: Path):
@@ -161,12 +163,17 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
     [
         ("metrics.jsonl", '{"step": 1,', "not JSON"),
         ("metrics.jsonl", "[1]", "whole number 'step'"),
+        ("metrics.jsonl", '{"step": true}', "whole number 'step'"),
+        ("metrics.jsonl", '{"step": -1}', "whole number 'step'"),
+        ("metrics.jsonl", f'{{"step": {2**63}}}', "whole number 'step'"),
         ("metrics.jsonl", '{"step": 1, "train/kl": "a"}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": NaN}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": -Infinity}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": true}', "train/kl must be a number"),
         ("latents.jsonl", '{"step": 1, "mean": [[0, 0]]}', "needs mean"),
         ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}', "do not"),
+        ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0]], "label": [0, 1]}', "do not"),
+        ("latents.jsonl", '{"step": 1, "mean": [0], "logvar": [0], "label": [0]}', "do not"),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message: str):

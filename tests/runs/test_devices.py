@@ -25,9 +25,10 @@ def nvidia_smi(tmp_path, monkeypatch):
     """Return a function that puts an nvidia-smi on the path, with what it prints and its exit status."""
 
     def install(printed: str, status: int = 0) -> None:
+        asked = '[ "$*" = "--query-gpu=uuid --format=csv,noheader" ]'
         program = tmp_path / "bin" / "nvidia-smi"
         program.parent.mkdir(exist_ok=True)
-        program.write_text(f"#!/bin/sh\nprintf '{printed}'\nexit {status}\n")
+        program.write_text(f"#!/bin/sh\n{asked} || exit 2\nprintf '{printed}'\nexit {status}\n")
         program.chmod(program.stat().st_mode | stat.S_IXUSR)
         monkeypatch.setenv("PATH", f"{program.parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -51,6 +52,15 @@ def test_visible_gpus_are_those_of_cuda(visible, expected, monkeypatch):
     assert devices.gpus() == expected
 
 
+def test_cores_are_those_that_this_process_may_use_where_the_system_says(monkeypatch):
+    monkeypatch.setattr(devices.os, "sched_getaffinity", lambda _: range(3), raising=False)
+    assert devices.cores() == 3
+    monkeypatch.delattr(devices.os, "sched_getaffinity")
+    for count, wanted in ((5, 5), (None, 1)):
+        monkeypatch.setattr(devices.os, "cpu_count", lambda count=count: count)
+        assert devices.cores() == wanted
+
+
 def test_an_nvidia_smi_that_fails_names_no_gpu(nvidia_smi):
     nvidia_smi("GPU-a\\nGPU-b\\n")
     assert devices.gpus() == ["GPU-a", "GPU-b"]
@@ -67,6 +77,8 @@ def test_a_run_on_the_cpu_says_that_the_gpu_is_hidden(nvidia_smi, monkeypatch):
         "cpu: this machine has a GPU, hidden by CUDA_VISIBLE_DEVICES='';"
         " a launcher gives one with hydra.launcher.gpus_per_node=1"
     )
+    monkeypatch.setenv(devices.VISIBLE, "GPU-a")  # it is this torch that sees none
+    assert describe_device(cpu) == "cpu"
 
 
 @pytest.mark.parametrize(("supported", "said"), [(True, ", with bf16)"), (False, ")")])

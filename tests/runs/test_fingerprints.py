@@ -17,8 +17,9 @@ from cvae.errors import FolderError, RunsError, UserError
 from cvae.report.accuracy import accuracy_table
 from cvae.report.figures import curves_figure
 from cvae.runs import fingerprints
-from cvae.runs.compatibility import refuse_other_run, unchecked_files
+from cvae.runs.compatibility import refuse_as_source, refuse_other_run, unchecked_files
 from cvae.runs.folder import RunFolder
+from cvae.runs.provenance import describe
 from cvae.runs.reader import find_runs
 from scripts import claims, figures, report, table
 from tests.helpers import DIALOGS
@@ -145,6 +146,41 @@ def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypat
     assert not unchecked_files(old, corpus)
     with pytest.raises(FolderError, match="other data: val changed since"):
         refuse_other_run(settle(tmp_path / "bad", config, True, **{**corpus, "val": "0"}), config)
+
+
+@pytest.mark.parametrize(("task", "which"), [("toy", "last"), ("ptb", "best")])
+def test_of_a_source_the_checkpoint_that_the_task_reports_is_fingerprinted(task, which, tmp_path, configured):
+    for name in ("last", "best"):
+        (tmp_path / f"checkpoint_{name}.pt").write_text(name)
+    prints = fingerprints.others(configured(f"task={task}", f"init_from={tmp_path}"))
+    assert prints == {"init_from": sha(tmp_path / f"checkpoint_{which}.pt")}
+
+
+def test_what_cannot_be_compared_is_named_with_its_reason_and_not_recorded(tmp_path, configured):
+    prints = {"train": None, "val": "1", "test": None, "task.vectors": "2", "init_from": "3"}
+    describe(RunFolder(tmp_path), configured(), "", prints)
+    assert RunFolder(tmp_path).record["data"] == {"val": "1", "task.vectors": "2", "init_from": "3"}
+    folder = settle(tmp_path / "old", configured(), True, val="1")
+    assert unchecked_files(folder, prints) == (
+        "corpus not checked: train, test not on this machine; task.vectors, init_from not in its run.json"
+    )
+
+
+@pytest.mark.parametrize("name", ["checkpoint_last.pt", "metrics.jsonl"])
+def test_records_without_a_run_json_are_nobodys(name, tmp_path):
+    assert RunFolder(tmp_path).record is None
+    (tmp_path / name).touch()
+    with pytest.raises(FolderError, match=r"holds records of a run but no run\.json that says of which$"):
+        _ = RunFolder(tmp_path).record
+
+
+def test_a_run_that_only_classifies_takes_the_encoder_of_a_run_of_its_task(tmp_path, configured):
+    source = settle(tmp_path / "source", configured("task=ptb"), True)
+    (source / "checkpoint_best.pt").touch()
+    start = f"init_from={source}"
+    refuse_as_source(source, configured("task=ptb", start))
+    with pytest.raises(FolderError, match=r"was run with task=ptb, and this run has task=yelp$"):
+        refuse_as_source(source, configured("task=yelp", start))
 
 
 def test_a_tokenizer_of_ones_own_is_fingerprinted(text, tmp_path):

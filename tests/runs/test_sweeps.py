@@ -158,7 +158,9 @@ class Machine:
         ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(2, "", "1")),
         ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(16, "0,1", "8")),  # one job on each GPU
         ({"_target_": "x.JoblibLauncher", "n_jobs": -1}, Machine(16, "-1", "4")),  # no GPU
+        ({"_target_": "x.JoblibLauncher", "n_jobs": -9}, Machine(4, "", "unset")),
         ({"_target_": "x.LocalLauncher"}, Machine(16, "", "4")),
+        ({"_target_": "x.LocalLauncher"}, Machine(3, "", "1")),
         ({"_target_": "x.BasicLauncher"}, Machine(16, "", "unset")),
         ({"_target_": "x.SlurmLauncher"}, Machine(16, "", "unset")),
     ],
@@ -174,6 +176,52 @@ def test_cores_are_divided_among_jobs_that_run_at_once(launcher, machine, tmp_pa
     assert [(job.state, job.command) for job in find_jobs([tmp_path])] == [
         ("missing", f"python train.py a={letter}") for letter in "abcd"
     ]
+
+
+@pytest.mark.parametrize(
+    ("own", "threads"),
+    [
+        ({}, "8"),
+        ({"jobs_per_gpu": 2}, "4"),
+        ({"device": "cpu"}, "4"),
+        ({"device": "cpu", "jobs": {}}, "2"),  # of a search, which may have as many as there are cores
+    ],
+)
+def test_gpus_bound_the_jobs_at_once_unless_these_are_on_the_cpu(own, threads, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "cores", lambda: 16)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    launcher = {"_target_": "x.JoblibLauncher", "n_jobs": 8}
+    jobs = {str(tmp_path / letter): [f"a={letter}"] for letter in "abcd"}
+    Sweep(**({"place": tmp_path, "device": "auto", "launcher": launcher, "jobs": jobs} | own)).begin()
+    assert os.environ["OMP_NUM_THREADS"] == threads
+
+
+def test_a_plan_is_added_to_and_tells_more_than_a_run(tmp_path):
+    sweeps.plan({str(tmp_path / "a" / "x"): ["seed=1"]})
+    sweeps.plan({str(tmp_path / "a" / "y"): ["seed=2"], str(tmp_path / "b" / "x"): ["seed=3"]})
+    for place in ("a/x", "a/z"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "run.json").write_text(json.dumps({"command": f"that of {place}"}))
+    RunFolder(tmp_path / "c").fail(ValueError("no folder yet"))
+    commands = ["seed=1", "seed=2", "that of a/z", "seed=3", ""]
+    jobs = find_jobs([tmp_path])
+    assert [job.folder.path.relative_to(tmp_path).as_posix() for job in jobs] == [
+        "a/x",
+        "a/y",
+        "a/z",
+        "b/x",
+        "c",
+    ]
+    assert [job.command.removeprefix("python train.py ") for job in jobs] == commands
+
+
+def test_a_run_that_made_no_updates_has_made_them_all(tmp_path):
+    (tmp_path / "run.json").write_text("{}")
+    RunFolder(tmp_path).write_results({"finished": True, "step": 0, "updates": 0})
+    (job,) = find_jobs([tmp_path])
+    assert job.progress == (0, 0, 0.0)
 
 
 def test_a_number_of_threads_that_the_user_gives_stays(tmp_path, monkeypatch):

@@ -49,6 +49,7 @@ from cvae.runs.reader import Run, find_runs, read_map
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Trial
 from cvae.training import checkpoint
+from cvae.training import run as runs
 from cvae.training.classification import summary as means_of
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
@@ -619,6 +620,7 @@ def test_the_log_has_a_line_for_each_classifier_and_their_table(finished):
         record = json.loads(line)
         labels, accuracy = f"{record['labels']:,} labels", f"test accuracy {record['test/accuracy']:.4f}"
         assert log.count(f"{record['mode']}, {labels}, seed {record['seed']} | {accuracy}\n") == 1
+        assert 0 < record["time/seconds"] < 60
     assert log.count("test accuracy in %\n" + (finished / "accuracy.md").read_text()) == 1
 
 
@@ -661,11 +663,12 @@ def test_the_second_stage_goes_on_after_any_classifier(killed, finished, folder,
 def test_a_classifier_whose_loss_is_not_finite_stops_and_keeps_its_batch(folder, tmp_path, configured):
     own = ("task.finetune.modes=[scratch]", "task.finetune.lr=1e38", f"dataset.path={folder}")
     with pytest.raises(
-        Diverged, match=r"^loss is (nan|inf) at update \d of the classifier scratch, share 0\.1, "
+        Diverged, match=r"^loss is (nan|inf) at update \d of the classifier scratch, share 0\.1, seed 0: the "
     ):
         run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     kept = json.loads((tmp_path / "diverged.json").read_text())
-    assert (kept["mode"], kept["seed"]) == ("scratch", 0) and len(kept["sentences"]) == 8
+    assert (kept["mode"], kept["share"], kept["seed"]) == ("scratch", 0.1, 0) and len(kept["sentences"]) == 8
+    assert re.fullmatch(r"loss is (nan|inf) at update \d", kept["cause"])
     assert not RunFolder(tmp_path).results["finished"]
 
 
@@ -689,13 +692,20 @@ def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
     assert RunFolder(tmp_path).results["finished"]
 
 
-def test_init_from_restores_exactly_and_gives_the_same_classifiers(finished, folder, tmp_path, configured):
+def test_init_from_restores_exactly_and_gives_the_same_classifiers(
+    finished, folder, tmp_path, configured, monkeypatch
+):
     own = ("task.finetune.modes=[probe]", f"init_from={finished}", f"dataset.path={folder}")
     task = prepare(configured(*REVIEWS, *own))
     best = checkpoint.load(finished / "checkpoint_best.pt")["model"]
     for name, tensor in task.model.encoder.state_dict().items():
         assert torch.equal(tensor, best[f"encoder.{name}"])
+    taken, take = [], runs.load_weights
+    monkeypatch.setattr(
+        runs, "load_weights", lambda *given, **how: taken.append(how["encoder_only"]) or take(*given, **how)
+    )
     run(configured(*REVIEWS, *own), RunFolder(tmp_path))
+    assert taken == [True]
     assert cells(tmp_path) == [cell for cell in cells(finished) if cell["mode"] == "probe"]
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["finished"] and results["updates"] == 0

@@ -117,6 +117,7 @@ def test_where_the_rates_are_constant_it_is_one_longer_run_bit_for_bit(
     assert [record["step"] for record in val] == [12, 24, 36, 48]
     assert val == [record for record in records(longer) if "val/elbo" in record]
     results = [RunFolder(folder).results for folder in (source, longer)]
+    assert "nothing changes up to update 36, after it" in results[0]["notes"][-1]
     assert all(r["finished"] and r["updates"] == 48 for r in results)
     assert results[0]["test/elbo"] == results[1]["test/elbo"]
 
@@ -176,8 +177,17 @@ def test_the_records_are_those_of_both_runs_and_tensorboard_shows_each_once(fini
         refuse_mixture([read_run(tmp_path), dataclasses.replace(other, continues=None)])
 
 
+def test_the_snapshots_of_a_toy_come_along(finished, tmp_path, configured):
+    toy = ("dataset.draws=2", "task.samples=10", "train.validate_every=10")
+    source = finished(*toy, "train.steps=20")
+    run(configured(*toy, f"continue_from={source}", *BOTH[:1], "train.steps=30"), RunFolder(tmp_path))
+    theirs, ours = ((folder / "latents.jsonl").read_text() for folder in (source, tmp_path))
+    assert ours.startswith(theirs)
+    assert [json.loads(line)["step"] for line in ours.splitlines()] == [10, 20, 30]
+
+
 def test_a_run_that_is_continued_twice_remembers_both_ends(tmp_path, configured):
-    first = {"end": 24, "beta": True, "lr": False}
+    first = {"end": 1, "beta": True, "lr": False}
     RunFolder(tmp_path).write_results({"updates": 36})
     record = {"format": 1, "config": {}, "continues": [first]}
     (tmp_path / "run.json").write_text(json.dumps(record))
@@ -185,7 +195,7 @@ def test_a_run_that_is_continued_twice_remembers_both_ends(tmp_path, configured)
     assert continuation.stages(config) == [first, {"end": 36, "beta": False, "lr": True}]
     (tmp_path / "run.json").write_text(json.dumps(record | {"continues": continuation.stages(config)}))
     rates = continuation.rates(config, RunFolder(tmp_path), 60, 12)
-    assert rates.total == 24 and [stage.end for stage in rates.stages] == [24, 36]
+    assert rates.total == 1 and [stage.end for stage in rates.stages] == [1, 36]
 
 
 @pytest.mark.parametrize(
@@ -290,6 +300,8 @@ def results_of(**values) -> Callable[[Path], object]:
     [
         ((), shutil.rmtree, "is not the folder of a run; where one was continued already"),
         ((), results_of(finished=False), "is not finished, its own command continues it: the first command"),
+        ((), results_of(step=0), "has made no updates that could go on"),
+        ((), results_of(updates=None), "has made no updates that could go on"),
         (
             (),
             lambda f: (f / "checkpoint_last.pt").unlink(),
@@ -344,6 +356,7 @@ def test_other_data_and_a_source_that_changed_are_refused(finished, tmp_path, co
     config = configured(*PLAIN, f"continue_from={source}", "train.steps=36", "train.stop_after=26")
     run(config, RunFolder(tmp_path / "new"))
     (source / "checkpoint_last.pt").write_bytes(b"another run, later")
+    reopen(config, RunFolder(tmp_path / "new"))  # which needs the source no more
     with pytest.raises(FolderError, match="trained on other data: continue_from changed since"):
         run(config, RunFolder(tmp_path / "new"))
 

@@ -59,6 +59,7 @@ def test_an_exported_model_is_the_run_s(folder, shared):
 
 
 def test_the_last_checkpoint_is_exported_where_asked(folder, tmp_path, capsys):
+    (tmp_path / "last").mkdir()  # empty, it will do
     assert export.main([str(folder.path), str(tmp_path / "last"), "--checkpoint", "last"]) == 0
     names = capsys.readouterr().out.splitlines()[-1].partition(": ")[2].split(", ")
     assert "results.json" in names and names == sorted(names)
@@ -105,7 +106,8 @@ def test_nothing_of_this_machine_is_in_it(folder, shared):
     for path in shared.iterdir():
         if path.suffix != ".safetensors":
             assert str(folder.path.parent) not in path.read_text(encoding="utf-8"), path
-    assert json.loads((shared / "run.json").read_text())["config"]["dataset"]["path"] == "corpus"
+    record = json.loads((shared / "run.json").read_text())
+    assert record["config"]["dataset"]["path"] == "corpus" and not {"command", "git"} & record.keys()
 
 
 @pytest.mark.parametrize("where", ["/home/anna/texts", "~/anna/texts", "../anna/texts", "../../anna/texts"])
@@ -219,8 +221,12 @@ BREAKAGES = {
     "more": (reshape("other", torch.zeros(2)), "has the weights of another model: Unexpected key"),
     "json": (lambda at: (at / "run.json").write_text('{"format": 1,'), r"run\.json cannot be read"),
     "list": (lambda at: (at / "run.json").write_text("[]"), "must hold a JSON object, found list"),
-    "format": (rewrite("run.json", format=99), "has format 99"),
+    "format": (
+        rewrite("run.json", format=99, versions={"cvae": "7.1"}),
+        "has format 99 of cvae 7.1; this version reads format 1$",
+    ),
     "no config": (rewrite("run.json", config={}), r"run\.json: "),
+    "list of data": (rewrite("run.json", data=["a"]), "has format 1"),
     "text config": (rewrite("run.json", config="x"), "has format 1"),
     "no run.json": (lambda at: (at / "run.json").unlink(), r"is not a run folder: it has no run\.json"),
 }
@@ -237,6 +243,8 @@ def test_a_broken_folder_is_refused_in_a_sentence(copy, kind):
 
 def test_weights_that_are_not_there_are_named(copy):
     path = copy / "model.safetensors"
+    (copy / "run.json").unlink()
+    assert checkpoint.load(path)["model"].keys() == load_file(path).keys()  # no digest to compare
     path.unlink()
     with pytest.raises(UserError, match=rf"^{re.escape(str(path))} cannot be read: No such file or"):
         checkpoint.load(path)
@@ -297,6 +305,7 @@ def test_a_name_of_the_hub_is_fetched_by_a_list_of_names(shared, monkeypatch, tm
     ("answer", "sentence"),
     [
         (OSError("no\nnetwork"), "owner/name is no folder here, and cannot be had from the hub: no network"),
+        (OSError(), "owner/name is no folder here, and cannot be had from the hub: OSError"),
         (None, r"owner/name of the hub has no model\.safetensors: it is no model that `export` wrote"),
     ],
 )
@@ -307,6 +316,36 @@ def test_without_network_or_model_it_ends_in_a_sentence(answer, sentence, copy, 
     hub_of(monkeypatch, answer or copy)
     with pytest.raises(UserError, match=re.escape(sentence) if answer else sentence):
         cvae.load("owner/name")
+
+
+def test_what_the_cache_has_is_found_by_name_and_revision(monkeypatch, tmp_path):
+    def look(*asked: str, revision: str | None = None) -> str | None:
+        found = (*asked, revision) == ("owner/name", "model.safetensors", "v1")
+        return str(tmp_path / "cache" / asked[1]) if found else None
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", look)
+    assert hub.cached("owner/name@v1") == tmp_path / "cache"
+    assert not hub.cached("owner/name").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint_last.pt", "checkpoint_previous.pt", "results.json", "model.safetensors"]
+)
+def test_a_run_with_weights_or_results_needs_no_pretrained_checkpoint(name, tmp_path, configured):
+    given = (
+        "dataset.path=a",
+        "dataset.tokens=bpe",
+        "model=pretrained",
+        "model.decoder=absent",
+        "model.encoder=too",
+    )
+    model, folder = configured(*OWN[:2], *given).model, RunFolder(tmp_path)
+    with pytest.raises(UserError, match=r"model\.decoder=absent is neither a folder here nor"):
+        hub.pretrained(model, folder)
+    (tmp_path / name).write_text('{"finished": true}')
+    kept = hub.pretrained(model, folder)
+    assert (kept.decoder, kept.encoder) == (str(tmp_path / "pretrained.json"), None)
 
 
 def test_init_from_takes_an_exported_folder_and_a_name_of_the_hub(

@@ -126,6 +126,9 @@ def test_onednn_is_off_only_while_it_is_used_in_bf16_that_it_has_not(supported, 
         assert torch.is_autocast_enabled("cpu") and torch.backends.mkldnn.enabled == supported
         _ = 1 / 0
     assert torch.backends.mkldnn.enabled and not torch.is_autocast_enabled("cpu")
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+    with autocast("bf16", "cpu"):
+        assert not torch.backends.mkldnn.enabled  # as somebody else has asked for it
 
 
 def test_tf32_is_off_in_tests_and_gpus_are_hidden_from_all_but_those_marked_cuda():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import signal
@@ -273,12 +274,14 @@ def test_no_process_reads_what_is_overwritten(overwrite, monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setattr(collective, "joined", lambda device: nullcontext())
-    monkeypatch.setattr(runs, "prepare", lambda config, known, folder: seen.append(folder))
+    monkeypatch.setattr(
+        runs, "prepare", lambda config, known, folder: seen.append((folder, config.train.progress))
+    )
     monkeypatch.setattr(runs, "_fingerprints", lambda task, config: {})
     monkeypatch.setattr(follower, "follow", lambda folder, task, prints: None)
     folder = RunFolder(tmp_path)
-    runs.run(configured(*LANGUAGE, f"overwrite={overwrite}"), folder)
-    assert seen == [None if overwrite else folder]
+    assert math.isnan(runs.run(configured(*LANGUAGE, f"overwrite={overwrite}"), folder))
+    assert seen == [(None if overwrite else folder, False)]  # and one bar is enough
 
 
 def test_a_signal_to_another_process_during_the_last_step_ends_this_one_too(monkeypatch, tmp_path):
@@ -312,8 +315,62 @@ def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatc
         "rank 2 (here, process 2) is lost: closed [::1]:3"
     )
     answering.clear()
-    said = collective._missing(RuntimeError("closed"))
+    said = collective._missing(RuntimeError("closed\nby whom"))
     assert said == "at least one of rank 1 (here, process 1), rank 2 (here, process 2) is lost: closed"
+    answering |= {1, 2}
+    assert collective._missing(RuntimeError("closed")) == "a process is lost: closed"
+    monkeypatch.setattr(collective.dist, "is_initialized", lambda: False)  # they met, and got no further
+    assert collective._missing(RuntimeError("closed")) == "rank 0 of 3 did not meet the others: closed"
+
+
+@pytest.mark.parametrize("said", ["Gloo connectFullMesh failed", "Connection reset by peer", "out of memory"])
+def test_an_error_that_is_not_of_the_network_loses_no_process(said, monkeypatch):
+    def work() -> None:
+        raise RuntimeError(said)
+
+    monkeypatch.setattr(collective, "_missing", str)
+    with pytest.raises(LostProcess if "onnect" in said else RuntimeError, match=said) as caught:
+        collective._together(work)
+    assert isinstance(caught.value, LostProcess) == ("onnect" in said)
+
+
+@pytest.mark.parametrize(
+    ("device", "there", "gpu"),
+    [("auto", True, True), ("cuda", True, True), ("auto", False, False), ("cpu", True, False)],
+)
+def test_processes_take_gpus_where_there_are_some_that_the_run_wants(device, there, gpu, monkeypatch):
+    done = []
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    monkeypatch.setattr(collective, "_take_gpu", lambda: done.append("its GPU"))
+    monkeypatch.setattr(collective, "_meet", done.append)
+    with collective.joined(device):
+        assert done == (["its GPU", "cpu:gloo,cuda:nccl"] if gpu else ["gloo"])
+
+
+@pytest.mark.parametrize("ranks", [{"LOCAL_RANK": "1", "RANK": "3"}, {"RANK": "1"}])
+def test_the_gpu_of_a_process_has_its_number_on_the_machine(ranks, monkeypatch):
+    taken, count = [], [2]
+    announce(monkeypatch, WORLD_SIZE="4", **ranks)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count[0])
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    collective._take_gpu()
+    assert taken == [1]
+    count[0] = 1
+    with pytest.raises(UserError, match=r"^this machine has 1 GPUs, .*: --nproc-per-node must be at most"):
+        collective._take_gpu()
+
+
+def test_a_gradient_that_a_process_lacks_is_zeros_and_what_is_frozen_gets_none(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(collective, "_summed", lambda values, how: 2 * values)
+    shapes = ((2, 3), (4,), (1, 5))
+    here, unread, frozen = parameters = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    here.grad = torch.arange(6.0).view(2, 3)
+    frozen.requires_grad_(False)
+    collective.sum_gradients(parameters)
+    assert here.grad.tolist() == [[0, 2, 4], [6, 8, 10]] and unread.grad.tolist() == [0] * 4
+    assert frozen.grad is None
 
 
 @pytest.mark.parametrize("remedy", WHOLE)

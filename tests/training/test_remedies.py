@@ -44,7 +44,7 @@ from cvae.training.loop import Loop
 from cvae.training.run import load_weights, prepare, reopen, run
 from cvae.training.steps import TrainStep, build
 from cvae.training.steps.semi_amortized import SemiAmortizedStep
-from tests.helpers import CONF, DEBUG, REMEDIES
+from tests.helpers import CONF, DEBUG, DIALOGS, REMEDIES
 
 EXCLUSIVE = ({"free_bits", "free_bits_total", "kl_target"}, {"aggressive", "semi_amortized"})
 SMALL = (
@@ -871,6 +871,20 @@ class TestPretrained:
     def test_misfits(self, values, sentence, source):
         with pytest.raises(FolderError, match=sentence.replace(".", r"\.")):
             load_weights(RunFolder(source), prepare(tiny(**values)), False)
+
+    def test_a_model_of_dialogs_has_no_encoder_of_its_own(self, tmp_path):
+        sizes = ("embed", "utterance", "context", "topic", "latent", "prior", "decoder", "bow_hidden")
+        small = (f"model.{size}=4" for size in sizes)
+        config = load(container("task=switchboard", f"dataset.path={DIALOGS}", *small))
+        task, folder = prepare(config), RunFolder(tmp_path)
+        describe(folder, config, "", task.data.fingerprints)
+        folder.write_results({"finished": True})
+        task.data.vocabulary.save(tmp_path)
+        content = {"config": config.container, "model": task.model.state_dict()}
+        checkpoint.save(tmp_path / "checkpoint_best.pt", content)
+        load_weights(folder, task, False)
+        with pytest.raises(FolderError, match=r"another shape: there is no encoder to take$"):
+            load_weights(folder, task, True)
 
     def test_other_words_and_unfinished_runs(self, source, tmp_path):
         task = prepare(tiny())

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 from tensorboard.summary.writer.record_writer import RecordWriter
@@ -34,11 +36,13 @@ from cvae.runs.compatibility import refuse_other_run
 from cvae.runs.folder import RunFolder, discard_if_empty, refuse_impossible
 from cvae.runs.provenance import describe
 from cvae.tasks.language_model import LanguageTask
-from cvae.training import checkpoint
+from cvae.training import checkpoint, console
 from cvae.training.divergence import check_step
+from cvae.training.guards import disk_errors
 from cvae.training.logger import Logger
 from cvae.training.loop import Loop
 from cvae.training.run import prepare, reopen, run
+from cvae.training.standalone import measure, without_corpus
 from cvae.training.steps import TrainStep
 from scripts import kill
 from tests.forked import Process
@@ -211,16 +215,29 @@ def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
     assert all(len(steps) == len(set(steps)) for steps in read.values())
 
 
-def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_path, configured):
+def ended(folder: Path) -> bool:
+    """Whether TensorBoard's table of hyperparameters has the run's end."""
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return "_hparams_/session_end_info" in events.summary_metadata
+
+
+def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_path, monkeypatch, configured):
     run(configured(*TOY, "train.stop_after=17"), RunFolder(tmp_path), "the first command")
     early = json.loads((tmp_path / "results.json").read_text())
     assert early["finished"] is False
     assert early["step"] == 17
-    assert early["val/elbo"] < 0
+    assert early["val/elbo"] < 0 and not (tmp_path / "samples.md").exists()
+    assert not ended(tmp_path) and ended(whole["toy"])
     said = "stopped after 17 of 40 updates; the same command continues"
     assert (tmp_path / "train.log").read_text().count(said) == 1
+    survive(configured(*TOY), tmp_path, monkeypatch, 1, "_advance")
+    begun = RunFolder(tmp_path).results
+    assert (begun["finished"], begun["step"]) == (False, 17) and "val/elbo" not in begun
     run(configured(*TOY), RunFolder(tmp_path), "another")
-    assert (tmp_path / "train.log").read_text().count("stopped after") == 1
+    log = (tmp_path / "train.log").read_text()
+    assert log.count("stopped after") == log.count(f"{tmp_path}: from the start, going to 17 of 40, on ") == 1
+    assert log.count(f"{tmp_path}: after 17 updates, going to 40 of 40, on ") == 2
     assert outcome(tmp_path) == outcome(whole["toy"])
     assert RunFolder(tmp_path).record["command"] == "the first command"
 
@@ -241,7 +258,10 @@ def test_sigterm_ctrl_c_and_slurms_warning_save_and_exit_and_the_run_goes_on(
             with pytest.raises(SystemExit) as ended:
                 run(configured(*TOY), RunFolder(tmp_path))
         assert ended.value.code == 128 + number
-        assert checkpoint.load(tmp_path / "checkpoint_last.pt")["step"] in (9, 16, 23)
+        step = checkpoint.load(tmp_path / "checkpoint_last.pt")["step"]
+        assert step in (9, 16, 23) and RunFolder(tmp_path).state == "stopped"
+        said = f" {signal.Signals(number).name}: saved after {step} updates; the same command continues"
+        assert (tmp_path / "train.log").read_text().count(said) == 1
     run(configured(*TOY), RunFolder(tmp_path))
     assert outcome(tmp_path) == outcome(whole["toy"])
 
@@ -296,6 +316,14 @@ def test_the_harness_kills_runs_that_can_be_started(name, configured):
     assert configured(*(word.format(reviews="Ä b") for word in words)).train.save_every < 10
 
 
+def test_a_run_on_a_corpus_without_a_limit_measures_a_text_however_long(whole, tmp_path):
+    task = without_corpus(RunFolder(whole["tiny"]), "cpu")
+    words = task.data.vocabulary.words[4:6]
+    (tmp_path / "long.txt").write_text(" ".join(words * 40) + "\n")
+    found = measure(task, tmp_path / "long.txt", None)
+    assert (found["text/sentences"], found["text/tokens"], found["text/unknown_share"]) == (1, 81, 0)
+
+
 def test_the_objective_is_the_best_validations_bound(whole):
     results = RunFolder(whole["toy"]).results
     best = max(r["val/elbo"] for r in outcome(whole["toy"])["metrics"] if "val/elbo" in r)
@@ -327,6 +355,7 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
     task, made, updates, clock = prepare(config), [], [], [100.0]
     monkeypatch.setattr("cvae.training.state.time", SimpleNamespace(perf_counter=lambda: clock[0]))
     loop = Loop(config, task, RunFolder(tmp_path))
+    clock[0] += 5  # before training begins
     total, epoch = loop.total, len(task.batches["train"])
     assert total == 24 and 1 < epoch < total
     loss, optimizer_step, advance = TrainStep.loss, TrainStep.optimizer_step, Loop._advance
@@ -346,21 +375,35 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
         updates.append(made.copy())
         clock[0] += 0.25
 
-    evaluate = task.evaluate
+    evaluate, line, shown = task.evaluate, console.validation_line, []
 
     def watched_evaluate(split):
         clock[0] += 7  # not part of the speed
         return evaluate(split)
 
+    def watched_information(split):
+        clock[0] += 3  # nor is what the aggressive update looks at, once an epoch
+        return 0.5
+
     monkeypatch.setattr(TrainStep, "loss", watched_loss)
     monkeypatch.setattr(TrainStep, "optimizer_step", watched_descend)
     monkeypatch.setattr(Loop, "_advance", watched_advance)
     monkeypatch.setattr(task, "evaluate", watched_evaluate)
+    monkeypatch.setattr(task, "mutual_information", watched_information)
+    monkeypatch.setattr(console, "validation_line", lambda *a: shown.append(a[2:]) or line(*a))
     with Logger(RunFolder(tmp_path), config, 0, {}) as recorder:
         loop.run(recorder)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     records = [record for record in lines if "train/lr" in record]
-    assert [r["time/seconds"] for r in lines if "val/elbo" in r] == [8 / 4 + 7, 16 / 4 + 14, 24 / 4 + 21]
+    looks = [step // epoch * 3 if update == "aggressive" else 0 for step in range(total)]
+    seconds = [8 / 4 + 7, 16 / 4 + 14 + looks[15], 24 / 4 + 21 + looks[23]]
+    assert [r["time/seconds"] for r in lines if "val/elbo" in r] == seconds
+    assert shown == [
+        (f"{step:>7}/24", config.schedule(step - 1, total), taken / step * (total - step))
+        for step, taken in zip((8, 16, 24), seconds, strict=True)
+    ]
+    saved = checkpoint.load(tmp_path / "checkpoint_previous.pt")
+    assert (saved["step"], saved["seconds"]) == (20, 20 / 4 + 14 + looks[19])
     wanted = [(config.schedule(step, total), config.lr(step, total, epoch)) for step in range(total)]
     assert len({beta for beta, _ in wanted}) == total
     assert len({lr for _, lr in wanted[3:]}) == (-(-total // epoch) if per == "epoch" else total // 2)
@@ -372,21 +415,24 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
         assert record["time/tokens_per_second"] == pytest.approx(tokens / 0.25)
 
 
-def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured):
-    config = configured(*TOY, "train.stop_after=25")
+def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured, monkeypatch):
+    config, advance, clock = configured(*TOY, "train.stop_after=25"), Loop._advance, [100.0]
+    monkeypatch.setattr("cvae.training.state.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(Loop, "_advance", lambda loop: advance(loop) or clock.append(clock.pop() + 0.25))
     run(config, RunFolder(tmp_path))
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     elbos = [record["val/elbo"] for record in records if "val/elbo" in record]
     loop = Loop(config, prepare(config), RunFolder(tmp_path))
     assert loop.resume()[0] == loop.state.step == 25
     assert loop.state.scores == [-elbo for elbo in elbos] and loop.state.best == min(loop.state.scores)
-    assert loop.state.seconds == checkpoint.load(tmp_path / "checkpoint_last.pt")["seconds"] > 0
+    assert loop.state.seconds == 25 / 4  # those since the last record, too
 
 
 def test_of_equal_validations_the_first_is_the_best(tmp_path, monkeypatch, configured):
     monkeypatch.setattr(LanguageTask, "score", lambda self, found: 1.0)
-    run(configured(*TOY, "train.stop_after=20"), RunFolder(tmp_path))
-    assert checkpoint.load(tmp_path / "checkpoint_best.pt")["step"] == 10
+    run(configured(*TOY, "train.stop_after=20", "train.save_every=null"), RunFolder(tmp_path))
+    steps = [checkpoint.load(tmp_path / f"checkpoint_{name}.pt")["step"] for name in ("best", "previous")]
+    assert steps == [10, 10]  # and it is saved at validations only
 
 
 def test_the_seed_decides_the_weights_and_the_order_of_the_batches(configured):
@@ -430,10 +476,16 @@ def test_the_folder_holds_what_repeats_the_run(whole, configured):
     assert set(about["data"]) == {"train", "val", "test"}
     # PyPI's wheels name their build, as in 2.13.0+cu130, in torch only
     assert about["versions"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
-    assert {"python", "cvae", "numpy", "hydra-core", "datasets", "scikit-learn"} <= about["versions"].keys()
+    packages = {"numpy", "hydra-core", "datasets", "scikit-learn", "sacrebleu"}
+    assert {"python", "cvae", *packages} <= about["versions"].keys()
     assert about["git"] is None or re.fullmatch(r"[0-9a-f]{40}\+?", about["git"])
     assert (folder / "curves.png").stat().st_size > 10_000
-    assert (folder / "train.log").read_text().count("best checkpoint") == 2
+    log, results = (folder / "train.log").read_text(), RunFolder(folder).results
+    assert log.count("best checkpoint") == 2
+    for split in ("val", "test"):
+        names = ("rec", "kl", "ppl", "iw_ppl", "mi", "au", "path_a")
+        said = " ".join(f"{name} {results[f'{split}/{name}']:.5g}" for name in names)
+        assert log.count(f" best checkpoint | {split} {said}\n") == 1
     assert (folder / "vocabulary.txt").read_text().splitlines()[:4] == ["<pad>", "<unk>", "<s>", "</s>"]
 
 
@@ -456,6 +508,8 @@ def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured
 def test_overwrite_starts_anew(tmp_path, configured):
     (tmp_path / "notes.md").write_text("mine")
     others = ("classifier.jsonl", "map.jsonl", "accuracy.md", "projector_means.tsv", "diverged.json", "a.png")
+    others += ("tokenizer.json", "pretrained.json", "samples.md", "results.json.1.tmp", ".hydra/config.yaml")
+    (tmp_path / ".hydra").mkdir()
     for name in others:  # of a run of another kind, that was here
         (tmp_path / name).write_text("{")
     run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
@@ -464,7 +518,7 @@ def test_overwrite_starts_anew(tmp_path, configured):
     assert not [name for name in ("checkpoint_best.pt", *others) if (tmp_path / name).exists()]
     assert (tmp_path / "notes.md").read_text() == "mine"
     assert max(steps[-1] for steps in board(tmp_path).values()) <= 3
-    assert "going to 3 of 40" in (tmp_path / "train.log").read_text()
+    assert re.findall("going to .* of", (tmp_path / "train.log").read_text()) == ["going to 3 of"]
 
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
@@ -517,11 +571,11 @@ def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, con
     assert last["last/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
 
 
-@pytest.mark.parametrize("name", ["elbo", "rec", "kl", "refined_kl"])
+@pytest.mark.parametrize("name", ["elbo", "rec", "kl", "refined_kl", "bow"])
 def test_a_bound_that_is_not_finite_stops_the_run_in_a_sentence(name, tmp_path, monkeypatch, configured):
     found = {"elbo": -1e9, "rec": 1e9, name: float("inf")}
     monkeypatch.setattr(LanguageTask, "validation_metrics", lambda self, split, terms, q: found)
-    with pytest.raises(Diverged, match=f"val/{name} is inf after 10 updates"):
+    with pytest.raises(Diverged, match=f"^val/{name} is inf after 10 updates in {re.escape(str(tmp_path))}$"):
         run(configured(*TOY), RunFolder(tmp_path))
 
 
@@ -590,9 +644,11 @@ def test_another_thread_count_is_warned_about(tmp_path, configured):
     run(configured(*TOY, "train.stop_after=6"), RunFolder(tmp_path))
     path = tmp_path / "checkpoint_last.pt"
     content = checkpoint.load(path)
-    checkpoint.save(path, content | {"arithmetic": "77 threads on cpu"})
+    older = {key: content[key] for key in content.keys() - {"processes", "update", "scores"}}
+    checkpoint.save(path, older | {"arithmetic": "77 threads on cpu"})
     run(configured(*TOY, "train.stop_after=12"), RunFolder(tmp_path))
-    assert "77 threads on cpu before" in (tmp_path / "train.log").read_text()
+    (said,) = re.findall(" warning: 77 threads on cpu before, .*", (tmp_path / "train.log").read_text())
+    assert said.endswith(" now: numbers will differ in their last digits")
 
 
 @pytest.mark.parametrize("what", ["rec", "gradient norm", "weights"])
@@ -632,12 +688,15 @@ def test_the_sentences_that_are_kept_are_those_of_the_step_that_diverged(tmp_pat
     task = prepare(configured(*DEBUG))
     batches = task.batches["train"]
     assert task.words(batches.at(4)) != task.words(batches.at(5)) != task.words(batches.at(6))
-    with pytest.raises(Diverged, match=r"rec is nan at step 5 \(β = 0.2, lr = 0.3\)"):
-        check_step(5, {"rec": math.nan}, lambda step: (0.2, 0.3), task, RunFolder(tmp_path))
-    assert json.loads((tmp_path / "diverged.json").read_text())["sentences"] == task.words(batches.at(5))
+    said = r"^rec is nan at step 5 \(β = 0.2, lr = 0.3\): .*; a smaller lr\.value or train\.clip may help$"
+    with pytest.raises(Diverged, match=said):
+        check_step(5, {"kl": 1.5, "rec": math.nan}, lambda step: (0.2, 0.3), task, RunFolder(tmp_path))
+    about = {"step": 5, "beta": 0.2, "lr": 0.3, "cause": "rec", "kl": "1.5", "rec": "nan"}
+    kept = json.loads((tmp_path / "diverged.json").read_text())
+    assert kept == about | {"sentences": task.words(batches.at(5))}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format"])
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format", "list"])
 def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damage, tmp_path):
     path = tmp_path / "checkpoint_last.pt"
     checkpoint.save(path, {"weights": torch.arange(4000.0)})
@@ -651,6 +710,8 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damag
         path.write_bytes(b"not a checkpoint")
     elif damage == "format":
         torch.save({"format": 99, "version": "7.1"}, path)
+    elif damage == "list":
+        torch.save([1, 2], path)
     else:
 
         class Trap:
@@ -664,6 +725,7 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damag
     assert "\n" not in str(refused.value)
     assert "weights_only" not in str(refused.value)  # torch's advice is to execute it
     assert ("by cvae 7.1; this is cvae" in str(refused.value)) == (damage == "format")
+    assert ("by cvae ?; this is cvae" in str(refused.value)) == (damage == "list")
     assert not (tmp_path / "executed").exists()
 
 
@@ -703,7 +765,8 @@ def refused(config: Config, folder: Path) -> str:
     """The sentence that ends a run."""
     with pytest.raises(FolderError) as error:
         run(config, RunFolder(folder))
-    assert str(error.value).startswith(f"{folder} cannot be written: ") and "\n" not in str(error.value)
+    assert str(error.value).startswith(f"{folder} cannot be written: ")
+    assert "\n" not in str(error.value) and "[Errno" not in str(error.value)
     return str(error.value)
 
 
@@ -731,6 +794,43 @@ def test_a_limit_of_file_sizes_leaves_the_last_checkpoint_to_go_on_from(tmp_path
     assert checkpoint.load(folder / "checkpoint_last.pt")["step"] == 13
     run(configured(*TOY), RunFolder(folder))
     assert outcome(folder) == outcome(whole["toy"])
+
+
+KEPT = {
+    (): "nothing is saved",
+    ("previous",): "checkpoint_previous.pt is intact: the same command continues from it",
+    ("last", "previous"): "checkpoint_last.pt is intact: the same command continues from it",
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(28, "No space left", "a/b.pt"), "a/b.pt: No space left"),
+        (OSError(28, "No space left"), "No space left"),
+        (OSError("something odd"), "something odd"),
+    ],
+)
+def test_an_error_of_the_disk_is_a_sentence_about_what_is_saved(error, said, kept, tmp_path):
+    for name in kept:
+        (tmp_path / f"checkpoint_{name}.pt").touch()
+    with pytest.raises(FolderError) as caught, disk_errors(RunFolder(tmp_path)):
+        raise error
+    assert str(caught.value) == f"{tmp_path} cannot be written: {said}; {KEPT[kept]}"
+
+
+def test_other_threads_are_quiet_about_the_disk_and_nothing_else(tmp_path, monkeypatch):
+    def fail(kind: type[Exception]) -> None:
+        raise kind
+
+    seen = []
+    monkeypatch.setattr(threading, "excepthook", hook := lambda args: seen.append(args.exc_type))
+    with disk_errors(RunFolder(tmp_path)):
+        for kind in (OSError, FileNotFoundError, KeyError):
+            (thread := threading.Thread(target=fail, args=(kind,))).start()
+            thread.join()
+    assert seen == [KeyError] and threading.excepthook is hook
 
 
 @pytest.mark.parametrize("replaced", [False, True])
@@ -880,6 +980,7 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     layout.ParseFromString(tensors[0].tensor_proto.string_val[0])
     overlaid = [chart.multiline.tag for category in layout.category for chart in category.chart]
     assert ["train/elbo", "val/elbo"] in [list(tags) for tags in overlaid]
+    assert {tag for tags in overlaid for tag in tags} <= set(events.Tags()["tensors"])
     start = plugin_data_pb2.HParamsPluginData()
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     start.ParseFromString(content)
@@ -891,6 +992,7 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     }
     shown = {info.name.tag for info in experiment.experiment.metric_infos}
     assert shown <= set(events.Tags()["tensors"])
+    assert {info.display_name for info in experiment.experiment.metric_infos} == shown
 
 
 def test_what_hydra_made_for_a_refused_run_is_removed_with_two_empty_folders_above_it(tmp_path):
@@ -911,6 +1013,27 @@ def test_a_board_that_cannot_be_closed_is_an_error_unless_another_ends_the_run(
         monkeypatch.setattr(recorder.board, "close", full)
         if ends_by:
             raise ends_by
+
+
+@pytest.mark.parametrize("schedule", ["cyclical", "none"])
+def test_a_plane_is_shown_of_codes_of_two_numbers_and_pictures_at_half_their_size(
+    schedule, tmp_path, configured, monkeypatch
+):
+    drawn, shown = [], []
+    monkeypatch.setattr(figures, "plane_picture", lambda *given: drawn.append(given) or "a plane")
+    config = configured(*TOY, f"schedule={schedule}")
+    Image.new("RGBA", (8, 6)).save(tmp_path / "a.png")
+    with Logger(RunFolder(tmp_path), config, 0, {}) as recorder:
+        monkeypatch.setattr(recorder.board, "add_image", lambda *given, dataformats: shown.append(given))
+        for size in (1, 2, 3):
+            codes = [[0.5] * size] * 4
+            recorder.append("latents.jsonl", {"step": size, "mean": codes, "logvar": codes, "label": [0] * 4})
+        recorder.picture("a", tmp_path / "a.png", 9)
+    ((snapshot, step, exact),) = drawn
+    assert snapshot.mean.shape == (4, 2) and (step, exact) == (2, schedule == "none")
+    plane, (tag, pixels, at) = shown
+    assert plane == ("latents/plane", "a plane", 2)
+    assert (tag, pixels.shape, at) == ("pictures/a", (3, 4, 3), 9)
 
 
 def test_recorder_writes_null_for_scalars_that_json_has_not_and_refuses_other_such_numbers(

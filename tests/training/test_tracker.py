@@ -100,15 +100,16 @@ def test_it_gets_the_records_the_name_and_the_configuration(store, tmp_path, con
     (made,) = store.runs.values()
     assert made.records == records(tmp_path / "one") and made.finished
     assert (made.project, made.name) == ("a-b", "one")
-    assert identity(config.container).items() <= made.config.items()
+    assert made.config == identity(config.container) | {"folder": str(RunFolder(tmp_path / "one"))}
     assert "* " not in capsys.readouterr().out
 
 
 def test_a_folder_named_by_a_dot_has_its_own_name(store, tmp_path, configured, monkeypatch):
     (tmp_path / "one").mkdir()
     monkeypatch.chdir(tmp_path / "one")
-    Tracker(RunFolder("."), configured(*TINY), [])
-    assert [made.name for made in store.runs.values()] == ["one"]
+    Tracker(RunFolder("."), configured(*TINY), [{"step": 3, "val/ppl": None, "val/kl": 1.5}])
+    (made,) = store.runs.values()
+    assert (made.name, made.records) == ("one", [{"step": 3, "val/kl": 1.5}])
 
 
 def test_a_run_that_crashed_goes_on_in_the_same_one_with_each_record_once(
@@ -147,9 +148,11 @@ def test_what_keeps_it_from_starting_is_a_sentence_before_training(
     with pytest.raises(UserError, match=r"^tracker=trackio cannot start: Project name 'x' is not allowed$"):
         run(config, RunFolder(tmp_path / "one"))
     assert RunFolder(tmp_path / "one").results == {}
-    monkeypatch.setenv("TRACKIO_SPACE_ID", "somebody/somewhere")
-    with pytest.raises(UserError, match="writes to this machine, and TRACKIO_SPACE_ID names another"):
-        run(config, RunFolder(tmp_path / "new"))
+    for name in ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "somebody/somewhere")
+            with pytest.raises(UserError, match=f"writes to this machine, and {name} names another"):
+                run(config, RunFolder(tmp_path / "new"))
     monkeypatch.setitem(sys.modules, "trackio", None)
     monkeypatch.setattr(tracker.importlib.util, "find_spec", lambda name: None)
     said = r"^tracker=trackio needs the trackio package: pip install 'cvae-lab\[trackio\]'$"

@@ -17,7 +17,7 @@ from cvae.runs.folder import RunFolder
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
 from cvae.training.run import prepare, reopen, run
-from cvae.training.transfer import load_weights, stored_vocabulary
+from cvae.training.transfer import load_weights, stored_vocabulary, vocabulary_of
 
 OLD = [f"{who} {what} saw it" for who in ("the", "a", "my", "no") for what in ("cat", "dog", "fox", "hen")]
 NEW = [f"{who} {what} saw it" for who in ("the", "a", "some") for what in ("cat", "gnu", "<unk>", "gnu gnu")]
@@ -141,6 +141,25 @@ def test_what_does_not_fit_is_a_sentence(own, change, sentence, on, source, tmp_
     with pytest.raises(UserError, match=f"^init_from={re.escape(str(other))} {sentence}"):
         run(on("new", f"init_from={other}", *own), RunFolder(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
+
+
+def test_a_run_that_is_continued_needs_its_vocabulary_too(on, source, tmp_path):
+    other = shutil.copytree(source, tmp_path / "source")
+    (other / "vocabulary.txt").unlink()
+    config = on("old", f"continue_from={other}", "continue_beta=hold", "train.steps=6")
+    with pytest.raises(
+        FolderError, match=f"^continue_from={re.escape(str(other))} has no vocabulary to keep"
+    ):
+        run(config, RunFolder(tmp_path / "new"))
+
+
+def test_the_tokens_of_a_run_from_before_there_was_a_choice_are_words(on, source, tmp_path):
+    folder = RunFolder(shutil.copytree(source, tmp_path / "source"))
+    record = folder.record
+    del record["config"]["dataset"]["tokens"]
+    (folder / "run.json").write_text(json.dumps(record))
+    words = vocabulary_of(folder, on("new", f"init_from={folder}"))
+    assert words.text == (source / "vocabulary.txt").read_text()
 
 
 def test_a_folder_whose_vocabulary_is_gone_has_none_to_go_on_with(on, source, tmp_path):
