@@ -545,12 +545,12 @@ def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
 def test_a_row_names_its_learning_rate_where_they_vary():
     other = classified(0)
     other.config["lr"] = {"name": "cosine_restarts"}
-    for runs, names in (
+    for members, names in (
         ([classified(0), classified(0, "monotonic")], ["monotonic", "cyclical", "–"]),
         ([classified(0), other], ["cyclical, constant", "cyclical, cosine_restarts", "–"]),
         ([classified(0, "odd"), classified(0)], ["cyclical", "odd", "–"]),
     ):
-        table = accuracy_table(runs, ORDER)
+        table = accuracy_table(members, ORDER)
         assert [row[1] for row in table.body] == names
         assert [row[0] for row in table.body] == ["probe", "probe", "scratch"]
 
