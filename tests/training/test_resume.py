@@ -415,6 +415,30 @@ def test_every_update_has_the_beta_and_rate_of_its_step_and_records_them(
         assert record["time/tokens_per_second"] == pytest.approx(tokens / 0.25)
 
 
+def test_the_speed_is_that_of_the_steps_whatever_is_measured_between_two_records(
+    tmp_path, monkeypatch, configured
+):
+    config, clock = configured(*AGGRESSIVE, "train.log_every=7"), [100.0]
+    task, advance = prepare(config), Loop._advance
+
+    def taking(seconds: float, work):
+        return lambda *given: (work(*given), clock.append(clock.pop() + seconds))[0]
+
+    monkeypatch.setattr("cvae.training.state.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(Loop, "_advance", taking(0.25, advance))
+    monkeypatch.setattr(task, "evaluate", taking(7, task.evaluate))  # after 8, 16 and 24 updates
+    monkeypatch.setattr(task, "mutual_information", taking(3, lambda split: 0.5))  # after 9 and 18
+    loop = Loop(config, task, RunFolder(tmp_path))
+    with Logger(RunFolder(tmp_path), config, 0, {}) as recorder:
+        loop.run(recorder)
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    speeds = {r["step"]: r["time/tokens_per_second"] for r in lines if "train/lr" in r}
+    tokens = [task.batches["train"].at(step).counted.sum().item() for step in range(24)]
+    parts = {0: (0, 1), 7: (1, 8), 14: (8, 15), 21: (15, 22), 23: (22, 24)}
+    wanted = {last: sum(tokens[a:b]) / (b - a) / 0.25 for last, (a, b) in parts.items()}
+    assert speeds == pytest.approx(wanted)
+
+
 def test_what_a_run_knows_of_itself_is_taken_up_again(tmp_path, configured, monkeypatch):
     config, advance, clock = configured(*TOY, "train.stop_after=25"), Loop._advance, [100.0]
     monkeypatch.setattr("cvae.training.state.time", SimpleNamespace(perf_counter=lambda: clock[0]))
