@@ -312,7 +312,8 @@ def test_a_start_is_timed_without_what_other_starts_kept(rates, threads, cache, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     numbers = bench.started(["task=a"], 41, threads, cache)
-    assert 0 < numbers.pop("first_update_seconds") < 60 and 1 < numbers.pop("peak_mib") < 1000
+    assert 0 < numbers.pop("first_update_seconds") < 60
+    assert 1 < numbers.pop("peak_mib") < 100_000  # at least what this process had
     assert numbers == found
     given, variables = json.loads((tmp_path / "said.json").read_text())
     *caches, cores = variables.values()
