@@ -136,7 +136,7 @@ def test_what_is_run_elsewhere_prints_json(monkeypatch, capsys):
 
 @pytest.fixture
 def trained(place, monkeypatch) -> list[list[str]]:
-    """The commands that are started in place of training, which leaves what `made` says of its name."""
+    """The commands that would train: they are noted and not run."""
     commands: list[list[str]] = []
 
     def python(self: gpu_check.Checks, *arguments: str) -> str:
