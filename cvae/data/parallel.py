@@ -74,7 +74,7 @@ def _by_processes(
         for line in lines:
             line.close()
         for worker in workers:
-            worker.terminate()
+            worker.kill()  # it may not have come to _serve yet, and holds nothing but its chunk
             worker.join()
 
 
@@ -91,8 +91,8 @@ def _answer(line: Connection) -> Result:  # type: ignore[type-var]  # of the fun
 
 def _serve(function: Callable[[list[str]], Result], line: Connection, others: list[Connection]) -> None:
     """Answer chunks until the other process closes the line or is gone; signals are its business."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     for other in others:  # an open copy here would keep a line open whose process is gone
         other.close()
     with suppress(EOFError, OSError):

@@ -441,23 +441,20 @@ def test_only_linux_has_further_processes_and_not_of_a_daemon(platform, daemon, 
     assert parallel.available() == number
 
 
-def test_further_processes_leave_ctrl_c_to_the_first_and_end_whenever_it_says_so(monkeypatch):
+def test_further_processes_leave_signals_to_the_first_and_end_whenever_it_says_so(monkeypatch):
     def work(chunk: list[str]) -> list[str]:
-        os.kill(os.getpid(), signal.SIGINT)  # a terminal sends it to all of its processes
+        for number in (signal.SIGINT, signal.SIGTERM):  # as a terminal and SLURM send them to all
+            os.kill(os.getpid(), number)
         if chunk[0] == "wait":
-            time.sleep(20)
+            time.sleep(60)
         return chunk
 
     monkeypatch.setattr(parallel, "CHUNK", 1)
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as in training, which ends at a checkpoint
     begun = time.monotonic()
-    try:
-        found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
-        assert next(found) == ["go"]
-        found.close()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert time.monotonic() - begun < 15 and not multiprocessing.active_children()
+    found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
+    assert next(found) == ["go"]
+    found.close()
+    assert time.monotonic() - begun < 50 and not multiprocessing.active_children()
 
 
 def test_a_process_ends_when_the_first_is_gone(monkeypatch):
