@@ -108,7 +108,8 @@ def open_url(url: str) -> http.client.HTTPResponse:
     except ValueError as err:
         raise DownloadError(f"led to an address that cannot be used ({err})") from None
     except (OSError, http.client.HTTPException) as err:
-        raise NoAnswerError(f"gave no answer ({getattr(err, 'reason', err)})") from None
+        reason = " ".join(str(getattr(err, "reason", err)).split())  # a line of the answer has its end
+        raise NoAnswerError(f"gave no answer ({reason})") from None
 
 
 def read_chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:

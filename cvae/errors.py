@@ -7,6 +7,11 @@ from typing import Any
 from hydra.errors import CompactHydraException
 
 
+def in_a_line(error: BaseException) -> str:
+    """Return what another library says in one line, its class where it says nothing."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
 class UserError(CompactHydraException):
     """A mistake or a circumstance the user can act on."""
 

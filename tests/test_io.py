@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cvae import io
+from cvae.errors import in_a_line
 
 
 def test_a_file_is_replaced_and_the_old_one_kept_where_it_is_asked_for(tmp_path):
@@ -80,3 +81,16 @@ def test_a_path_is_relative_to_where_the_command_was_started(tmp_path, monkeypat
     assert io.located("~/a.txt") == tmp_path / "a.txt" and io.located("a/b.txt") == Path("a/b.txt")
     monkeypatch.setattr(io, "to_absolute_path", lambda path: str(Path("/started", path)))
     assert io.located("a.txt") == Path("/started/a.txt")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\r\n\n  two\tthree\n"), "one two three"),
+        (EOFError(), "EOFError"),
+        (KeyError("\n"), r"'\n'"),
+        (ValueError("a" * 301), "a" * 300),
+    ],
+)
+def test_what_another_library_says_is_a_line_in_a_sentence(error, line):
+    assert in_a_line(error) == line

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from cvae.config.schema import NOT_IDENTITY
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import located
 
 LONGEST_SLUG = 120
@@ -70,7 +70,7 @@ def continued(arguments: Sequence[str]) -> list[str]:
     try:
         earlier = [str(override) for override in OmegaConf.load(path)]
     except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        raise UserError(f"{path} is no list of overrides: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is no list of overrides: {in_a_line(error)}") from None
     keys = {override: override.partition("=")[0].lstrip("+~") for override in earlier}
     own = {key.lstrip("+~") for key in given}
     own |= LEFT_BEHIND | (LENGTH if LENGTH & own else set())

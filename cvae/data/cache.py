@@ -29,6 +29,7 @@ from cvae.data.encoding import Numbers
 from cvae.data.files import named_files
 from cvae.data.text import Corpus, Splits
 from cvae.data.vocabulary import Vocabulary
+from cvae.errors import in_a_line
 from cvae.io import located, sha256
 
 SMALLEST = 8 * 2**20  # bytes of the files of a data set; less is read in a few seconds
@@ -132,7 +133,7 @@ def _load(
     except OSError:
         return None
     except Exception as error:  # of Rust, too
-        log.info(f"{path} is damaged ({error}): the texts are read again")
+        log.info(f"{path} is damaged ({in_a_line(error)}): the texts are read again")
         with suppress(OSError):
             path.unlink()
         return None

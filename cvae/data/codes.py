@@ -12,7 +12,7 @@ import numpy as np
 
 from cvae.config.messages import listing
 from cvae.data.sources import rows
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import write_atomically
 
 FORMATS = (".npz", ".parquet", ".jsonl")
@@ -88,7 +88,7 @@ def _arrays(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is no usable .npz file: {error}") from None
+        raise UserError(f"{path} is no usable .npz file: {in_a_line(error)}") from None
 
 
 def _rows(path: Path) -> list[object]:

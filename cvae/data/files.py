@@ -20,7 +20,7 @@ from cvae.data import vocabulary as vocabularies
 from cvae.data.sources import place, text_column
 from cvae.data.text import Splits, order, splits
 from cvae.data.vocabulary import RESERVED, WHY_RESERVED, Vocabulary, words_of
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import located, sha256
 
 TEXTS_A_ROW = 1000  # of the cache; one text a row takes twice the time
@@ -86,7 +86,7 @@ class Texts:
         except (OSError, datasets.exceptions.DatasetGenerationError) as error:
             raise UserError(
                 f"{self.paths[0]} cannot be kept in the cache {datasets.config.HF_DATASETS_CACHE}:"
-                f" {error.__cause__ or error}; HF_DATASETS_CACHE names another place"
+                f" {in_a_line(error.__cause__ or error)}; HF_DATASETS_CACHE names another place"
             ) from None
         for row in rows:
             for text in row["lines"]:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, cast
 from cvae.config.layout import Parts, by_split, table_format
 from cvae.config.messages import listing
 from cvae.config.schema import HubText
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import parse_json
 
 SEEN = 100  # rows that tell which columns are text
@@ -128,7 +128,7 @@ def _raw_lines(path: Path) -> Iterator[bytes]:
         with cast(BinaryIO, gzip.open(path)) if zipped else path.open("rb") as file:
             yield from file
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(f"{path} is no complete gzip file: {error}") from None
+        raise UserError(f"{path} is no complete gzip file: {in_a_line(error)}") from None
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Any]]:
@@ -186,10 +186,10 @@ def hub_parts(config: HubText) -> Parts:
     try:
         found = datasets.load_dataset(config.path, config.subset, revision=config.revision)
     except Exception as error:  # many kinds, of several libraries
-        what = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
-            f"dataset.path={config.path} cannot be had from the hub: {what[:300]}; where there is no network,"
-            " dataset=text reads a folder that `save_to_disk` of the datasets library wrote elsewhere"
+            f"dataset.path={config.path} cannot be had from the hub: {in_a_line(error)};"
+            " where there is no network, dataset=text reads a folder that `save_to_disk` of the datasets"
+            " library wrote elsewhere"
         ) from None
     files = {name: [Path(file["filename"]) for file in split.cache_files] for name, split in found.items()}
     if "train" not in (splits := by_split(config.path, files)):
@@ -205,7 +205,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
             batches = (batch.to_pylist() for batch in file.iter_batches())
             yield from enumerate(itertools.chain.from_iterable(batches), start=1)
     except (ArrowException, OSError) as error:
-        raise UserError(f"{path} is no usable Parquet file: {error}") from None
+        raise UserError(f"{path} is no usable Parquet file: {in_a_line(error)}") from None
 
 
 def _arrow_rows(path: Path) -> Iterator[Row]:
@@ -216,7 +216,7 @@ def _arrow_rows(path: Path) -> Iterator[Row]:
     try:
         yield from enumerate(datasets.Dataset.from_file(str(path)), start=1)
     except (ArrowException, OSError, ValueError) as error:
-        raise UserError(f"{path} is no usable file of a saved datasets folder: {error}") from None
+        raise UserError(f"{path} is no usable file of a saved datasets folder: {in_a_line(error)}") from None
 
 
 def place(path: Path, number: int) -> str:

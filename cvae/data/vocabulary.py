@@ -11,7 +11,7 @@ from typing import Any
 
 from cvae.config.schema import SentenceFiles
 from cvae.data.parallel import in_chunks
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import located, write_atomically
 
 PAD, UNK, BOS, EOS = range(4)
@@ -156,7 +156,9 @@ class Pieces(Vocabulary):
         except OSError as error:
             raise UserError(f"{path} cannot be read: {error.strerror}") from None
         except Exception as error:  # the library raises nothing narrower, and UnicodeDecodeError is one
-            raise UserError(f"{path} is no tokenizer.json of the tokenizers library: {error}") from None
+            raise UserError(
+                f"{path} is no tokenizer.json of the tokenizers library: {in_a_line(error)}"
+            ) from None
 
     def split(self, text: str) -> list[str]:  # type: ignore[override]  # a tokenizer is not the class's
         return self.tokenizer.encode(" ".join(words_of(text)), add_special_tokens=False).tokens

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from cvae.config.schema import ARCHITECTURE
 from cvae.data.vocabulary import BOS, EOS, PAD, SPECIALS, TOKENIZER, UNK, Pieces, Vocabulary
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import read_json
 
 DECODERS = {
@@ -41,7 +41,7 @@ def network(part: str, source: str, dropout: float) -> nn.Module:
     """
     transformers = _library()
     key, path = f"model.{part}", Path(source)
-    config = (read_json(path) or {}).get(part, {}) if path.name == ARCHITECTURE else _config(key, path)
+    config = _architecture(part, path) if path.name == ARCHITECTURE else _config(key, path)
     classes = DECODERS if part == "decoder" else ENCODERS
     kind = config.get("model_type")
     if kind not in classes:
@@ -63,6 +63,13 @@ def _library() -> Any:
             "model=pretrained needs the transformers package: pip install 'cvae-lab[pretrained]'"
         ) from None
     return transformers
+
+
+def _architecture(part: str, path: Path) -> dict[str, Any]:
+    """Return what a run keeps of a checkpoint's configuration. Raises UserError where that is lost."""
+    if not isinstance(config := (read_json(path) or {}).get(part), dict):
+        raise UserError(f"{path} is missing, or does not say what the {part} is")
+    return config
 
 
 def _config(key: str, folder: Path) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def _weights(key: str, folder: Path, cls: Any, settings: Any) -> nn.Module:
                 output_loading_info=True,
             )
     except Exception as error:  # many kinds, of several libraries
-        raise UserError(f"{key}={folder} cannot be read: {' '.join(str(error).split())[:300]}") from None
+        raise UserError(f"{key}={folder} cannot be read: {in_a_line(error)}") from None
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{key}={folder} lacks weights of {cls.__name__}: {', '.join(missing[:3])}")
     return cast(nn.Module, loaded.train())  # it comes in evaluation mode

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 from cvae.config.schema import ARCHITECTURE, Config, PretrainedModel
-from cvae.errors import FolderError
+from cvae.errors import FolderError, in_a_line
 from cvae.io import located
 from cvae.runs.folder import EXPORTED, WEIGHTS, RunFolder
 
@@ -88,5 +88,5 @@ def _fetched(name: str, revision: str | None, files: tuple[str, ...]) -> Path:
     try:
         return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=list(files)))
     except Exception as error:  # many kinds, of several libraries
-        what = " ".join(str(error).split()) or type(error).__name__
-        raise FolderError(f"{name} is no folder here, and cannot be had from the hub: {what[:300]}") from None
+        what = f"{name} is no folder here, and cannot be had from the hub"
+        raise FolderError(f"{what}: {in_a_line(error)}") from None

@@ -16,7 +16,7 @@ from torch import nn
 
 from cvae import __version__
 from cvae.config.load import identity
-from cvae.errors import CheckpointError
+from cvae.errors import CheckpointError, in_a_line
 from cvae.io import read_json, write_atomically
 from cvae.models.normalisation import without_running_values
 
@@ -137,7 +137,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # of Rust, and for types that torch lacks
-        raise CheckpointError(f"{path} is no usable file of safetensors: {error}") from None
+        raise CheckpointError(f"{path} is no usable file of safetensors: {in_a_line(error)}") from None
     digest = (read_json(path.with_name("run.json")) or {}).get("weights")
     if digest not in (None, hashlib.sha256(content).hexdigest()):
         raise CheckpointError(f"{path} has changed: its sha256 is not the one in run.json")
@@ -153,4 +153,4 @@ def _check_archive(path: Path) -> None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
     except Exception as error:  # zipfile refuses other programs' archives in many ways
-        raise CheckpointError(f"{path} is not a usable checkpoint: {error}") from None
+        raise CheckpointError(f"{path} is not a usable checkpoint: {in_a_line(error)}") from None

@@ -11,7 +11,7 @@ from typing import Any
 
 from cvae.config.load import identity
 from cvae.config.schema import Config
-from cvae.errors import UserError
+from cvae.errors import UserError, in_a_line
 from cvae.io import read_json, write_json
 from cvae.runs.folder import RunFolder
 
@@ -90,4 +90,4 @@ def _reported() -> Iterator[None]:
         with _quiet():
             yield
     except Exception as error:
-        raise UserError(f"tracker=trackio cannot start: {' '.join(str(error).split())}") from None
+        raise UserError(f"tracker=trackio cannot start: {in_a_line(error)}") from None

@@ -479,6 +479,11 @@ def test_an_error_in_another_process_is_the_user_s(monkeypatch):
         text.splits({"train": ["a"] * 9 + ["<pad>"] + ["a"] * 9}, words, CPU, {})
     with pytest.raises(UserError, match="has died"):
         list(parallel.in_chunks(lambda _: os._exit(1), ["a"] * 9, 3))
+    ours, theirs = FORK.Pipe()
+    ours.send(["a"])
+    theirs.close()  # before it has read them: a reset, and no end
+    with pytest.raises(UserError, match="has died"):
+        parallel._answer(ours)
     assert not multiprocessing.active_children()
 
 

@@ -102,6 +102,10 @@ def cut(handler: http.server.BaseHTTPRequestHandler) -> None:
     """Close the connection without a byte."""
 
 
+def babble(handler: http.server.BaseHTTPRequestHandler) -> None:
+    handler.wfile.write(b"220 this is no HTTP\r\n")
+
+
 def stall(handler: http.server.BaseHTTPRequestHandler) -> None:
     handler.server.released.wait(10)
 
@@ -307,6 +311,12 @@ def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypa
     assert run("all") == 1
     assert stored(tmp_path) == {}
     assert "timed out" in one_sentence(capsys)
+
+
+def test_a_server_of_something_else_gave_no_answer(run, server, tmp_path, capsys):
+    server.answers["a/one.txt"] = [babble] * 3
+    assert run("all") == 1
+    assert stored(tmp_path) == {} and "gave no answer" in one_sentence(capsys)
 
 
 def test_half_a_file_never_has_the_final_name(run, server, tmp_path):

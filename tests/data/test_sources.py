@@ -266,8 +266,16 @@ def test_a_saved_folder_whose_table_is_broken_is_refused(tmp_path):
     folder = written(tmp_path, "")
     (path,) = folder.glob("*.arrow")
     path.write_bytes(b"broken")
-    with pytest.raises(UserError, match=rf"^{re.escape(str(path))} is no usable file of a saved dataset"):
+    sentence = rf"^{re.escape(str(path))} is no usable file of a saved dataset"
+    with pytest.raises(UserError, match=sentence):
         data.build(own(folder, column="review"), CPU)
+    path.unlink()
+    for read, kind in (
+        (sources._arrow_rows, "file of a saved datasets folder"),
+        (sources._parquet_rows, "Parq"),
+    ):
+        with pytest.raises(UserError, match=f"is no usable {kind}"):  # gone in the meantime
+            list(read(path))
 
 
 def hub(**values) -> HubText:

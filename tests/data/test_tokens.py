@@ -119,14 +119,19 @@ def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_pa
         Pieces.read(tmp_path / "absent.json")
 
 
-def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch):
+def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch, tmp_path):
     import sys
 
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     config = OwnText(
         name="text", path="x", max_words=9, held_out=0.1, sampler="bucketed", tokens="bpe", vocabulary=300
     )
-    with pytest.raises(
-        UserError, match=r"tokens=bpe needs the tokenizers library: pip install 'cvae-lab\[tokens\]'"
+    for made in (
+        lambda: vocabulary.build(config, LINES),
+        lambda: vocabulary.load(tmp_path, "bpe"),
+        lambda: vocabulary.restored("{}", "bpe"),
     ):
-        vocabulary.build(config, LINES)
+        with pytest.raises(
+            UserError, match=r"tokens=bpe needs the tokenizers library: pip install 'cvae-lab\[tokens\]'"
+        ):
+            made()

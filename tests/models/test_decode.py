@@ -318,6 +318,11 @@ def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_pa
         )
     some = said(folder, capsys, "arithmetic", "--from", str(a), "--to", str(b))["arithmetic"]["sentences"]
     assert len(some) == 3
+    for mode in (["neighbours"], way[:1] + way[2:]):  # the sentences that none are given for, too
+        found = said(folder, capsys, *mode, "--split", "test")[mode[0]]
+        first = [one["sentence"] for one in (found["sentences"] if mode[0] == "arithmetic" else found)]
+        pairs = said(folder, capsys, "reconstruct", "--split", "test")["reconstructions"]
+        assert first == [pair["sentence"] for pair in pairs[:3]]
     assert script("sample").main([folder, *way[:-3], "1"]) == 1
     assert capsys.readouterr().err == "1 is no file\n"
     a.write_text("\n \n")

@@ -469,6 +469,13 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     other = changed("other").replace("decoder", "encoder")
     shutil.copy(tmp_path / "other.json", tmp_path / "other" / "tokenizer.json")
     refused(r"model\.encoder=\S+ has other pieces than the run, such as '", other)
+    for content in ("absent", "{}", '{"decoder": 1}'):
+        path = tmp_path / content[:3] / "pretrained.json"
+        if content != "absent":
+            path.parent.mkdir()
+            path.write_text(content)
+        with pytest.raises(UserError, match=r"pretrained\.json is missing, or does not say what the decoder"):
+            backbone.network("decoder", str(path), 0.0)
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
 

@@ -171,6 +171,9 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
         ("metrics.jsonl", '{"step": 1, "train/kl": -Infinity}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": true}', "train/kl must be a number"),
         ("latents.jsonl", '{"step": 1, "mean": [[0, 0]]}', "needs mean"),
+        ("latents.jsonl", '{"step": 1, "mean": [[0], [0, 1]], "logvar": [[0]], "label": [0]}', "needs mean"),
+        ("latents.jsonl", '{"step": 1, "mean": [["a"]], "logvar": [[0]], "label": [0]}', "needs mean"),
+        ("latents.jsonl", '{"step": 1, "mean": [[{}]], "logvar": [[0]], "label": [0]}', "needs mean"),
         ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}', "do not"),
         ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0]], "label": [0, 1]}', "do not"),
         ("latents.jsonl", '{"step": 1, "mean": [0], "logvar": [0], "label": [0]}', "do not"),
@@ -452,10 +455,11 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         assert left < x <= right and low <= y < high and (x == right or y == low)
 
 
-def test_figure_4_shows_one_task_only(toy: Path):
+@pytest.mark.parametrize("draw", [figures.curves_figure, figures.rate_figure])
+def test_a_figure_of_several_runs_shows_one_task_only(toy: Path, draw):
     make_run(toy / "ptb", task="ptb", latents=False)
     with pytest.raises(RunsError, match="ptb, toy"):
-        figures.curves_figure(find_runs([toy]))
+        draw(find_runs([toy]))
 
 
 def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
@@ -521,6 +525,10 @@ def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_p
         assert len(gif.convert("RGB").getcolors(1000)) > 20
     (tmp_path / "a" / "latents.jsonl").unlink()
     assert len(list(figures.latent_animation(find_runs([tmp_path / "b"]), 20, 50))) == 2
+    line = {"step": 1000, "mean": [[0.0] * 3], "logvar": [[0.0] * 3], "label": [0]}
+    write(make_run(tmp_path / "d", "monotonic", latents=False) / "latents.jsonl", [line])
+    with pytest.raises(RunsError, match="2-d"):
+        list(figures.latent_animation(find_runs([tmp_path / "b", tmp_path / "d"])))
     with pytest.raises(RunsError, match="2-d"):
         list(figures.latent_animation(find_runs([tmp_path / "a"])))
 

@@ -259,6 +259,9 @@ def test_what_several_processes_cannot_train_is_said_before_there_is_a_folder(mo
     monkeypatch.setattr(sys, "argv", ["train.py"])
     assert main(["remedy=[batch_norm]"]) == 1
     assert "torchrun" in capsys.readouterr().err
+    monkeypatch.setattr("cvae.cli.train._sweep", lambda sweep: pytest.fail("a sweep begins"))
+    assert main(["-m", "seed=1,2"]) == 1  # of rank 0, as of the others
+    assert "torchrun trains one run: leave out -m" in capsys.readouterr().err
 
 
 def test_a_process_waits_so_long_for_the_others_to_arrive(monkeypatch):

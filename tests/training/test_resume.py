@@ -187,10 +187,12 @@ def test_a_crash_while_the_results_are_made_leaves_the_run_unfinished(
         with pytest.raises(Crash):
             run(configured(*TOY), RunFolder(tmp_path))
     assert RunFolder(tmp_path).results["finished"] is False
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    monkeypatch.setattr(figures, "run_pictures", lambda folder: [tmp_path / "a.png"])
     run(configured(*TOY), RunFolder(tmp_path))
     assert outcome(tmp_path) == outcome(whole["toy"])
     assert all(len(steps) == len(set(steps)) for steps in board(tmp_path).values())
-    assert board(tmp_path)["latents/plane"] == [10, 20, 30, 40]
+    assert board(tmp_path)["latents/plane"] == [10, 20, 30, 40] and board(tmp_path)["pictures/a"] == [40]
 
 
 def test_several_crashes_change_nothing_and_tensorboard_reads_each_step_once(
@@ -939,6 +941,8 @@ def foreign(last: dict, other: Config) -> Iterator[tuple[dict, str]]:
     yield last | {"config": other.container}, "is of another run"
     yield last | {"model": {}}, "has the weights of another model: Missing key"
     yield last | {"model": {k: v[:1] for k, v in last["model"].items()}}, "another model: size mismatch"
+    yield last | {"model": "weights"}, "has the weights of another model: Expected state_dict"
+    yield last | {"model": dict(enumerate(last["model"].values()))}, "has the weights of another model: "
 
 
 def test_a_checkpoint_of_another_run_is_refused_and_the_previous_one_used(tmp_path, configured, whole):
