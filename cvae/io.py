@@ -19,7 +19,7 @@ from cvae.errors import FolderError
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text. Raises ValueError, saying what is wrong, for any other text."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_int=_whole)
         if b"\\ud" in (text.encode() if isinstance(text, str) else text).lower():
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
@@ -27,6 +27,12 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeEncodeError:
         raise ValueError("a text has half a character in it, a surrogate without its other half") from None
     return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 300:  # no float is as large
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return int(digits)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -85,9 +84,9 @@ def _arrays(path: Path) -> np.ndarray:
             if name := next((name for name in COLUMNS if name in arrays), None):
                 return arrays[name]
             raise UserError(f"{path} has no array {' or '.join(COLUMNS)}: it has {listing(arrays)}")
-    except FileNotFoundError:
+    except (FileNotFoundError, UserError):
         raise
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # numpy and zipfile refuse other files in many ways
         raise UserError(f"{path} is no usable .npz file: {in_a_line(error)}") from None
 
 

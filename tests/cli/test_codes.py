@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import shutil
 from pathlib import Path
@@ -144,6 +145,20 @@ def write(name: str, content: object) -> None:
         Path(name).write_bytes(content)
 
 
+def array_file() -> bytes:
+    """A .npy file, which numpy reads by any name."""
+    np.save(content := io.BytesIO(), np.zeros((1, 3)))
+    return content.getvalue()
+
+
+def torn_archive() -> bytes:
+    """A compressed .npz file with a changed byte in its numbers."""
+    np.savez_compressed(content := io.BytesIO(), z=np.arange(300.0).reshape(100, 3))
+    changed = bytearray(content.getvalue())
+    changed[len(changed) // 2] ^= 255
+    return bytes(changed)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -152,11 +167,15 @@ def write(name: str, content: object) -> None:
         ("z.npz", {"mean": np.zeros(3)}, r"z must be 3 numbers in every row, .*, found 3"),
         ("z.npz", {"other": np.zeros(3)}, r"z\.npz has no array z or mean: it has other"),
         ("z.npz", {"z": np.array([{}], dtype=object)}, r"z\.npz is no usable \.npz file"),
+        ("z.npz", array_file(), r"z\.npz is no usable \.npz file"),
+        ("z.npz", torn_archive(), r"z\.npz is no usable \.npz file"),
+        ("z.npz", b"", r"z\.npz is no usable \.npz file"),
         ("z.npz", {"z": np.array(["a"])}, "z must be 3 numbers in every row"),
         ("z.npz", {"z": [[0, 0, 0], [0, np.nan, 0]]}, r"z\.npz, row 2: z must be finite numbers"),
         ("y.jsonl", b'{"z": [1, 2]}\n{"z": [1, 2, 3]}\n', "z must be 3 numbers in every row"),
         ("y.jsonl", b'{"z": 1}\n', "z must be 3 numbers in every row"),
         ("y.jsonl", b'{"z": [1, 2, 1e999]}\n', "row 1: z must be finite numbers"),
+        ("y.jsonl", b'{"z": [1, 2, ' + b"9" * 301 + b"]}\n", "line 1: a whole number of 301 digits"),
         ("y.jsonl", b'{"z": [1, 2, "a"]}\n', "z must be 3 numbers in every row"),
         ("y.jsonl", b'{"x": 1}\n', r"y\.jsonl, row 1 has no z or mean: it has x"),
         ("y.jsonl", b"[1]\n", r"line 1: a row is an object, found \[1\]"),
@@ -165,7 +184,7 @@ def write(name: str, content: object) -> None:
     ],
 )
 def test_a_file_that_has_no_z_is_refused(name, content, sentence):
-    write(name, content) if not name.endswith(".txt") else Path(name).write_bytes(content)
+    Path(name).write_bytes(content) if isinstance(content, bytes) else write(name, content)
     with pytest.raises(UserError, match=sentence) as caught:
         codes.read(Path(name), 3)
     assert not JARGON.search(str(caught.value))

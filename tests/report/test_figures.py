@@ -166,6 +166,7 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
         ("metrics.jsonl", '{"step": true}', "whole number 'step'"),
         ("metrics.jsonl", '{"step": -1}', "whole number 'step'"),
         ("metrics.jsonl", f'{{"step": {2**63}}}', "whole number 'step'"),
+        ("metrics.jsonl", f'{{"step": 1, "train/kl": {"9" * 400}}}', "a whole number of 400 digits"),
         ("metrics.jsonl", '{"step": 1, "train/kl": "a"}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": NaN}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": -Infinity}', "train/kl must be a number"),
