@@ -189,6 +189,14 @@ def test_a_number_that_all_of_train_share_tells_nothing_of_others():
     ] * 4
 
 
+def test_attributes_are_in_the_order_of_their_names_whatever_that_of_the_file():
+    people = [{"b": 1, "a": "x"}, {"a": "y", "b": 3}]
+    turned = [dict(reversed(person.items())) for person in people]
+    found, other = Attributes.of(people), Attributes.of(turned)
+    assert [found.encode(person) for person in people] == [other.encode(person) for person in people]
+    assert list(found.numbers) + list(found.words) == list(other.numbers) + list(other.words)
+
+
 def test_a_word_has_a_thousand_values_at_most():
     people = [{"name": f"bot {n}"} for n in range(MOST_VALUES + 1)]
     assert len(Attributes.of(people[1:])) == MOST_VALUES

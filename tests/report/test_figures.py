@@ -166,7 +166,7 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
         ("metrics.jsonl", '{"step": true}', "whole number 'step'"),
         ("metrics.jsonl", '{"step": -1}', "whole number 'step'"),
         ("metrics.jsonl", f'{{"step": {2**63}}}', "whole number 'step'"),
-        ("metrics.jsonl", f'{{"step": 1, "train/kl": {"9" * 400}}}', "a whole number of 400 digits"),
+        ("metrics.jsonl", f'{{"step": 1, "train/kl": {"9" * 400}}}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": "a"}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": NaN}', "train/kl must be a number"),
         ("metrics.jsonl", '{"step": 1, "train/kl": -Infinity}', "train/kl must be a number"),
@@ -276,6 +276,9 @@ def test_figure_2_shows_three_schedules_and_three_shapes():
     steps, beta = left.lines[2].get_data()
     assert beta[list(steps).index(10000)] == 0
     assert beta[list(steps).index(5000)] == 1
+    for line, eighths in ((left.lines[1], np.arange(8) + 0.5), (left.lines[2], np.arange(8) + 1)):
+        places = steps[line.get_markevery()]  # side by side where the lines coincide
+        np.testing.assert_allclose(places, 5000 * eighths, atol=10)
 
 
 def test_all_clouds_share_one_noise():
@@ -341,6 +344,15 @@ def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
     words = texts(figures.curves_figure(runs))
     assert "Cyclical (to 12K)" in words
     assert "Monotonic (no records yet)" in words
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_figure_3_needs_a_plane(tmp_path: Path, size: int):
+    folder = make_run(tmp_path / "a", latents=False)
+    line = {"step": 1000, "mean": [[0.0] * size], "logvar": [[0.0] * size], "label": [0]}
+    write(folder / "latents.jsonl", [line])
+    with pytest.raises(RunsError, match=r"latents\.jsonl: only a 2-d latent can be drawn"):
+        figures.latent_figure(find_runs([tmp_path]))
 
 
 def test_figure_3_needs_a_posterior_with_snapshots(tmp_path: Path):
@@ -447,6 +459,9 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         schedule, lr = places[(*line.get_xdata(), *line.get_ydata())]
         assert line.get_marker() == figures.style.MARKERS.get(schedule, "v")
         assert (line.get_markerfacecolor() == "none") == (lr == "exponential")
+    without = [run for run in find_runs([tmp_path]) if run.group[1] != "constant"]
+    filled = [line.get_markerfacecolor() for line in figures.rate_figure(without).axes[0].get_lines()]
+    assert "none" not in filled[:1]  # the first rate of those shown, whatever its name
     left, right, low, high = *ax.get_xlim(), *ax.get_ylim()
     assert (left, right, low, high) == pytest.approx((-0.1, 3.24, 5.76, 9.24))
     assert len(ax.texts) > 3

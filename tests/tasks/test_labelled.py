@@ -66,6 +66,20 @@ def test_a_table_is_split_class_by_class_and_its_column_of_text_is_found(tmp_pat
     assert built.notes[0].startswith("train 48 sentences of 3 classes; val 6 held out of train (dataset.held")
 
 
+def test_no_text_is_in_two_splits_and_none_is_lost(tmp_path):
+    found, _ = labelled.read_own(own(table(tmp_path), label="stars"))
+    for name in CLASSES:
+        texts = [text for classes in found.values() for text in classes[name]]
+        assert sorted(texts) == sorted(sentences(name, 20))
+
+
+def test_of_a_split_without_a_sentence_the_file_is_named(tmp_path):
+    table(tmp_path, "train.csv")
+    (tmp_path / "test.csv").write_text("review,stars\n ,good\n")
+    with pytest.raises(UserError, match=r"test\.csv has no sentence in it$"):
+        labelled.read_own(own(tmp_path, label="stars"))
+
+
 def test_folders_of_classes_are_read_with_and_without_splits(tmp_path):
     for split in ("train", "test"):
         for name in CLASSES:

@@ -778,6 +778,9 @@ class TestSemiAmortized:
         before, state = snapshot(misled.model.parameters()), torch.get_rng_state()
         once = misled.evaluate("val")
         assert once == misled.evaluate("val")
+        config = dataclasses.replace(misled.config, seed=5)
+        other = LanguageTask(config, misled.model, misled.data).evaluate("val")
+        assert other["refined_elbo"] != once["refined_elbo"]  # the noise is of the run's seed
         assert same(before, misled.model.parameters()) and torch.equal(state, torch.get_rng_state())
         assert all(
             parameter.requires_grad and not parameter.grad.isnan().any()
@@ -954,6 +957,21 @@ class TestReports:
             [run for run in runs if run.folder.name == "skip"], (), ["time/relative"]
         )
         assert {str(row[-1]) for row in alone.body} == {"1.00"}  # the plainest of them
+
+    def test_time_is_that_of_plain_with_the_same_schedule_and_rate(self, runs):
+        plain, skip = (next(run for run in runs if run.folder.name == name) for name in ("none", "skip"))
+        slower = dataclasses.replace(plain, results=plain.results | {"time/training_seconds": 300.0})
+        groups = {
+            (schedule, lr, change): [run]
+            for schedule, lr, base in (
+                ("cyclical", "a", plain),
+                ("cyclical", "b", slower),
+                ("none", "b", plain),
+            )
+            for change, run in (("plain", base), ("skip", skip))
+        }
+        found = {names[:2]: tables.relative_time(groups, names).mean for names in groups if "skip" in names}
+        assert found == {("cyclical", "a"): 1.5, ("cyclical", "b"): 0.5, ("none", "b"): 1.5}
 
     def test_few_keys_have_a_column_each(self, runs):
         few = [run for run in runs if run.folder.name in ("none", "skip")]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -734,7 +735,9 @@ def test_the_sentences_that_are_kept_are_those_of_the_step_that_diverged(tmp_pat
     assert kept == about | {"sentences": task.words(batches.at(5))}
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "foreign", "malicious", "format", "list"])
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped", "deflated", "unknown", "foreign", "malicious", "format", "list"]
+)
 def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damage, tmp_path):
     path = tmp_path / "checkpoint_last.pt"
     checkpoint.save(path, {"weights": torch.arange(4000.0)})
@@ -743,6 +746,14 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damag
         path.write_bytes(content[: len(content) // 2])
     elif damage == "flipped":
         content[len(content) // 2] ^= 4
+        path.write_bytes(content)
+    elif damage in ("deflated", "unknown"):  # as other programs pack
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a", bytes(range(256)) * 9)
+        content = bytearray(path.read_bytes())
+        places = [40] if damage == "deflated" else [8, content.index(b"PK\1\2") + 10]
+        for place in places:  # a byte of what is packed, or the way it is
+            content[place] ^= 0x5F
         path.write_bytes(content)
     elif damage == "foreign":
         path.write_bytes(b"not a checkpoint")
