@@ -111,6 +111,17 @@ def test_mistakes(command, said, refused):
     assert answer.startswith(said) and len(answer.splitlines()) == 1
 
 
+def test_each_of_several_problems_has_a_line(refused):
+    said = refused(
+        "train.batch_size=0", "train.clip=-1", "schedule=cyclical", "schedule.ratio=2"
+    ).splitlines()
+    assert sorted(line.partition("=")[0].split()[0] for line in said) == [
+        "schedule.ratio",
+        "train.batch_size",
+        "train.clip",
+    ]
+
+
 def test_a_sweep_of_one_job_does_not_name_it(refused):
     assert refused("-m", "seed=-2").splitlines() == ["seed must be >= 0 and < 9223372036854775808, found -2"]
 
