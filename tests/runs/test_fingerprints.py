@@ -190,6 +190,23 @@ def test_a_tokenizer_of_ones_own_is_fingerprinted(text, tmp_path):
     assert fingerprints.others(text("a.txt")) == {}
 
 
+def test_each_pretrained_checkpoint_is_fingerprinted(text, tmp_path):
+    for name in ("gpt", "t5"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(f'{{"name": "{name}"}}')
+    given = ("model=pretrained", "model.decoder=gpt", "model.encoder=t5", "dataset.tokens=bpe")
+    config = text("a.txt", *given, "dataset.vocabulary=null")
+    before = fingerprints.others(config)
+    assert before.keys() == {"model.decoder", "model.encoder"} and None not in before.values()
+    (tmp_path / "t5" / "config.json").write_text('{"name": "t6"}')
+    after = fingerprints.others(config)
+    assert (after["model.decoder"], after["model.encoder"]) != (
+        before["model.decoder"],
+        before["model.encoder"],
+    )
+    assert after["model.decoder"] == before["model.decoder"]
+
+
 def test_a_run_records_them_all(dialogs, tmp_path, monkeypatch):
     from cvae.training import run
 
