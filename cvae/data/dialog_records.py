@@ -100,7 +100,8 @@ class Attributes:
                     )
             else:
                 column = np.array(values, float)
-                numbers[name] = float(column.mean()), float(column.std()) or float("inf")
+                same = column.min() == column.max()  # then the deviation may be a little more than 0
+                numbers[name] = float(column.mean()), float(0 if same else column.std()) or float("inf")
         return cls(numbers, words)
 
     def __len__(self) -> int:

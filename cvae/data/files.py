@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from cvae.config import layout
+from cvae.config.layout import table_format
 from cvae.config.schema import HubText, OwnText, SentenceFiles, TextFiles
 from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
@@ -65,7 +66,7 @@ class Texts:
         return every if self.chosen is None else itertools.compress(every, np.bincount(self.chosen))
 
     def _all(self) -> Iterator[str]:
-        """Yield every text; the fingerprint keeps the cache from serving an older file.
+        """Yield every text; the fingerprint keeps the cache from serving an older file, or another format.
 
         Not by the builders of `datasets`, of which that of text takes a path with `::` for a URL and a text
         that begins with BZh for an archive, and none names the line of what it cannot read.
@@ -74,7 +75,8 @@ class Texts:
 
         datasets.disable_progress_bars()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # no request to the network, not even for this
-        column = hashlib.sha256(self.column.encode()).hexdigest()[:16] if self.column else "all"
+        kind = f"{table_format(self.paths[0])} {self.column}"
+        column = hashlib.sha256(kind.encode()).hexdigest()[:16] if self.column else "all"
         try:
             rows = datasets.Dataset.from_generator(
                 _rows,
@@ -199,13 +201,7 @@ def check(path: Path, max_words: float, longest: float = math.inf, column: str |
     """
     sentences = empty = longer = single = 0
     for number, text in sources.texts(path, column):
-        words = words_of(text)
-        if len(words) > max_words:
-            raise UserError(
-                f"{place(path, number)}: {len(words)} words, dataset.max_words allows {max_words}"
-            )
-        if reserved := RESERVED.intersection(words):
-            raise UserError(f"{place(path, number)}: {', '.join(sorted(reserved))}: {WHY_RESERVED}")
+        words = allowed(path, number, text, max_words)
         sentences += 0 < len(words) <= longest
         empty += not words
         longer += len(words) > longest
@@ -214,6 +210,16 @@ def check(path: Path, max_words: float, longest: float = math.inf, column: str |
         limit = "" if longest == math.inf else f" of at most {longest} words"
         raise UserError(f"{path} has no sentence{limit} in it")
     return Checked(sha256(path), sentences, empty, longer, single)
+
+
+def allowed(path: Path, number: int, text: str, max_words: float) -> list[str]:
+    """Return the words of a text. Raises UserError for too many, and for a reserved one."""
+    words = words_of(text)
+    if len(words) > max_words:
+        raise UserError(f"{place(path, number)}: {len(words)} words, dataset.max_words allows {max_words}")
+    if reserved := RESERVED.intersection(words):
+        raise UserError(f"{place(path, number)}: {', '.join(sorted(reserved))}: {WHY_RESERVED}")
+    return words
 
 
 def _name(path: Path, config: OwnText) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from cvae.config.messages import listing
 from cvae.config.schema import OwnLabels, ShenFiles, ShortYelp
 from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
-from cvae.data.files import Texts, check, held_out
+from cvae.data.files import Texts, allowed, check, held_out
 from cvae.data.sources import place, shown, text_column
 from cvae.data.text import Splits, splits
 from cvae.data.vocabulary import Vocabulary, words_of
@@ -58,13 +59,14 @@ def first(texts: Sequence[str], share: float, whose: str) -> Sequence[str]:
 
 
 def ranked(found: dict[str, Classes]) -> tuple[str, ...]:
-    """Return the names of the classes of train, numbers by their size, others by the alphabet.
+    """Return the names of the classes of train, finite numbers by their size, others by the alphabet.
 
     Raises UserError for a single one, and for a class that another split has alone.
     """
 
-    def place_of(name: str) -> tuple[bool, int, str]:
-        return not name.isdecimal(), int(name) if name.isdecimal() else 0, name
+    def place_of(name: str) -> tuple[bool, float, str]:
+        number = float(name) if sources.is_number(name) else math.inf
+        return (False, number, name) if math.isfinite(number) else (True, 0, name)
 
     names = sorted(found["train"], key=place_of)
     if len(names) < 2:
@@ -84,7 +86,7 @@ def read_reviews(config: Reviews) -> dict[str, Classes]:
         digest = check(path, config.max_words).fingerprint
         for row, text in enumerate(Texts((path,), digest), start=1):
             label, tab, sentence = (number, "\t", text) if number else text.partition("\t")
-            if not tab or label not in ("0", "1"):
+            if not tab or label not in ("0", "1") or not words_of(sentence):
                 what = "a line is 0 or 1, a tab and a sentence"
                 raise UserError(f"{path}, sentence {row}: {what}, found {shown(text)}")
             found[split][config.classes[int(label)]].append(sentence)
@@ -102,11 +104,8 @@ def read_own(config: OwnLabels) -> tuple[dict[str, Classes], tuple[str, ...]]:
     for split, paths in config.parts().items():
         found[split] = {}
         for path in paths:
-            for number, text, label in _labelled(config, path):
-                words = len(words_of(text))
-                if words > config.max_words:
-                    allowed = f"dataset.max_words allows {config.max_words}"
-                    raise UserError(f"{place(path, number)}: {words} words, {allowed}")
+            for file, number, text, label in _labelled(config, path):
+                words = len(allowed(file, number, text, config.max_words))
                 if 0 < words <= (config.longest or words):
                     found[split].setdefault(label, []).append(text)
                 else:
@@ -127,12 +126,12 @@ def _size(classes: Classes) -> int:
     return sum(map(len, classes.values()))
 
 
-def _labelled(config: OwnLabels, path: Path) -> Iterator[tuple[int, str, str]]:
-    """Yield line, text and class. Raises UserError for a row without a class, and for what is no text."""
+def _labelled(config: OwnLabels, path: Path) -> Iterator[tuple[Path, int, str, str]]:
+    """Yield file, line, text and class. Raises UserError for a row without a class, and what is no text."""
     if path.is_dir():  # a class: each line of its files is a text
         for file in sorted(path.iterdir()):
             if layout.extension(file) == ".txt":
-                yield from ((number, text, path.name) for number, text in sources.lines(file))
+                yield from ((file, number, text, path.name) for number, text in sources.lines(file))
         return
     if not table_format(path):
         advice = "dataset=labelled reads tables, and folders with one for each class"
@@ -149,7 +148,7 @@ def _labelled(config: OwnLabels, path: Path) -> Iterator[tuple[int, str, str]]:
             raise UserError(f"{place(path, number)}: {config.label} must name a class, found {shown(label)}")
         if not isinstance(text, str | None):
             raise UserError(f"{place(path, number)}: {column} must be text, found {shown(text)}")
-        yield number, text or "", str(label).strip()
+        yield path, number, text or "", str(label).strip()
 
 
 def _hold_out(config: OwnLabels, found: dict[str, Classes], missing: Sequence[str]) -> None:

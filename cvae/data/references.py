@@ -56,7 +56,7 @@ def _references(path: Path, number: int, entry: Any, corpus: DialogCorpus) -> Re
     """Return the references of an entry. Raises UserError."""
     match entry:
         case {"responses": [str(), *_] as responses} if all(isinstance(r, str) for r in responses):
-            acts = entry.get("resp_dialog_acts", [])
+            acts = entry.get("resp_dialog_acts") or []
             if acts and (not isinstance(acts, list) or len(acts) != len(responses)):
                 raise UserError(f"{path}, entry {number}: resp_dialog_acts must be one for each response")
             numbers = [corpus.labels.acts.get(str(act), UNKNOWN) for act in acts]

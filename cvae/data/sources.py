@@ -84,10 +84,11 @@ def text_column(
 def _is_text(values: Sequence[Any]) -> bool:
     """Return whether a column holds text: strings that are not all numbers."""
     given = [value for value in values if value not in (None, "")]
-    return all(isinstance(v, str) for v in given) and not all(map(_is_number, given))
+    return all(isinstance(v, str) for v in given) and not all(map(is_number, given))
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether a text is one number."""
     try:
         float(text)
     except ValueError:

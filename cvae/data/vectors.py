@@ -33,6 +33,8 @@ def read(path: Path, vocabulary: Vocabulary) -> Vectors:
                 promised, width = int(word), int(values[0])
                 continue
             width = width or len(values)
+            if len(values) > width and np.isnan(_numbers(values[:-width])).any():
+                continue  # a word with spaces in it, as ". . ." of GloVe: no vocabulary has one
             row = _numbers(values) if word in vocabulary.index else None
             if not len(values) == width > 1 or (row is not None and not np.isfinite(row).all()):
                 raise UserError(f"{path}, line {number}: a word and {max(width, 2)} numbers expected")

@@ -478,8 +478,8 @@ def own(path: Path, **values) -> OwnText:
 @pytest.mark.usefixtures("cache")
 def test_splits_without_a_file_are_held_out_of_the_training_sentences(tmp_path):
     lines = [f"word{n} common" for n in range(40)]
-    (tmp_path / "my text.txt").write_text("\n\n".join(lines), encoding="utf-8")
-    alone, *_ = files.read(own(tmp_path / "my text.txt"))
+    (tmp_path / "my text.txt").write_text("\n\none too long\n".join(lines), encoding="utf-8")
+    alone, *_ = files.read(own(tmp_path / "my text.txt", longest=2))
     parts = {split: list(rows) for split, rows in alone.items()}
     assert {split: len(rows) for split, rows in parts.items()} == {"train": 32, "val": 4, "test": 4}
     assert sorted(line for part in parts.values() for line in part) == sorted(lines)

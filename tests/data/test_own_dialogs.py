@@ -156,7 +156,7 @@ def test_who_is_not_described_is_unknown_and_counted(tmp_path):
 
 def test_an_attribute_of_0_is_known_and_false_is_none(tmp_path):
     turns = [{"speaker": name, "text": "yes"} for name in ("ann", "bo")]
-    people = {"ann": {"age": 0}, "bo": {"age": 40}}
+    people = {"ann": {"age": 0}, "bo": {"age": 40.5}}
     corpus = train_of(write(tmp_path / "my.jsonl", *[{"turns": turns, "speakers": people}] * 5))
     assert corpus.counts()["unknown_speakers"] == 0
     for age, wrong in (
@@ -180,11 +180,16 @@ def test_attributes_are_those_of_the_train_split(tmp_path):
     assert splits.corpora["train"].batch(np.array([0])).people.tolist() == [[-1, 0, 1, 0, 1, 0, 0, 1]]
     assert splits.corpora["val"].batch(np.array([0])).people.tolist() == [[2, 0, 0, 0, 0, 0, 0, 0]]
     assert splits.corpora["train"].average_person.tolist() == [0, 0, 0.5, 0.5]
+    write(tmp_path / "valid.jsonl", full(speakers={"anna": {"age": "old"}}))
+    with pytest.raises(UserError, match=r"valid\.jsonl, line 1: speakers\.anna\.age must be a number, as"):
+        data.build(dataset(tmp_path), CPU)
 
 
-def test_a_number_that_all_of_train_share_tells_nothing_of_others():
-    attributes = Attributes.of([{"age": 30}, {"age": 30}, {}])
-    assert [attributes.encode(person) for person in ({"age": 30}, {"age": 31}, {"age": -4}, {})] == [
+@pytest.mark.parametrize("age", [30, 0.1, 1.7, 1e20])  # the mean of three 0.1 is not quite 0.1
+@pytest.mark.parametrize("people", [2, 3, 7])
+def test_a_number_that_all_of_train_share_tells_nothing_of_others(age, people):
+    attributes = Attributes.of([{"age": age}] * people + [{}])
+    assert [attributes.encode(person) for person in ({"age": age}, {"age": 31}, {"age": -4}, {})] == [
         [0.0]
     ] * 4
 
@@ -213,6 +218,8 @@ def test_a_split_may_be_in_several_files(tmp_path):
         **{"train": 3, "val": 1, "test": 1},
     }
     assert len(splits.fingerprints) == 2 + 2 + 1
+    names = "train-00000-of-00002.jsonl, train-00001-of-00002.jsonl"
+    assert splits.notes[0].startswith(f"train 3 dialogs of {names}; val 1 held out")
 
 
 @pytest.mark.parametrize("name", ["valid", "val", "validation", "dev"])

@@ -149,6 +149,13 @@ def test_each_column_of_a_file_is_itself(tmp_path):
         assert word in words and other not in words
 
 
+def test_the_same_bytes_are_another_text_in_another_format(tmp_path):
+    for kind, word in ((".csv", "one"), (".tsv", '"one')):  # the name was wrong, and is put right
+        path = tmp_path / f"a{kind}"
+        path.write_text("text\n" + '"one two"\n' * 8)
+        assert word in data.build(own(path), CPU).vocabulary.words
+
+
 def test_texts_keep_their_commas_quotes_and_line_ends(tmp_path):
     for kind in (".jsonl", ".csv", ".parquet"):
         found = [text for _, text in sources.texts(written(tmp_path, kind), "review")]
@@ -212,6 +219,9 @@ def test_text_without_spaces_is_told_about_other_tokens(tmp_path):
     assert len(data.build(own(path, tokens="chars"), CPU).notes) == 1
     path.write_text("今日は天気がいい\n猫 が 好きです\n" * 8)  # most are more than half
     assert len(data.build(own(path), CPU).notes) == 1
+    for place, text in enumerate(("猫 が 好きです\n" * 3, "今日は天気がいい\n" * 8)):  # most of both files
+        (tmp_path / f"train-{place}-of-2.txt").write_text(text)
+    assert len(data.build(own(tmp_path), CPU).notes) == 2
 
 
 BAD = [
@@ -255,11 +265,14 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, kind, con
     assert "\n" not in str(refusal.value)
 
 
-def test_half_a_gzip_file_is_refused(tmp_path):
+def test_half_a_gzip_file_and_a_damaged_one_are_refused(tmp_path):
     path = written(tmp_path, ".csv.gz", ROWS * 200).rename(tmp_path / "REVIEWS.CSV.GZ")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(UserError, match="is no complete gzip file"):
-        data.build(own(path), CPU)
+    whole = path.read_bytes()
+    no_block, no_checksum = whole[:10] + b"\xff" + whole[11:], whole[:-8] + bytes(8)
+    for content in (whole[:-20], no_block, no_checksum):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="is no complete gzip file"):
+            data.build(own(path), CPU)
 
 
 def test_a_saved_folder_whose_table_is_broken_is_refused(tmp_path):

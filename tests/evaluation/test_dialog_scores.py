@@ -306,10 +306,12 @@ def test_of_the_words_with_a_vector_unk_is_none_and_the_first_word_is_one(tmp_pa
     assert np.flatnonzero(known).tolist() == [len(SPECIALS)]
 
 
-@pytest.mark.parametrize("head", ["", "3 2\n", "3 2 \r\n", "\ufeff", "\ufeff3 2\n"])
+@pytest.mark.parametrize("head", ["", "5 2\n", "5 2 \r\n", "\ufeff", "\ufeff5 2\n"])
 def test_vectors_may_begin_with_their_number_and_size(tmp_path, head):
     path = tmp_path / "vectors.vec"
-    path.write_text(f"{head}dog 1 2.5\ncat -1e-1 0 \nunheard 3 4\n", encoding="utf-8", newline="")
+    # as the files there are: other bytes, and words with spaces in them
+    lines = f"{head}dog 1 2.5\ncat -1e-1 0 \nunheard 3 4\n. . . 5 6\ncaf".encode()
+    path.write_bytes(lines + b"\xe9 7 8\n")
     found, known = vectors.read(path, Vocabulary([*SPECIALS, "cat", "dog", "3"]))
     assert found[4:].tolist() == [[pytest.approx(-0.1), 0.0], [1.0, 2.5], [0.0, 0.0]]
     assert known.tolist() == [False] * 4 + [True, True, False]
@@ -323,6 +325,10 @@ def test_vectors_may_begin_with_their_number_and_size(tmp_path, head):
         ("1 3\ndog 1 2\n", "line 2: a word and 3 numbers expected"),
         ("dog 1 2\n3 2\n", "line 2: a word and 2 numbers expected"),
         ("1 1\ndog 1\n", "line 2: a word and 2 numbers expected"),
+        ("cat 1 2\ndog 1 2 3\n", "line 2: a word and 2 numbers expected"),
+        ("cat 1 2\ndog 1 inf\n", "line 2: a word and 2 numbers expected"),
+        ("dog nan 2\n", "line 1: a word and 2 numbers expected"),
+        ("dog 1 x\n", "line 1: a word and 2 numbers expected"),
     ],
 )
 def test_vectors_that_are_not_as_their_first_line_says_are_refused(tmp_path, text, said):
@@ -417,12 +423,14 @@ def utterances(split: str) -> list[list[list[str]]]:
     return [[said[:2] for said in json.loads(line)["utts"]] for line in lines]
 
 
-def test_references_are_matched_by_their_context_wherever_they_stand(tmp_path, splits):
+def test_references_are_matched_by_their_context_wherever_they_stand(tmp_path, splits, monkeypatch):
     corpus, dialogs = splits.corpora["test"], utterances("test")
+    monkeypatch.setitem(corpus.labels.acts, "7", 70)
     entries = [
-        {"responses": ["yeah", "What about THE dog"], "resp_dialog_acts": ["agree/accept", "?"]}
+        {"responses": ["yeah", "What about THE dog", "no"], "resp_dialog_acts": ["agree/accept", ["?"], 7]}
         | {"context": [text for _, text in dialogs[1][:12]]},  # more than the window holds
-        {"responses": ["uh-huh"], "context": dialogs[0][:2]},
+        {"responses": ["uh-huh"], "resp_dialog_acts": None}
+        | {"context": [[*said, "more"] for said in dialogs[0][:2]]},
         {"responses": ["nowhere"], "context": ["said by nobody"]},
     ]
     found, unused = references.read(written(tmp_path, entries), corpus)
@@ -433,8 +441,9 @@ def test_references_are_matched_by_their_context_wherever_they_stand(tmp_path, s
     assert [[words[n] for n in said] for said in late.responses] == [
         ["yeah"],
         ["what", "about", "the", "dog"],
+        ["no" if "no" in words else "<unk>"],
     ]
-    assert late.acts == [splits.acts.index("agree/accept"), UNKNOWN] and found[2].acts == []
+    assert late.acts == [splits.acts.index("agree/accept"), UNKNOWN, 70] and found[2].acts == []
 
 
 @pytest.mark.parametrize("lower", [True, False])
@@ -443,6 +452,10 @@ def test_references_are_in_lower_case_where_the_corpus_is(tmp_path, lower):
     entries = [{"responses": ["What about THE dog"]}] * len(corpus)
     found, _ = references.read(written(tmp_path, entries), corpus)
     assert found[0].words == [["what", "about", "the", "dog"] if lower else ["What", "about", "THE", "dog"]]
+    texts = [text for _, text in utterances("test")[0][:3]]
+    contexts = texts[:2], [text.upper() for text in texts]
+    entries = [{"responses": ["yeah"], "context": context} for context in contexts]
+    assert list(references.read(written(tmp_path, entries), corpus)[0]) == ([2, 3] if lower else [2])
 
 
 def test_the_same_context_twice_takes_its_references_in_turn(tmp_path, splits):

@@ -130,6 +130,13 @@ def test_classes_that_are_numbers_are_in_the_order_of_numbers_and_before_others(
     assert built.notes[-1] == "train: 20 sentences, the first 50 % of each class (dataset.share.train)"
 
 
+def test_classes_below_0_and_with_places_behind_the_point_are_numbers_too(tmp_path):
+    lines = [f"a b,{stars}" for stars in ("0", "1", "-1", "4.5", "10.0", "2", "nan", "all")]
+    (tmp_path / "a.csv").write_text("\n".join(["text,stars", *lines * 12]))
+    built = data.build(own(tmp_path / "a.csv", label="stars"), CPU)
+    assert built.classes == ("-1", "0", "1", "2", "4.5", "10.0", "all", "nan")
+
+
 def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
     path = table(tmp_path)
     with path.open("a") as file:
@@ -198,6 +205,17 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, name, con
     with pytest.raises(UserError) as refusal:
         data.build(own(tmp_path / name, **values), CPU)
     assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+def test_what_no_text_may_have_is_refused_by_its_own_file_and_line(tmp_path):
+    for name in CLASSES:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("the food\n")
+    path = tmp_path / "fair" / "b.txt"
+    for line, sentence in (("w " * 21, "21 words, dataset.max_words allows 20"), ("a <s> b", "<s>: of the")):
+        path.write_text(f"fine\n{line}\n")
+        with pytest.raises(UserError, match=f"^{re.escape(f'{path}, line 2: {sentence}')}"):
+            data.build(own(tmp_path), CPU)
 
 
 def test_a_class_that_train_lacks_and_a_folder_without_any_are_refused(tmp_path):
@@ -275,7 +293,7 @@ def test_short_yelp_is_read_by_its_label_and_tab(tmp_path, configured):
     assert train.labels.tolist() == [0] * 6 + [1] * 6
     texts = [built.vocabulary.sentence(row) for row in train.batch(np.arange(12)).tokens.tolist()]
     assert all("awful" in text for text in texts[:6]) and all("great" in text for text in texts[6:])
-    for line in ("1 the food was great", "1", "2\tfine", "\tfine"):
+    for line in ("1 the food was great", "1", "2\tfine", "\tfine", "1\t", "0\t "):
         (tmp_path / "short_yelp.test.txt").write_text(f"1\tfine\n{line}\n")
         found = re.escape(json.dumps(line))
         sentence = rf"test\.txt, sentence 2: a line is 0 or 1, a tab and a sentence, found {found}$"
