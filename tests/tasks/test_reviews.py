@@ -542,6 +542,16 @@ def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
         scores([classified(0, hidden=3), classified(0, "monotonic", hidden=4)], ORDER)
 
 
+def test_a_measure_of_null_is_none_and_a_measure_that_no_classifier_has_is_no_row():
+    run = classified(0)
+    sampled = {"test/accuracy_sampled": None}, {"test/accuracy_sampled": 0.5}
+    for first, second, rows in (({}, {}, 0), (sampled[0], sampled[0], 0), (*sampled, 1), (*sampled[::-1], 1)):
+        probes = [record | more for record, more in zip(run.classifiers[:2], (first, second), strict=True)]
+        table = accuracy_table([dataclasses.replace(run, classifiers=probes)])
+        found = [row[2].values for row in table.body if row[0] == "probe on samples of z"]
+        assert found == [(50.0,)] * rows
+
+
 def test_a_row_names_its_learning_rate_where_they_vary():
     other = classified(0)
     other.config["lr"] = {"name": "cosine_restarts"}
@@ -591,6 +601,11 @@ def test_each_panel_has_its_own_classifiers_and_those_without_pretraining():
     both = dataclasses.replace(run, classifiers=[*run.classifiers, *finetuned])
     for ax in figures.accuracy_figure([both]).axes:
         assert [line.get_label() for line in ax.lines] == ["Cyclical", "no pre-training"]
+    for updates, said in (({}, ""), ({"updates": 3}, ""), ({"updates": 0}, " (2 of 2 still the probe)")):
+        made = [*run.classifiers, *(record | updates for record in finetuned)]  # {}: of an older run
+        panels = figures.accuracy_figure([dataclasses.replace(run, classifiers=made)]).axes
+        assert panels[1].get_title("left") == f"encoder fine-tuned{said}"
+        assert "still" not in panels[0].get_title("left")
 
 
 def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(finished):
