@@ -342,6 +342,9 @@ def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
     for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
         run = read_run(make_run(tmp_path / str(until), until=until, latents=False))
         assert figures.style.run_title(run) == title + more
+    for last, told in ((39599, True), (39600, False)):  # the last record may be a little before the end
+        near = figures.style.run_title(replace(run, metrics=[{"step": last}]))
+        assert ("unfinished" in near) == told
 
 
 def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):

@@ -135,6 +135,9 @@ def test_figures_are_those_that_there_are_records_for():
     ]
     toy = Run(Path("toy"), run_of(8, "toy").config, [{"step": 1, "train/loss": 1.0}], {1: None})
     assert captions(toy) == [("The paper's Figure 4", "curves_figure"), (plane, "latent_figure")]
+    bare = replace(toy, latents={})  # what one run of several has is shown
+    assert captions(bare, toy) == captions(toy, bare) == captions(toy)
+    assert captions(replace(classified, classifiers=[]), classified) == captions(classified)
     begun = Run(Path("begun"), run_of(4).config, [], {})
     assert captions(run_of(8), begun) == [("Over updates: train.batch_size = 8", "curves_figure")]
     assert captions(run_of(8), run_of(16), begun) == [

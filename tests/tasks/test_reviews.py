@@ -548,6 +548,7 @@ def test_a_measure_of_null_is_none_and_a_measure_that_no_classifier_has_is_no_ro
     for first, second, rows in (({}, {}, 0), (sampled[0], sampled[0], 0), (*sampled, 1), (*sampled[::-1], 1)):
         probes = [record | more for record, more in zip(run.classifiers[:2], (first, second), strict=True)]
         table = accuracy_table([dataclasses.replace(run, classifiers=probes)])
+        assert len(table.notes) == 1  # none on a mark that no cell has
         found = [row[2].values for row in table.body if row[0] == "probe on samples of z"]
         assert found == [(50.0,)] * rows
 
@@ -590,6 +591,10 @@ def test_a_map_is_drawn_where_there_is_one_and_elsewhere_it_is_said(tmp_path):
     with pytest.raises(RunsError, match=r"^none of the runs has a map\.jsonl: a finished run of task=yelp"):
         figures.map_figure(runs)
     (tmp_path / "cyclical" / "map.jsonl").write_text('{"x": 0.5, "y": -1.0, "label": 1}\n')
+    other = classified(0, "constant")
+    for scratch in (False, True):  # beside what has no pre-trained encoder, and so no map
+        made = [record for record in other.classifiers if scratch and record["mode"] == "scratch"]
+        assert len(figures.map_figure([dataclasses.replace(other, classifiers=made), *runs]).axes) == 2
     monotonic, cyclical = figures.map_figure(runs).axes
     assert [text.get_text() for text in monotonic.texts] == ["no map yet"] and not monotonic.collections
     assert not cyclical.texts and cyclical.collections[0].get_offsets().tolist() == [[0.5, -1.0]]
