@@ -30,7 +30,7 @@ from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.formats import Cell, Table
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import default_columns, direction, naming, results_table, rows, scalar_cell
+from cvae.report.tables import MEASURES, default_columns, direction, naming, results_table, rows, scalar_cell
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import Run, differing_keys, find_runs
@@ -297,6 +297,9 @@ def test_across_tokens_the_columns_of_a_task_are_of_words(task, names, other):
     one, two = told("words", task, **results), told("chars", task, **results)
     for runs, found in (([one], names), ([one, two], other)):
         assert default_columns(runs, every=False) == [f"test/{name}" for name in found]
+        assert set(default_columns(runs, every=True)) == {
+            f"test/{name}" for name in results if name in MEASURES
+        }
 
 
 def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
@@ -427,7 +430,8 @@ def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tm
     faked(tmp_path, "d", 0, name="constant")
     found = find_runs([tmp_path])
     assert differing_keys(found) == ["schedule.name", "schedule.cycles"]
-    assert sorted(map(len, rows(found, ()).values())) == [1, 1, 2]
+    counts = {names: len(members) for names, members in rows(found, ()).items()}
+    assert counts == {("cyclical", "2"): 2, ("cyclical", "4"): 1, ("constant", "–"): 1}
     faked(tmp_path, "e", 1, cycles=2)
     with pytest.raises(RunsError, match="both have seed 1"):
         rows(find_runs([tmp_path]), ())

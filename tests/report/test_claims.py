@@ -216,6 +216,7 @@ def test_a_table_marks_main_checks_and_briefly_shows_the_one_that_fared_worst(tm
         ["", "", "test/kl"],
         ["", "", "test/mi"],
     ]
+    assert table.notes == claims_table([claim, claim], runs).notes  # once, however many claims need it
     assert table.notes == ["no runs: python train.py experiment=other"]
     (row,) = claims_table([claim], runs, brief=True).body
     assert row[:3] == ["It is so", "holds partly (one seed, 2 of 3 measured)", "test/kl"]

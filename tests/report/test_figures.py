@@ -105,6 +105,8 @@ def test_groups_are_in_the_papers_order_and_by_seed(toy: Path):
     groups = figures.style.group_runs(reversed(find_runs([toy])))
     assert [schedule for schedule, _ in groups] == ["constant", "monotonic", "cyclical"]
     assert [run.seed for run in groups["cyclical", "constant"]] == [0, 1]
+    unknown = [("none", "another"), ("none", "constant"), ("a", "constant"), ("cyclical", "b")]
+    assert figures.style.in_order(unknown) == [unknown[3], unknown[1], unknown[0], unknown[2]]
 
 
 def test_the_learning_rate_is_named_only_where_it_varies(toy: Path):
@@ -589,7 +591,7 @@ def test_a_picture_has_the_dots_per_inch_that_are_asked_for(more: list[str], dpi
 
 
 def test_a_run_s_own_pictures_have_150_dots_per_inch(tmp_path: Path):
-    (path,) = figures.save(Figure(figsize=(2, 1)), tmp_path, "empty", ["png"])
+    (path,) = figures.save(Figure(figsize=(2, 1)), tmp_path / "new" / "folder", "empty", ["png"])
     with Image.open(path) as picture:
         assert picture.size == (300, 150)
 

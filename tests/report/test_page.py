@@ -145,6 +145,11 @@ def test_figures_are_those_that_there_are_records_for():
         ("Over updates: train.batch_size = 8", "curves_figure"),
         ("Over updates: train.batch_size = 16", "curves_figure"),
     ]
+    older = replace(run_of(8), config={**run_of(8).config, "train": {}})  # without this setting
+    assert [caption for caption, _ in captions(run_of(8), older)][1:] == [
+        "Over updates: train.batch_size = 8",
+        "Over updates: train.batch_size = –",
+    ]
     (_, draw), *_ = page.drawers([run_of(8)])
     assert [key for key, _ in draw.args[1]] == ["val/rec"]  # a panel for what is recorded
 
@@ -182,6 +187,7 @@ def test_long_runs_have_means_over_a_thousand_updates():
     for total, window in ((3996, "999"), (8000, "1,000")):
         run = Run(Path("a"), {"schedule": {"name": "none"}}, [{"step": 1}], {}, {"updates": total})
         assert page.along_training([run])[0].startswith(f"Means over the {window} updates before")
+        assert page.along_training([replace(run, metrics=[])]) is None  # it has only begun
 
 
 def test_only_the_first_run_of_a_row_that_has_sentences_shows_them(tmp_path):

@@ -531,6 +531,10 @@ def test_shares_of_labels_stand_in_rising_order_whatever_was_made_first():
     made = [{"share": share, "labels": int(80 * share)} for share in (1.0, 0.1, 0.5)]
     counts = label_counts([SimpleNamespace(classifiers=made[:2]), SimpleNamespace(classifiers=made[2:])])
     assert list(counts.items()) == [(0.1, (8, 0)), (0.5, (40, 0)), (1.0, (80, 0))]
+    run = classified(0)
+    records = [record | {"share": share} for share in (0.5, 1.0, 0.1) for record in run.classifiers]
+    for way in scores([dataclasses.replace(run, classifiers=records)], ORDER):
+        assert list(way.cells) == [0.1, 0.5, 1.0]
 
 
 def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
@@ -611,6 +615,14 @@ def test_each_panel_has_its_own_classifiers_and_those_without_pretraining():
         panels = figures.accuracy_figure([dataclasses.replace(run, classifiers=made)]).axes
         assert panels[1].get_title("left") == f"encoder fine-tuned{said}"
         assert "still" not in panels[0].get_title("left")
+
+
+def test_classifiers_without_pretraining_have_a_panel_where_there_are_no_others():
+    run = classified(0)
+    scratch = [record for record in run.classifiers if record["mode"] == "scratch"]
+    (ax,) = figures.accuracy_figure([dataclasses.replace(run, classifiers=scratch)]).axes
+    assert ax.get_title("left") == "no pre-training"
+    assert [line.get_label() for line in ax.lines] == ["no pre-training"]
 
 
 def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(finished):
