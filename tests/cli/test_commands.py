@@ -10,6 +10,7 @@ import runpy
 import shlex
 import shutil
 import sys
+from dataclasses import replace
 from datetime import datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -29,10 +30,10 @@ from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.formats import Cell, Table
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import direction, naming, rows, scalar_cell
+from cvae.report.tables import MEASURES, default_columns, direction, naming, results_table, rows, scalar_cell
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
-from cvae.runs.reader import differing_keys, find_runs
+from cvae.runs.reader import Run, differing_keys, find_runs
 from cvae.runs.sweeps import find_jobs, plan, seconds_left
 from cvae.tasks.language_model import LanguageTask
 from cvae.training import checkpoint
@@ -220,7 +221,8 @@ def test_what_is_said_of_the_runs_is_beside_a_csv_and_below_the_other_tables(tmp
 @pytest.mark.parametrize(
     ("dataset", "prints", "why"),
     [
-        ({"sampler": "bucketed"}, {"init_from": "c"}, ""),
+        ({"sampler": "bucketed"}, {"init_from": "c", "continue_from": "d"}, ""),
+        ({"consecutive": True, "max_words": 9}, {}, ""),
         ({"vocabulary": 3}, {}, "dataset.vocabulary"),
         ({"min_count": 2, "longest": 20}, {}, "dataset.longest, dataset.min_count"),
         ({}, {"test": "b"}, "the file of test"),
@@ -247,11 +249,57 @@ def test_nothing_is_bold_across_vocabularies_or_corpora(dataset, prints, why, tm
     assert ("**8.00**" in said) == (not why)
     if why:
         assert said.splitlines()[-1] == f"- nothing is in bold: the runs differ in {why}"
-    reported(
-        tmp_path, "2", 2, {}, name="monotonic"
-    )  # a run without these measures takes part in no comparison
+    # a run without these measures, and one that is not finished, take part in no comparison
+    for seed, results in ((2, {}), (3, {"finished": False, "test/ppl": 1.0})):
+        reported(tmp_path, f"{seed}", seed, results, name="monotonic")
     script("table").main([str(tmp_path), *columns])
     assert ("**8.00**" in capsys.readouterr().out) == (not why)
+
+
+def told(tokens: str, task: str = "ptb", **results: float | None) -> Run:
+    """A finished run whose sentences are cut into such tokens, with results of test."""
+    config = {"schedule": {"name": "none"}, "task": {"name": task}, "dataset": {"tokens": tokens}}
+    found = {f"test/{name}": value for name, value in results.items() if name != "unknown"}
+    found |= {"data/test/unknown_share": results["unknown"]} if "unknown" in results else {}
+    return Run(Path(tokens), config, [], {}, {"finished": True, "time/training_seconds": 9.0} | found)
+
+
+SHARE = "data/test/unknown_share"
+
+
+@pytest.mark.parametrize(
+    ("unknown", "more", "shown"),
+    [
+        ({"unknown": 0.0}, [], []),
+        ({"unknown": 0.0}, [SHARE], [SHARE]),
+        ({"unknown": 0.1}, [], [SHARE]),
+        ({"unknown": 0.1}, [SHARE], [SHARE]),
+        ({}, [], [SHARE]),  # an older run, which may have unknown tokens
+    ],
+)
+def test_runs_with_other_tokens_rank_by_word_where_their_shares_say_so(unknown, more, shown):
+    columns = ["test/word_ppl", "time/training_seconds", *more]  # time has no share, and needs none
+    runs = [told("chars", word_ppl=9.0, unknown=0.0), told("words", word_ppl=8.0, **unknown)]
+    table = results_table(runs, (), columns)
+    assert table.head == ["dataset.tokens", "n", *columns[:2], *shown]
+    assert [row[2].best for row in table.body] == [False, unknown == {"unknown": 0.0}]
+
+
+@pytest.mark.parametrize(
+    ("task", "names", "other"),
+    [
+        ("switchboard", ("elbo", "rec_ppl"), ("elbo", "rec_ppl")),
+        ("ptb", ("ppl", "iw_ppl", "elbo"), ("word_ppl", "iw_word_ppl", "elbo")),
+    ],
+)
+def test_across_tokens_the_columns_of_a_task_are_of_words(task, names, other):
+    results = dict.fromkeys((*names, *other, "word_ppl"), 3.0)
+    one, two = told("words", task, **results), told("chars", task, **results)
+    for runs, found in (([one], names), ([one, two], other)):
+        assert default_columns(runs, every=False) == [f"test/{name}" for name in found]
+        assert set(default_columns(runs, every=True)) == {
+            f"test/{name}" for name in results if name in MEASURES
+        }
 
 
 def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
@@ -382,7 +430,8 @@ def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tm
     faked(tmp_path, "d", 0, name="constant")
     found = find_runs([tmp_path])
     assert differing_keys(found) == ["schedule.name", "schedule.cycles"]
-    assert sorted(map(len, rows(found, ()).values())) == [1, 1, 2]
+    counts = {names: len(members) for names, members in rows(found, ()).items()}
+    assert counts == {("cyclical", "2"): 2, ("cyclical", "4"): 1, ("constant", "–"): 1}
     faked(tmp_path, "e", 1, cycles=2)
     with pytest.raises(RunsError, match="both have seed 1"):
         rows(find_runs([tmp_path]), ())
@@ -394,8 +443,9 @@ def test_up_to_three_keys_have_a_column_each_and_more_share_one(tmp_path):
         keys = naming(find_runs([tmp_path]))
         whole = [f"schedule.{key}" for key in ("cycles", "ratio", "shape")[:number]]
         assert sorted(keys) == (whole if number < 4 else ["changed"])
-    faked(tmp_path, "5", 0, name="constant")  # the schedule is named apart
-    assert naming(find_runs([tmp_path])) == ["schedule.name", "changed"]
+        found = find_runs([tmp_path])
+        other = replace(found[0], config=found[0].config | {"schedule": {"name": "constant"}})
+        assert naming([*found, other]) == ["schedule.name", *keys]  # it is named apart
 
 
 def test_published_copies_are_read_only_where_they_are_asked_for(tmp_path):
@@ -422,7 +472,8 @@ def test_which_way_a_measure_is_better(sign, keys):
 
 def test_a_cell_says_mean_and_sample_deviation():
     assert str(Cell((1.0, 2.0, 3.0))) == "2.00 ± 1.00"
-    assert str(Cell((101.26,))) == "101.3"
+    assert (str(Cell((101.26,))), str(Cell((-101.26,)))) == ("101.3", "-101.3")
+    assert str(Cell((-0.001, -0.003))) == "0.00 ± 0.00"  # no sign without a number
     assert str(Cell(())) == "–"
 
 
@@ -430,6 +481,7 @@ def test_a_cell_of_what_overflows_and_of_what_nearly_does():
     assert str(Cell((math.inf,))) == str(Cell((math.inf, math.inf))) == str(Cell((math.inf, 3.0))) == "∞"
     assert str(Cell((1e200, 3e200))) == "2.00e+200 ± 1.41e+200"
     assert (str(Cell((1.5e9,))), str(Cell((1e9,)))) == ("1.50e+09", "1.00e+09")
+    assert str(Cell((-1.5e30,))) == "-1.50e+30"  # an ELBO
     assert str(Cell((1.5e9, 1.5e9 + 2))) == "1.50e+09 ± 1.41e+00"  # written as the mean is, however small
     assert str(Cell((1e9 - 3, 1e9 - 1))) == "999999998.0 ± 1.4"
 

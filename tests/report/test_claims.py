@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,10 +15,10 @@ from hypothesis import strategies as st
 from cvae.cli.claims import main as claims_command
 from cvae.errors import RunsError, UserError
 from cvae.report import tables
-from cvae.report.claims import WALL_CLOCK, Check, Claim, claims_table, experiment_runs, read_claims
+from cvae.report.claims import WALL_CLOCK, Check, Claim, claims_table, experiment_runs, read_claims, read_side
 from cvae.report.formats import Cell
 from cvae.report.verdicts import RULES, SYMBOLS, Outcome, across_settings, below, compare, verdict
-from cvae.runs.reader import find_runs
+from cvae.runs.reader import Run, find_runs
 from tests.helpers import ROOT
 
 
@@ -105,6 +106,19 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
     assert Check("test/kl", CYCLICAL, "same", {"schedule.name": "none"}, margin=1.0).judge(runs).score is None
 
 
+@pytest.mark.parametrize(
+    ("total", "share", "update"), [(100, 0.29, 29), (100, 0.55, 55), (10, 0.5, 5), (3, 1.0, 3)]
+)
+def test_a_share_of_training_is_the_update_nearest_to_it(total, share, update):
+    records = [{"step": step, "train/kl": 1.0 * step, "val/kl": 2.0 * step} for step in range(1, total + 1)]
+    run = Run(Path("a"), {}, records, {}, {"updates": total})
+    assert read_side([run], {"at": share}, "val/kl").values == (2 * update,)
+    # train/* is of the updates just before, of a short run of that one alone
+    assert read_side([run], {"at": share}, "train/kl").values == (update - 0.5 * (total == 100),)
+    unknown = replace(run, results={})  # how long such a run is, nothing says
+    assert read_side([unknown, run], {"at": share}, "val/kl").values == (2 * update,)
+
+
 @pytest.mark.parametrize(("left", "right"), [(3, 1), (1, 3)])
 def test_a_check_has_the_seeds_of_the_side_that_has_fewer(left, right, tmp_path):
     for schedule, seeds in (("cyclical", left), ("monotonic", right)):
@@ -138,11 +152,12 @@ def test_in_each_setting_the_direction_counts(settings, score, tmp_path):
     assert found == (f"cyclical > monotonic in {settings} of 5 settings", "", score, 1)
 
 
+@pytest.mark.parametrize("sign", [1, -1])  # an ELBO is negative, and a share of it is as wide
 @pytest.mark.parametrize(("apart", "margin", "kept"), [(1.019, 0.01, 0), (1.009, 0.01, 6), (1.019, 0.02, 6)])
-def test_in_each_setting_a_margin_is_kept_or_it_is_not(apart, margin, kept, tmp_path):
+def test_in_each_setting_a_margin_is_kept_or_it_is_not(apart, margin, kept, sign, tmp_path):
     for size in range(6):
-        finished(tmp_path, "cyclical", 0, apart, hidden=size)
-        finished(tmp_path, "monotonic", 0, 1.0, hidden=size)
+        finished(tmp_path, "cyclical", 0, sign * apart, hidden=size)
+        finished(tmp_path, "monotonic", 0, sign * 1.0, hidden=size)
     check = Check("test/kl", CYCLICAL, "same", MONOTONIC, margin=margin, relative=True, each=True)
     found = check.judge(find_runs([tmp_path]))
     assert found == (f"cyclical ≈ monotonic in {kept} of 6 settings", "", float(kept == 6), 1)
@@ -201,6 +216,7 @@ def test_a_table_marks_main_checks_and_briefly_shows_the_one_that_fared_worst(tm
         ["", "", "test/kl"],
         ["", "", "test/mi"],
     ]
+    assert table.notes == claims_table([claim, claim], runs).notes  # once, however many claims need it
     assert table.notes == ["no runs: python train.py experiment=other"]
     (row,) = claims_table([claim], runs, brief=True).body
     assert row[:3] == ["It is so", "holds partly (one seed, 2 of 3 measured)", "test/kl"]

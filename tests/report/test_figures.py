@@ -102,9 +102,11 @@ def test_runs_are_found_at_any_depth_and_once(toy: Path):
 
 
 def test_groups_are_in_the_papers_order_and_by_seed(toy: Path):
-    groups = figures.style.group_runs(find_runs([toy]))
+    groups = figures.style.group_runs(reversed(find_runs([toy])))
     assert [schedule for schedule, _ in groups] == ["constant", "monotonic", "cyclical"]
     assert [run.seed for run in groups["cyclical", "constant"]] == [0, 1]
+    unknown = [("none", "another"), ("none", "constant"), ("a", "constant"), ("cyclical", "b")]
+    assert figures.style.in_order(unknown) == [unknown[3], unknown[1], unknown[0], unknown[2]]
 
 
 def test_the_learning_rate_is_named_only_where_it_varies(toy: Path):
@@ -113,6 +115,7 @@ def test_the_learning_rate_is_named_only_where_it_varies(toy: Path):
     assert groups[-2:] == [("cyclical", "constant"), ("cyclical", "cosine_restarts")]
     assert figures.style.labels(groups)[groups[-1]] == "Cyclical, cosine restarts lr"
     assert figures.style.labels(groups[:-1])[groups[0]] == "Constant"
+    assert figures.style.labels([("a$b$", "constant")]) == {("a$b$", "constant"): r"A\$b\$"}  # no formula
 
 
 def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
@@ -320,6 +323,16 @@ def test_a_shorter_run_that_made_all_its_own_updates_is_not_called_unfinished(to
     assert curves._seeds([replace(run, metrics=[{"step": 98}])], total=1000) == " (to 98)"
 
 
+@pytest.mark.parametrize(("last", "places"), [(80, 8), (79, 8), (78, 7), (40, 4), (38, 3), (9, 1), (8, 0)])
+def test_a_line_is_marked_at_eighths_of_training_as_far_as_it_goes(last: int, places: int):
+    steps = np.arange(1, last + 1)
+    found = steps[figures.style.marks(steps, 80)]
+    assert np.abs(found - np.arange(10, 10 * places + 1, 10)).max(initial=0) <= 1
+    later = steps[figures.style.marks(steps, 80, offset=-0.5)]
+    assert later[:1].tolist() == [5] and (np.diff(later) >= 9).all()
+    assert figures.style.marks(steps[:0], 80) == []
+
+
 def test_a_band_over_seeds_is_explained_where_there_is_one(toy: Path):
     seeds, single = find_runs([toy]), find_runs([toy / "constant", toy / "monotonic"])
     for runs, explained in ((seeds, True), (single, False)):
@@ -331,6 +344,9 @@ def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
     for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
         run = read_run(make_run(tmp_path / str(until), until=until, latents=False))
         assert figures.style.run_title(run) == title + more
+    for last, told in ((39599, True), (39600, False)):  # the last record may be a little before the end
+        near = figures.style.run_title(replace(run, metrics=[{"step": last}]))
+        assert ("unfinished" in near) == told
 
 
 def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
@@ -440,7 +456,7 @@ def test_the_first_tenth_may_leave_a_panel_and_nothing_else(from_zero: bool, low
 def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for_other_rates(tmp_path: Path):
     places = {}
     for number, (schedule, lr) in enumerate(
-        [("cyclical", "constant"), ("cyclical", "exponential"), ("constant", "constant"), ("odd", "constant")]
+        [("cyclical", "constant"), ("cyclical", "another"), ("constant", "constant"), ("odd", "constant")]
     ):
         folder = make_run(tmp_path / str(number), "constant", lr=lr, until=500, latents=False)
         record = json.loads((folder / "run.json").read_text())
@@ -458,7 +474,7 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
     for line in points:
         schedule, lr = places[(*line.get_xdata(), *line.get_ydata())]
         assert line.get_marker() == figures.style.MARKERS.get(schedule, "v")
-        assert (line.get_markerfacecolor() == "none") == (lr == "exponential")
+        assert (line.get_markerfacecolor() == "none") == (lr == "another")
     without = [run for run in find_runs([tmp_path]) if run.group[1] != "constant"]
     filled = [line.get_markerfacecolor() for line in figures.rate_figure(without).axes[0].get_lines()]
     assert "none" not in filled[:1]  # the first rate of those shown, whatever its name
@@ -575,7 +591,7 @@ def test_a_picture_has_the_dots_per_inch_that_are_asked_for(more: list[str], dpi
 
 
 def test_a_run_s_own_pictures_have_150_dots_per_inch(tmp_path: Path):
-    (path,) = figures.save(Figure(figsize=(2, 1)), tmp_path, "empty", ["png"])
+    (path,) = figures.save(Figure(figsize=(2, 1)), tmp_path / "new" / "folder", "empty", ["png"])
     with Image.open(path) as picture:
         assert picture.size == (300, 150)
 

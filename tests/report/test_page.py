@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,26 @@ def test_samples_keep_lists_and_code_and_tags_links_and_images_are_text():
         "<h2>A <code>b</code></h2><ul><li>one &lt;unk&gt;<ul><li>two</li></ul></li><li>three</li>"
         "<li>four <strong>five</strong></li></ul><p>&lt;b&gt; ![a](http://b/c) [d](http://e)</p>"
     )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[a]: http://b",
+        "[a]: http://b\n[a] ![a] [c][a] ![c][a]",
+        "(http://b) http://b me@b.c",
+        "[a](http://b)",
+    ],
+)
+@pytest.mark.parametrize("before", ["", "- ", "## "])
+def test_what_elsewhere_would_be_a_link_is_text(before, text):
+    page = sentences_html(f"{before}{text}\n\n[a]\n")
+    assert " ".join(re.sub(r"</?(p|ul|li|h2)>", " ", page).split()) == f"{' '.join(text.split())} [a]"
+
+
+@pytest.mark.parametrize("text", ["<http://b>", "<me@b.c>"])
+def test_a_link_between_angle_brackets_is_text(text):
+    assert sentences_html(text) == f"<p>&lt;{text[1:-1]}&gt;</p>"
 
 
 def test_a_block_of_html_is_text():
@@ -113,21 +135,39 @@ def test_figures_are_those_that_there_are_records_for():
     ]
     toy = Run(Path("toy"), run_of(8, "toy").config, [{"step": 1, "train/loss": 1.0}], {1: None})
     assert captions(toy) == [("The paper's Figure 4", "curves_figure"), (plane, "latent_figure")]
+    bare = replace(toy, latents={})  # what one run of several has is shown
+    assert captions(bare, toy) == captions(toy, bare) == captions(toy)
+    assert captions(replace(classified, classifiers=[]), classified) == captions(classified)
     begun = Run(Path("begun"), run_of(4).config, [], {})
+    assert captions(run_of(8), begun) == [("Over updates: train.batch_size = 8", "curves_figure")]
     assert captions(run_of(8), run_of(16), begun) == [
         ("KL against rec", "rate_figure"),
         ("Over updates: train.batch_size = 8", "curves_figure"),
         ("Over updates: train.batch_size = 16", "curves_figure"),
     ]
+    older = replace(run_of(8), config={**run_of(8).config, "train": {}})  # without this setting
+    assert [caption for caption, _ in captions(run_of(8), older)][1:] == [
+        "Over updates: train.batch_size = 8",
+        "Over updates: train.batch_size = –",
+    ]
     (_, draw), *_ = page.drawers([run_of(8)])
     assert [key for key, _ in draw.args[1]] == ["val/rec"]  # a panel for what is recorded
+
+
+def test_a_setting_is_shared_where_every_run_has_it():
+    one, other = run_of(8), run_of(16)
+    first = replace(one, config=one.config | {"model": {"size": 3, "limit": None, "flow": None}})
+    second = replace(other, config=other.config | {"model": {"size": 3, "flow": None}})
+    for runs in ((first, second), (second, first)):  # `limit` is newer than the second run
+        shared = {"schedule.name": "constant", "task.name": "ptb", "model.size": 3, "model.flow": None}
+        assert page.shared_settings(runs) == shared
 
 
 def test_a_page_says_how_to_repeat_its_runs(tmp_path):
     about = [
         {"command": "python train.py a=1", "git": "abc+", "versions": {"cvae": "1", "torch": "3"}},
         {"command": "", "versions": {"cvae": "1", "torch": "2"}, "data": {"train": "f00", "test": "ba4"}},
-        {"command": "python train.py a=2", "git": "abc+", "data": {"train": "f00"}},
+        {"command": "python train.py a=2", "git": None, "data": {"train": "f00"}},  # an installed program
     ]
     for seed, more in enumerate(about):
         config = {"seed": seed, "schedule": {"name": "constant"}, "task": {"name": ("toy", "ptb")[seed > 0]}}
@@ -147,21 +187,22 @@ def test_long_runs_have_means_over_a_thousand_updates():
     for total, window in ((3996, "999"), (8000, "1,000")):
         run = Run(Path("a"), {"schedule": {"name": "none"}}, [{"step": 1}], {}, {"updates": total})
         assert page.along_training([run])[0].startswith(f"Means over the {window} updates before")
+        assert page.along_training([replace(run, metrics=[])]) is None  # it has only begun
 
 
 def test_only_the_first_run_of_a_row_that_has_sentences_shows_them(tmp_path):
     for name, seed, size, said in (
-        ("a", 0, 8, ""),
-        ("b", 1, 8, "one"),
-        ("c", 2, 8, "two"),
-        ("d", 0, 4, "three"),
+        ("a", 0, 8, b""),
+        ("b", 1, 8, b"one \xff"),  # a byte that is no UTF-8
+        ("c", 2, 8, b"two"),
+        ("d", 0, 4, b"three"),
     ):
         (tmp_path / name).mkdir()
         config = {"seed": seed, "train": {"batch_size": size}, "schedule": {"name": "none"}}
         (tmp_path / name / "run.json").write_text(json.dumps({"config": config}))
         if said:
-            (tmp_path / name / "samples.md").write_text(said)
+            (tmp_path / name / "samples.md").write_bytes(said)
     assert sorted(sentences(find_runs([tmp_path]))) == [
         ("train.batch_size 4, seed 0", "<p>three</p>"),
-        ("train.batch_size 8, seed 1", "<p>one</p>"),
+        ("train.batch_size 8, seed 1", "<p>one \ufffd</p>"),
     ]

@@ -292,6 +292,8 @@ def test_what_is_unknown_is_neither_equal_nor_different(tmp_path):
     curves_figure(runs)
     accuracy_table(runs)
     trained(tmp_path, 3, **{"task.references": "c"})
+    (tmp_path / "cyclical-3" / "classifier.jsonl").unlink()
+    accuracy_table(find_runs([tmp_path]))  # what has no classifiers may have read anything
     with pytest.raises(
         RunsError, match=r"cyclical-1 and .*cyclical-3 .*: their data differ in task.references"
     ):

@@ -531,6 +531,10 @@ def test_shares_of_labels_stand_in_rising_order_whatever_was_made_first():
     made = [{"share": share, "labels": int(80 * share)} for share in (1.0, 0.1, 0.5)]
     counts = label_counts([SimpleNamespace(classifiers=made[:2]), SimpleNamespace(classifiers=made[2:])])
     assert list(counts.items()) == [(0.1, (8, 0)), (0.5, (40, 0)), (1.0, (80, 0))]
+    run = classified(0)
+    records = [record | {"share": share} for share in (0.5, 1.0, 0.1) for record in run.classifiers]
+    for way in scores([dataclasses.replace(run, classifiers=records)], ORDER):
+        assert list(way.cells) == [0.1, 0.5, 1.0]
 
 
 def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
@@ -540,6 +544,17 @@ def test_classifiers_without_pretraining_count_once_and_are_of_one_kind():
     assert [one.mode for one in scores(alike, ORDER)] == ["probe", "probe", "scratch"]
     with pytest.raises(UserError, match=r"without pre-training cannot be folded: .* differ in model\.hidden"):
         scores([classified(0, hidden=3), classified(0, "monotonic", hidden=4)], ORDER)
+
+
+def test_a_measure_of_null_is_none_and_a_measure_that_no_classifier_has_is_no_row():
+    run = classified(0)
+    sampled = {"test/accuracy_sampled": None}, {"test/accuracy_sampled": 0.5}
+    for first, second, rows in (({}, {}, 0), (sampled[0], sampled[0], 0), (*sampled, 1), (*sampled[::-1], 1)):
+        probes = [record | more for record, more in zip(run.classifiers[:2], (first, second), strict=True)]
+        table = accuracy_table([dataclasses.replace(run, classifiers=probes)])
+        assert len(table.notes) == 1  # none on a mark that no cell has
+        found = [row[2].values for row in table.body if row[0] == "probe on samples of z"]
+        assert found == [(50.0,)] * rows
 
 
 def test_a_row_names_its_learning_rate_where_they_vary():
@@ -580,6 +595,10 @@ def test_a_map_is_drawn_where_there_is_one_and_elsewhere_it_is_said(tmp_path):
     with pytest.raises(RunsError, match=r"^none of the runs has a map\.jsonl: a finished run of task=yelp"):
         figures.map_figure(runs)
     (tmp_path / "cyclical" / "map.jsonl").write_text('{"x": 0.5, "y": -1.0, "label": 1}\n')
+    other = classified(0, "constant")
+    for scratch in (False, True):  # beside what has no pre-trained encoder, and so no map
+        made = [record for record in other.classifiers if scratch and record["mode"] == "scratch"]
+        assert len(figures.map_figure([dataclasses.replace(other, classifiers=made), *runs]).axes) == 2
     monotonic, cyclical = figures.map_figure(runs).axes
     assert [text.get_text() for text in monotonic.texts] == ["no map yet"] and not monotonic.collections
     assert not cyclical.texts and cyclical.collections[0].get_offsets().tolist() == [[0.5, -1.0]]
@@ -591,6 +610,19 @@ def test_each_panel_has_its_own_classifiers_and_those_without_pretraining():
     both = dataclasses.replace(run, classifiers=[*run.classifiers, *finetuned])
     for ax in figures.accuracy_figure([both]).axes:
         assert [line.get_label() for line in ax.lines] == ["Cyclical", "no pre-training"]
+    for updates, said in (({}, ""), ({"updates": 3}, ""), ({"updates": 0}, " (2 of 2 still the probe)")):
+        made = [*run.classifiers, *(record | updates for record in finetuned)]  # {}: of an older run
+        panels = figures.accuracy_figure([dataclasses.replace(run, classifiers=made)]).axes
+        assert panels[1].get_title("left") == f"encoder fine-tuned{said}"
+        assert "still" not in panels[0].get_title("left")
+
+
+def test_classifiers_without_pretraining_have_a_panel_where_there_are_no_others():
+    run = classified(0)
+    scratch = [record for record in run.classifiers if record["mode"] == "scratch"]
+    (ax,) = figures.accuracy_figure([dataclasses.replace(run, classifiers=scratch)]).axes
+    assert ax.get_title("left") == "no pre-training"
+    assert [line.get_label() for line in ax.lines] == ["no pre-training"]
 
 
 def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(finished):

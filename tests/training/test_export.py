@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import cvae
 from cvae.cli import evaluate, export
+from cvae.config.load import flatten
 from cvae.errors import UserError
 from cvae.report.card import card
 from cvae.runs import fingerprints, hub
@@ -142,7 +143,15 @@ def test_the_card_tells_the_digest_of_one_file_and_the_number_of_several(data, t
 def test_the_card_has_what_the_results_say_and_nothing_that_they_do_not(folder):
     sizes = {"data/vocabulary": 1234, "data/train/sentences": 2000, "data/train/tokens": 30000}
     sizes |= {"data/train/unknown_share": 0.0512, "data/test/sentences": 7, "data/held/sentences": 9}
-    measures = {"val/elbo": -3.0, "test/kl": 0.5, "checkpoint": "last", "finished": True, "step": 8000}
+    measures = {
+        "val/elbo": -3.0,
+        "test/kl": 0.5,
+        "val/au": 0,
+        "test/au": 2,
+        "checkpoint": "last",
+        "finished": True,
+        "step": 8000,
+    }
     page = card(folder.configuration("cpu"), sizes | measures, "last", {})
     lines = page.splitlines()
     assert "LSTM encoder, diagonal Gaussian z, LSTM decoder; z has 3 dimensions." in lines
@@ -150,10 +159,14 @@ def test_the_card_has_what_the_results_say_and_nothing_that_they_do_not(folder):
     rows = [line for line in lines if line.startswith(("| train", "| val", "| test", "| held"))]
     assert rows == ["| train | 2,000 | 30,000 | 5.12 % | 0 files |", "| test | 7 | 0 | 0.00 % | 0 files |"]
     assert "| elbo | -3.00 | – |" in lines and "| kl | – | 0.50 |" in lines
+    assert "| au | 0.00 | 2.00 |" in lines  # nothing is a measure too
     assert not [line for line in lines if line.startswith("| rec ")]
     assert "Of the last checkpoint." in page and "The weights are those of" not in page
-    keys = {line.split("`")[1].partition(".")[0] for line in lines if line.startswith("| `")}
-    assert keys == {"schedule", "lr", "model", "objective", "update"}
+    told = dict(line.split("`")[1::2] for line in lines if line.startswith("| `"))
+    assert {key.partition(".")[0] for key in told} == {"schedule", "lr", "model", "objective", "update"}
+    config = flatten(folder.configuration("cpu").container)
+    assert {str(config[key]) for key in config.keys() - told.keys() if key.startswith("model.")} <= {"None"}
+    assert told["model.word_dropout"] == "0.0" and all(str(config[key]) == told[key] for key in told)
 
 
 @pytest.mark.parametrize("tokens", ["words", "chars"])

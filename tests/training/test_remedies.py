@@ -970,8 +970,20 @@ class TestReports:
             )
             for change, run in (("plain", base), ("skip", skip))
         }
-        found = {names[:2]: tables.relative_time(groups, names).mean for names in groups if "skip" in names}
-        assert found == {("cyclical", "a"): 1.5, ("cyclical", "b"): 0.5, ("none", "b"): 1.5}
+        begun = dataclasses.replace(plain, results=plain.results | {"finished": False})
+        groups |= {
+            ("none", "a", "skip"): [skip],
+            ("none", "c", "plain"): [begun],
+            ("none", "c", "skip"): [skip],
+        }
+        found = {names[:2]: tables.relative_time(groups, names).values for names in groups if "skip" in names}
+        assert found == {
+            ("cyclical", "a"): (1.5,),
+            ("cyclical", "b"): (0.5,),
+            ("none", "b"): (1.5,),
+            ("none", "a"): (),
+            ("none", "c"): (),  # the plain one is not there, or not finished
+        }
 
     def test_few_keys_have_a_column_each(self, runs):
         few = [run for run in runs if run.folder.name in ("none", "skip")]
