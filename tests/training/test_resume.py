@@ -533,6 +533,14 @@ def test_what_hydra_composed_lies_beside_the_run(tmp_path, configured, monkeypat
     composition = {"config.yaml": "seed: 0\n", "overrides.yaml": "- task=toy\n"}
     run(configured(*TOY), RunFolder(tmp_path), composition=composition)
     assert {path.name: path.read_text() for path in (tmp_path / ".hydra").iterdir()} == composition
+    words = tmp_path / "vocabulary.txt"
+    known = words.read_text()
+    words.unlink()
+    (tmp_path / "checkpoint_last.pt").touch()  # it goes on, by another command
+    composition["overrides.yaml"] += "- train.progress=false\n"
+    run(configured(*TOY), RunFolder(tmp_path), composition=composition)
+    assert {path.name: path.read_text() for path in (tmp_path / ".hydra").iterdir()} == composition
+    assert words.read_text() == known
 
 
 def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured):
