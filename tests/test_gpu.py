@@ -155,6 +155,18 @@ def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_g
     ]
 
 
+@pytest.mark.parametrize("precision", ["float32", "bf16", "tf32"])
+def test_products_are_rounded_where_it_is_asked_for_whatever_a_run_before_asked_for(
+    precision, on_gpu, monkeypatch
+):
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    for switch in switches:
+        switch.allow_tf32 = precision != "tf32"
+    with pretended_gpu(monkeypatch):
+        prepare(on_gpu("language", f"precision={precision}"))
+    assert [switch.allow_tf32 for switch in switches] == [precision == "tf32"] * 2
+
+
 @pytest.mark.parametrize("case", ["language", "dialog"])
 def test_a_batch_is_copied_to_the_gpu_at_once(case, on_gpu, monkeypatch):
     with pretended_gpu(monkeypatch) as gpu:
