@@ -236,7 +236,8 @@ def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_pa
     assert (tmp_path / "train.log").read_text().count(said) == 1
     survive(configured(*TOY), tmp_path, monkeypatch, 1, "_advance")
     begun = RunFolder(tmp_path).results
-    assert (begun["finished"], begun["step"]) == (False, 17) and "val/elbo" not in begun
+    assert (begun["finished"], begun["step"], begun["updates"]) == (False, 17, 40)
+    assert begun["data/train/sentences"] == early["data/train/sentences"] and "val/elbo" not in begun
     run(configured(*TOY), RunFolder(tmp_path), "another")
     log = (tmp_path / "train.log").read_text()
     assert log.count("stopped after") == log.count(f"{tmp_path}: from the start, going to 17 of 40, on ") == 1
