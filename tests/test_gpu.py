@@ -138,7 +138,7 @@ def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_g
     on_gpu, tmp_path, monkeypatch, caplog
 ):
     config, saved = on_gpu("toy"), {}
-    for number, gpu in enumerate(("H100", "H100", "H200", "")):
+    for number, gpu in enumerate(("H100", "H100", "H200", "", "H200")):
         with pretended_gpu(monkeypatch), monkeypatch.context() as patch:
             patch.setattr(torch.cuda, "get_device_name", lambda _, gpu=gpu: gpu)
             patch.setattr(torch, "get_num_threads", lambda number=number: number)
@@ -151,7 +151,20 @@ def test_what_goes_on_on_another_device_says_so_and_threads_do_not_matter_to_a_g
     assert [record.getMessage() for record in caplog.records] == [
         "warning: cuda (H100) before, cuda (H200) now: numbers will differ in their last digits",
         f"warning: cuda (H200) before, 3 threads on {cpu} now: noise will be another",
+        f"warning: 3 threads on {cpu} before, cuda (H200) now: noise will be another",
     ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "tf32"])
+def test_products_are_rounded_where_it_is_asked_for_whatever_a_run_before_asked_for(
+    precision, on_gpu, monkeypatch
+):
+    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    for switch in switches:
+        switch.allow_tf32 = precision != "tf32"
+    with pretended_gpu(monkeypatch):
+        prepare(on_gpu("language", f"precision={precision}"))
+    assert [switch.allow_tf32 for switch in switches] == [precision == "tf32"] * 2
 
 
 @pytest.mark.parametrize("case", ["language", "dialog"])

@@ -264,10 +264,17 @@ def test_a_table_with_unknown_words_is_measured(folder, place, capsys):
 def test_evaluate_refuses_in_a_sentence(folder, place):
     (place / "a.txt").write_text("the old cat\n")
     (place / "bad.txt").write_bytes(b"\xff\n")
-    run = folder.path
+    run, long = folder.path, ("--data", "long.txt")
     assert said(evaluate.main, run, "val", "--data", "a.txt") == "a.txt has no splits: leave out val"
     assert "--data must be its file" in said(evaluate.main, run, "--column", "t")
     assert "bad.txt, line 1: not UTF-8" in said(evaluate.main, run, "--data", "bad.txt")
+    most = folder.configuration("cpu").dataset.max_words
+    for words, refused in ((most, False), (most + 1, True)):
+        (place / "long.txt").write_text("old " * words + "\n")
+        if refused:
+            assert f"{words} words, dataset.max_words allows {most}" in said(evaluate.main, run, *long)
+        else:
+            assert evaluate.main([str(run), *long]) == 0
 
 
 def test_the_run_s_own_corpus_is_still_measured_by_its_splits(folder, capsys):

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from cvae import __version__, program
 from cvae.cli import main
@@ -100,6 +101,10 @@ def test_train_is_one_of_its_commands(tmp_path, forks):
     done = forks.run(program, "train", *SIZES, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "results.json").exists()
+    there = {path.stem: yaml.safe_load(path.read_text()) for path in (tmp_path / "run" / ".hydra").iterdir()}
+    assert there.keys() == {"config", "hydra", "overrides"}  # as Hydra itself would have written them
+    assert there["overrides"] == there["hydra"]["hydra"]["overrides"]["task"] == list(SIZES)
+    assert (there["hydra"].keys(), there["config"]["threads"]) == ({"hydra"}, 1)
     done = forks.run(program, "table", "run", cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.startswith("| n | test/elbo |")
 

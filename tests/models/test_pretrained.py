@@ -383,6 +383,8 @@ def test_a_run_is_resumed_loaded_and_exported_without_the_checkpoint(
         assert whole.results[name] == stopped.results[name] > 0
     assert whole.results["test/word_ppl"] > whole.results["test/ppl"]  # a word has several pieces
     export(whole, tmp_path / "shared")
+    for name in ("README.md", "run.json"):  # nobody else has that folder
+        assert str(tmp_path) not in (tmp_path / "shared" / name).read_text(encoding="utf-8")
     texts = ["the old cat saw it", "no red hen"]
     own, other = cvae.load(whole.path), cvae.load(tmp_path / "shared")
     assert (own.encode(texts).mean == other.encode(texts).mean).all()

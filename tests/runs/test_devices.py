@@ -93,6 +93,8 @@ def test_a_processor_is_named_with_whether_it_has_bf16(supported, said, monkeypa
     for absent in ("flags: fpu\n", None):
         (tmp_path / "cpuinfo").write_text(absent) if absent else (tmp_path / "cpuinfo").unlink()
         assert device_name(torch.device("cpu")) == f"cpu (arm{said}"
+    (tmp_path / "cpuinfo").mkdir()  # nothing that can be read
+    assert device_name(torch.device("cpu")) == f"cpu (arm{said}"
     monkeypatch.setattr(platform, "processor", lambda: "")
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
     assert device_name(torch.device("cpu")) == f"cpu (riscv64{said}"

@@ -11,10 +11,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from cvae.cli import train
+from cvae.errors import FolderError, UserError
 from cvae.runs import sweeps
 from cvae.runs.folder import RunFolder
 from cvae.runs.sweeps import Sweep, find_jobs
@@ -265,6 +269,48 @@ def test_a_plan_that_is_broken_ends_the_command_in_a_sentence(tmp_path, monkeypa
     monkeypatch.setattr(sys, "argv", ["train.py"])
     assert train.main(["-m"]) == 1
     assert "sweep.json must hold a JSON object, found list" in capsys.readouterr().err
+    assert os.environ["PYTHONPATH"] == str(ROOT)  # an empty entry would be the folder that one is in
+
+
+def test_a_finished_job_answers_with_its_objective_and_not_to_another(tmp_path, configured, monkeypatch):
+    """As a search asks for it, which goes by the objective."""
+    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: hydra)
+    record = {"format": 1, "config": configured("seed=4").container}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    RunFolder(tmp_path).write_results({"finished": True, "objective": 1.5})
+    assert train._run(None, configured("seed=4")) == 1.5
+    with pytest.raises(FolderError, match="seed is 4 there and 5 here"):
+        train._run(None, configured("seed=5"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "known", "before", "error", "left"),
+    [
+        (RunMode.RUN, False, "", UserError("no data"), ""),  # there is no run to leave it in
+        (RunMode.RUN, True, "", UserError("no data"), "no data\n"),
+        (RunMode.MULTIRUN, False, "", UserError("no data"), "no data\n"),
+        (RunMode.MULTIRUN, True, "", FolderError("holds another run"), ""),  # which fares well
+        (RunMode.MULTIRUN, True, "no disk\n", UserError("no data"), "no disk\n"),  # said by the run itself
+    ],
+)
+def test_an_error_is_left_in_the_folder_of_a_run_unless_it_is_about_the_folder(
+    mode, known, before, error, left, tmp_path, configured, monkeypatch, caplog
+):
+    def fails(*given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cvae.training.run.run", fails)
+    hydra = OmegaConf.create({"mode": mode, "overrides": {"task": ["seed=4"]}})
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: hydra)
+    if known:
+        (tmp_path / "run.json").write_text('{"format": 1, "config": {}}')
+    if before:
+        (tmp_path / "error.txt").write_text(before)
+    with pytest.raises(type(error)):
+        train._train(configured("seed=4"), RunFolder(tmp_path), OmegaConf.create())
+    assert RunFolder(tmp_path).error == left
+    assert (f"{tmp_path}: {error}" in caplog.text) == (mode == RunMode.MULTIRUN)
 
 
 def test_a_search_has_a_storage_and_goes_on_from_it(tmp_path):

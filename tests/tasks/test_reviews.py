@@ -433,6 +433,7 @@ def test_a_summary_has_mean_and_sample_deviation_over_label_sets():
         {"mode": "finetune", "share": 0.1, "labels": 9, "updates": updates, "test/accuracy": accuracy}
         for updates, accuracy in ((0, 0.5), (3, 0.7), (0, 0.9))
     ]
+    records[0]["test/accuracy_sampled"] = 0.4  # which those of an earlier version lack
     one = {"mode": "scratch", "share": 1.0, "labels": 90, "updates": 0, "test/accuracy": 0.6}
     assert means_of([*records, one]) == pytest.approx(
         {

@@ -50,7 +50,9 @@ def copy(shared, tmp_path) -> Path:
 
 
 def test_an_exported_model_is_the_run_s(folder, shared):
+    before = torch.get_rng_state()
     there, here = cvae.load(folder.path), cvae.load(shared)
+    assert torch.equal(torch.get_rng_state(), before)  # which are the program's own
     np.testing.assert_array_equal(there.encode(TEXTS).mean, here.encode(TEXTS).mean)
     assert there.sample(5, temperature=1.0) == here.sample(5, temperature=1.0)
     assert {path.name for path in shared.iterdir()} == {*EXPORTED, "README.md"} - {

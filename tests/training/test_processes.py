@@ -206,6 +206,17 @@ def test_noise_of_its_own_differs_by_process_and_step_and_leaves_the_common_stre
     assert len(drawn) == 8
 
 
+def test_the_masks_of_an_update_are_those_of_its_step(monkeypatch):
+    config = configured(*NOISY, "schedule=none")  # so that nothing else is drawn
+    announce(monkeypatch, RANK="1", WORLD_SIZE="2")
+    monkeypatch.setattr(collective, "sum_gradients", lambda parameters: None)
+    task = prepare(config)
+    update = build(task.model, config)
+    batch = update.batch(task.batches["train"], 0)
+    again, once, other = (update(batch._replace(step=step), 1.0, 0.0)[1].item() for step in (5, 5, 6))
+    assert again == once != other
+
+
 @pytest.mark.parametrize("remedy", ["aggressive", "semi_amortized", "batch_norm"])
 def test_what_is_about_the_whole_batch_is_refused(remedy, monkeypatch):
     overrides = (*LANGUAGE, f"remedy=[{remedy}]")
@@ -467,3 +478,7 @@ def test_another_number_of_processes_says_what_changes(tmp_path, caplog, monkeyp
     monkeypatch.setenv("WORLD_SIZE", "4")
     state.load_state_dict(saved, tmp_path)
     assert "4 processes" in caplog.text and "dropout masks will be others" in caplog.text
+    saved = state.state_dict()
+    monkeypatch.delenv("WORLD_SIZE")
+    state.load_state_dict(saved, tmp_path)
+    assert caplog.text.count("dropout masks will be others") == 2

@@ -650,6 +650,8 @@ class TestAggressive:
             loop.run(recorder)
         assert loop.epoch == 6 and told == looks
         assert loop.train_step.active is (every == 12)
+        saved = checkpoint.load(tmp_path / "checkpoint_last.pt")
+        assert saved["update"] == loop.train_step.state_dict()  # what it saw at this step, too
         records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
         found = {record["step"] for record in records if "val/mi" in record}
         assert found == {*range(every, 25, every), *looks}

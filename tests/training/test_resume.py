@@ -229,14 +229,15 @@ def test_stop_after_ends_early_without_changing_beta_and_can_go_on(whole, tmp_pa
     run(configured(*TOY, "train.stop_after=17"), RunFolder(tmp_path), "the first command")
     early = json.loads((tmp_path / "results.json").read_text())
     assert early["finished"] is False
-    assert early["step"] == 17
+    assert (early["step"], early["updates"]) == (17, 40)
     assert early["val/elbo"] < 0 and not (tmp_path / "samples.md").exists()
     assert not ended(tmp_path) and ended(whole["toy"])
     said = "stopped after 17 of 40 updates; the same command continues"
     assert (tmp_path / "train.log").read_text().count(said) == 1
     survive(configured(*TOY), tmp_path, monkeypatch, 1, "_advance")
     begun = RunFolder(tmp_path).results
-    assert (begun["finished"], begun["step"]) == (False, 17) and "val/elbo" not in begun
+    assert (begun["finished"], begun["step"], begun["updates"]) == (False, 17, 40)
+    assert begun["data/train/sentences"] == early["data/train/sentences"] and "val/elbo" not in begun
     run(configured(*TOY), RunFolder(tmp_path), "another")
     log = (tmp_path / "train.log").read_text()
     assert log.count("stopped after") == log.count(f"{tmp_path}: from the start, going to 17 of 40, on ") == 1
@@ -533,6 +534,14 @@ def test_what_hydra_composed_lies_beside_the_run(tmp_path, configured, monkeypat
     composition = {"config.yaml": "seed: 0\n", "overrides.yaml": "- task=toy\n"}
     run(configured(*TOY), RunFolder(tmp_path), composition=composition)
     assert {path.name: path.read_text() for path in (tmp_path / ".hydra").iterdir()} == composition
+    words = tmp_path / "vocabulary.txt"
+    known = words.read_text()
+    words.unlink()
+    (tmp_path / "checkpoint_last.pt").touch()  # it goes on, by another command
+    composition["overrides.yaml"] += "- train.progress=false\n"
+    run(configured(*TOY), RunFolder(tmp_path), composition=composition)
+    assert {path.name: path.read_text() for path in (tmp_path / ".hydra").iterdir()} == composition
+    assert words.read_text() == known
 
 
 def test_other_keys_are_refused_and_the_folder_stays_as_it_was(whole, configured):
@@ -602,12 +611,15 @@ def test_records_that_were_changed_are_refused_by_line(tmp_path, configured):
 
 
 def test_a_split_measured_at_each_validation_keeps_its_own_scalars(tmp_path, configured):
-    run(configured(*TOY, "train.validate_on=[val,test]"), RunFolder(tmp_path))
+    run(configured(*SHORT, "train.validate_on=[val,test]"), RunFolder(tmp_path))
     read = board(tmp_path)
-    assert read["test/elbo"] == read["val/elbo"] == [10, 20, 30, 40]
-    assert read["last/test/elbo"] == [40]
-    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["last/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
+    assert read["test/elbo"] == read["val/elbo"] == [8, 16, 24]
+    assert read["best/test/elbo"] == [24]
+    *records, last = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert last["best/test/elbo"] == RunFolder(tmp_path).results["test/elbo"]
+    elbos = [(record["val/elbo"], record["test/elbo"]) for record in records if "val/elbo" in record]
+    assert all(val != test for val, test in elbos)  # and it is val that decides
+    assert checkpoint.load(tmp_path / "checkpoint_last.pt")["scores"] == [-val for val, _ in elbos]
 
 
 @pytest.mark.parametrize("name", ["elbo", "rec", "kl", "refined_kl", "bow"])
@@ -1020,9 +1032,8 @@ def test_the_gpu_is_asked_for_in_vain_in_a_sentence(tmp_path, configured):
     assert not (tmp_path / "refused").exists()
 
 
-def test_hparams_have_values_and_curves_a_layout(whole):
+def test_curves_have_a_layout(whole):
     from tensorboard.plugins.custom_scalar import layout_pb2
-    from tensorboard.plugins.hparams import plugin_data_pb2
 
     events = EventAccumulator(str(whole["tiny"]))
     events.Reload()
@@ -1032,17 +1043,28 @@ def test_hparams_have_values_and_curves_a_layout(whole):
     overlaid = [chart.multiline.tag for category in layout.category for chart in category.chart]
     assert ["train/elbo", "val/elbo"] in [list(tags) for tags in overlaid]
     assert {tag for tags in overlaid for tag in tags} <= set(events.Tags()["tensors"])
+
+
+@pytest.mark.parametrize("name", ["tiny", "toy", "autoencoder"])  # which report the best and the last
+def test_hparams_have_values_and_the_columns_of_every_run(name, whole):
+    from tensorboard.plugins.hparams import plugin_data_pb2
+
+    events = EventAccumulator(str(whole[name]))
+    events.Reload()
     start = plugin_data_pb2.HParamsPluginData()
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     start.ParseFromString(content)
-    assert start.session_start_info.hparams["schedule.name"].string_value == "cyclical"
+    schedule = "none" if name == "autoencoder" else "cyclical"
+    assert start.session_start_info.hparams["schedule.name"].string_value == schedule
     experiment = plugin_data_pb2.HParamsPluginData()
     experiment.ParseFromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
     assert {info.name for info in experiment.experiment.hparam_infos if info.differs} == {
         *("schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed")
     }
     shown = {info.name.tag for info in experiment.experiment.metric_infos}
-    assert shown <= set(events.Tags()["tensors"])
+    assert {tag.partition("/")[0] for tag in shown} == {"best" if name == "tiny" else "last"}
+    unknown = {tag.rpartition("/")[2] for tag in shown - set(events.Tags()["tensors"])}
+    assert unknown == ({"elbo", "kl", "ppl"} if name == "autoencoder" else set())
     assert {info.display_name for info in experiment.experiment.metric_infos} == shown
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cvae.models.kernels import memory
-from cvae.training.run import prepare
+from cvae.runs.folder import RunFolder
+from cvae.training.run import prepare, run
 from tests.helpers import DEBUG, configured
 
 
@@ -17,3 +18,14 @@ def test_a_start_takes_its_threads_and_keeps_freed_memory(threads, wanted, monke
     monkeypatch.setattr(memory, "keep_freed", lambda: kept.append(True))
     prepare(configured(*DEBUG, f"threads={threads}"))
     assert taken == wanted and kept == [True]
+
+
+def test_ctrl_c_before_training_leaves_no_empty_folder(tmp_path, monkeypatch):
+    def interrupted(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cvae.data.build", interrupted)
+    (tmp_path / "outputs" / "name" / "run").mkdir(parents=True)  # as Hydra makes it
+    with pytest.raises(KeyboardInterrupt):
+        run(configured(*DEBUG), RunFolder(tmp_path / "outputs" / "name" / "run"))
+    assert list(tmp_path.iterdir()) == []

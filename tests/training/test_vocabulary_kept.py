@@ -123,6 +123,7 @@ def test_a_tokenizer_stays_too(on, tmp_path):
     longer = (*pieces, "train.steps=6", f"continue_from={tmp_path / 'old'}", "continue_beta=hold")
     run(on("old", *longer), RunFolder(tmp_path / "longer"))
     assert (tmp_path / "longer" / "tokenizer.json").read_bytes() == old
+    assert not any("is kept" in note for note in notes(tmp_path / "longer"))  # its corpus is the same
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,11 @@ def test_a_tokenizer_stays_too(on, tmp_path):
     [
         (("dataset.tokens=chars",), None, "has dataset.tokens=words, and this run has chars"),
         ((), lambda folder: (folder / "vocabulary.txt").unlink(), "has no vocabulary to keep: No such file"),
+        (
+            (),
+            lambda at: (at / "vocabulary.txt").rename(at / "words") and (at / "vocabulary.txt").mkdir(),
+            "has no vocabulary to keep: Is a directory",
+        ),
         ((), lambda at: (at / "checkpoint_best.pt").unlink(), "was not trained: it has no checkpoint_best"),
         (("model.hidden=7",), None, "is a model of another shape: "),
     ],
