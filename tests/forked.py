@@ -86,6 +86,7 @@ class Forks:
 
     def __init__(self, folder: Path, *statements: str) -> None:
         self.files = [folder / "stdout", folder / "stderr"]
+        self.last: Process | None = None
         path = os.pathsep.join([str(folder), str(ROOT)])
         self.server = subprocess.Popen(
             [sys.executable, "-c", SERVER, *statements],
@@ -103,8 +104,12 @@ class Forks:
             "environment": dict(os.environ if environment is None else environment),
             "files": list(map(str, self.files)),
         }
+        if self.last is not None:  # a test that failed may have left it
+            self.last.kill()
+            self.last.wait()
         self.server.stdin.write(json.dumps(command).encode() + b"\n")
-        return Process(int(self.server.stdout.readline()), self.server, self.files)
+        self.last = Process(int(self.server.stdout.readline()), self.server, self.files)
+        return self.last
 
     def run(
         self, *words: str | Path, cwd: Path, environment: Mapping[str, str] | None = None
