@@ -275,16 +275,37 @@ def test_a_plan_that_is_broken_ends_the_command_in_a_sentence(tmp_path, monkeypa
     assert os.environ["PYTHONPATH"] == str(ROOT)  # an empty entry would be the folder that one is in
 
 
-def test_a_finished_job_answers_with_its_objective_and_not_to_another(tmp_path, configured, monkeypatch):
+def test_a_finished_job_answers_with_its_objective_and_not_to_another(
+    tmp_path, configured, monkeypatch, caplog
+):
     """As a search asks for it, which goes by the objective."""
     hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
     monkeypatch.setattr(train.HydraConfig, "get", lambda: hydra)
     record = {"format": 1, "config": configured("seed=4").container}
     (tmp_path / "run.json").write_text(json.dumps(record))
     RunFolder(tmp_path).write_results({"finished": True, "objective": 1.5})
+    caplog.set_level("INFO")
     assert train._run(None, configured("seed=4")) == 1.5
     with pytest.raises(FolderError, match="seed is 4 there and 5 here"):
         train._run(None, configured("seed=5"))
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert train._run(None, configured("seed=4")) is None
+    assert caplog.text.count("is already finished") == 1  # which rank 0 says
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", "no data"), ("1", "rank 1: no data")])
+def test_a_mistake_ends_each_process_in_its_sentence(rank, said, configured, monkeypatch):
+    def fails(*given: object) -> None:
+        raise UserError("no data")
+
+    monkeypatch.setattr(train, "_run", fails)
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.RUN))
+    for name, value in (("RANK", rank), ("WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        train.run(OmegaConf.create(), configured("seed=4"))
+    assert ended.value.code == said
 
 
 @pytest.mark.parametrize(

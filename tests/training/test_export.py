@@ -101,6 +101,7 @@ def test_the_card_is_made_from_the_run(folder, shared):
     results = folder.results
     assert f"| elbo | {results['val/elbo']:.2f} | {results['test/elbo']:.2f} |" in page
     assert f"| train | 48 | {results['data/train/tokens']:,} | 0.00 % |" in page
+    assert folder.record["data"]["train"][:16] in page
     assert "`model.latent` | `3`" in page and "cvae.load(" in page and "## Limits" in page
     assert "{{" not in page and "None" not in page
 

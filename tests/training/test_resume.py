@@ -274,7 +274,7 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
     seen = []
 
     def requeue(number, frame):
-        seen.append(checkpoint.load(tmp_path / "checkpoint_last.pt")["step"])
+        seen.append((number, checkpoint.load(tmp_path / "checkpoint_last.pt")["step"]))
         raise SystemExit(77)
 
     original = Loop._advance
@@ -292,7 +292,7 @@ def test_a_time_limits_warning_saves_before_who_listens_to_it_requeues(tmp_path,
         assert signal.getsignal(signal.SIGUSR2) is requeue
     finally:
         signal.signal(signal.SIGUSR2, before)
-    assert (ended.value.code, seen) == (77, [9])
+    assert (ended.value.code, seen) == (77, [(signal.SIGUSR2, 9)])
 
 
 def test_killed_while_a_checkpoint_is_written(whole, tmp_path, configured, forks, monkeypatch):
