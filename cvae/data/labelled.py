@@ -65,7 +65,7 @@ def ranked(found: dict[str, Classes]) -> tuple[str, ...]:
     """
 
     def place_of(name: str) -> tuple[bool, float, str]:
-        number = float(name) if sources.is_number(name) else math.inf
+        number = float(name) if sources.is_numeral(name) else math.inf
         return (False, number, name) if math.isfinite(number) else (True, 0, name)
 
     names = sorted(found["train"], key=place_of)

@@ -84,11 +84,11 @@ def text_column(
 def _is_text(values: Sequence[Any]) -> bool:
     """Return whether a column holds text: strings that are not all numbers."""
     given = [value for value in values if value not in (None, "")]
-    return all(isinstance(v, str) for v in given) and not all(map(is_number, given))
+    return all(isinstance(v, str) for v in given) and not all(map(is_numeral, given))
 
 
-def is_number(text: str) -> bool:
-    """Return whether a text is one number."""
+def is_numeral(text: str) -> bool:
+    """Return whether a text is a number and nothing else."""
     try:
         float(text)
     except ValueError:

@@ -27,7 +27,7 @@ from cvae.runs.sweeps import counted, find_jobs
 
 CHECKPOINTS = {"best": "the checkpoint with the best validation", "last": "the last checkpoint"}
 MAX_FIGURES = 8  # settings, schedule and learning rate aside, that get curves of their own
-# markup that would load or run something stays text on the page; of references, their definitions do
+# markup that would load or run something: on the page it stays text
 REFUSED = ("html", "autolink", "automail", "link", "image_link")
 
 
@@ -35,7 +35,7 @@ def sentences_html(text: str) -> str:
     """Return the HTML of a samples.md; tags, links and images in it stay text."""
     parser = Markdown(tab_length=2)
     parser.preprocessors.deregister("html_block")
-    parser.parser.blockprocessors.deregister("reference")
+    parser.parser.blockprocessors.deregister("reference")  # without definitions, [a] and [a][b] are no links
     for name in REFUSED:
         parser.inlinePatterns.deregister(name)
     return parser.convert(text)
