@@ -94,22 +94,25 @@ class Parser:
 
     def _turn(self, place: str, turn: dict[str, Any], numbers: dict[str, int]) -> Utterance:
         """Return an utterance; a speaker who is not in `numbers` yet gets the next one. Raises Malformed."""
-        if missing := [key for key in ("speaker", "text") if _text(turn, key, f"{place}: {key}") is None]:
+        said = {key: _text(turn, key, f"{place}: {key}") for key in ("speaker", "text", "act")}
+        if missing := [key for key in ("speaker", "text") if said[key] is None]:
             raise Malformed(f"{place} has no {missing[0]}")
-        words = tokenise(turn["text"], self.lower)
-        number = numbers.setdefault(turn["speaker"], len(numbers))
-        return Utterance(number, words, _text(turn, "act", f"{place}: act"))
+        number = numbers.setdefault(said["speaker"], len(numbers))
+        return Utterance(number, tokenise(said["text"], self.lower), said["act"])
 
     def _people(self, speakers: Any) -> dict[str, Person]:
         """Return the attributes of each speaker who is described, without unknown ones. Raises Malformed."""
         if not isinstance(speakers, dict | None):
             raise Malformed(f"speakers must be an object, attributes by name, found {shown(speakers)}")
         people: dict[str, Person] = {}
-        for name, person in (speakers or {}).items():
+        for name, person in by_name(speakers or {}, "speakers").items():
+            place = f"speakers.{name}"
             if not isinstance(person, dict | None):
-                raise Malformed(f"speakers.{name} must be an object of attributes, found {shown(person)}")
-            known = {key: value for key, value in (person or {}).items() if value not in (None, "")}
-            people[name] = {key: self._attribute(f"speakers.{name}", key, known[key]) for key in known}
+                raise Malformed(f"{place} must be an object of attributes, found {shown(person)}")
+            given = by_name(person or {}, place)
+            values = {key: bare(value) if isinstance(value, str) else value for key, value in given.items()}
+            known = {key: value for key, value in values.items() if value not in (None, "")}
+            people[name] = {key: self._attribute(place, key, value) for key, value in known.items()}
         return people
 
     def _attribute(self, person: str, key: str, value: Any) -> float | str:
@@ -161,4 +164,19 @@ def _text(holder: Mapping[str, Any], key: str, place: str) -> str | None:
     value = holder.get(key)
     if not isinstance(value, str | None):
         raise Malformed(f"{place} must be text, found {shown(value)}")
-    return (value or "").replace(BYTE_ORDER_MARK, "").strip() or None
+    return bare(value or "") or None
+
+
+def by_name(holder: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """Return what a JSON object holds, names without spaces around them. Raises Malformed for two alike."""
+    found: dict[str, Any] = {}
+    for name, value in holder.items():
+        if (name := bare(name)) in found:
+            raise Malformed(f"{place}.{name} stands twice, but for spaces around the name")
+        found[name] = value
+    return found
+
+
+def bare(text: str) -> str:
+    """Return a text without byte order marks and without spaces around it."""
+    return text.replace(BYTE_ORDER_MARK, "").strip()

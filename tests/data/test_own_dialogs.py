@@ -154,6 +154,16 @@ def test_who_is_not_described_is_unknown_and_counted(tmp_path):
     assert names == ["ann", "Bo B.", "cy", "ann"]
 
 
+def test_spaces_around_a_name_make_nobody_else(tmp_path):
+    def rows(anna, sex, woman):
+        people = {anna: {sex: woman, "age": 31}, "bo": {"sex": " ", "age": 40}}
+        turns = [{"speaker": name, "text": "yes"} for name in ("anna", "bo", "\ufeffanna\t", "bo ")]
+        corpus = train_of(write(tmp_path / "my.jsonl", *[{"turns": turns, "speakers": people}] * 5))
+        return corpus.labels.attributes.names, corpus.batch(np.arange(4)).people.tolist()
+
+    assert rows("anna ", " sex", "f ") == rows("anna", "sex", "f")
+
+
 def test_an_attribute_of_0_is_known_and_false_is_none(tmp_path):
     turns = [{"speaker": name, "text": "yes"} for name in ("ann", "bo")]
     people = {"ann": {"age": 0}, "bo": {"age": 40.5}}
@@ -277,6 +287,11 @@ MORE = [
     (
         full(speakers={"anna": {"age": 10**400}}),
         "speakers.anna.age must be a number of at most 1e+30",
+    ),
+    (full(speakers={"bo": {}, "bo ": {}}), "speakers.bo stands twice, but for spaces around the name"),
+    (
+        full(speakers={"bo": {" age": 1, "age": 2}}),
+        "speakers.bo.age stands twice, but for spaces around the name",
     ),
     ({"turns": "hi"}, 'turns must be a list of one turn at least, found "hi"'),
     ({"turns": None}, "turns must be a list of one turn at least, found null"),
