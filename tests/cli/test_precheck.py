@@ -57,6 +57,7 @@ def test_unknown_choice(group, refused):
             "schedul=cyclical",
             "unknown key schedul, did you mean schedule? (keys: continue_beta, continue_from,",
         ),
+        ("nam=x", "unknown key nam, did you mean name? (keys: "),
         ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("++schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
@@ -177,11 +178,12 @@ def test_an_unknown_group_in_an_experiment_file(default, said, refused, tmp_path
     )
 
 
-def test_an_experiment_file_without_its_first_line(refused, tmp_path):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("seed: 3\n", encoding="utf-8")
-    said = refused("--config-dir", str(tmp_path), "experiment=mine")
-    assert said.endswith("a file in conf/experiment starts with the line '# @package _global_'")
+@pytest.mark.parametrize(("group", "given"), [("experiment", "experiment=mine"), ("remedy", "remedy=[mine]")])
+def test_a_file_of_overrides_without_its_first_line(group, given, refused, tmp_path):
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text("seed: 3\n", encoding="utf-8")
+    said = refused("--config-dir", str(tmp_path), given)
+    assert said.endswith(f"a file in conf/{group} starts with the line '# @package _global_'")
 
 
 def test_a_folder_of_ones_own_adds_choices_and_replaces_none(tmp_path, monkeypatch):
