@@ -380,7 +380,8 @@ class TestWrongValues:
         assert "lr.value must be a finite number > 0" in problems(changed("", {"lr.value": 10**400}))[0]
 
     @pytest.mark.parametrize(
-        "name", ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "x" * 101]
+        "name",
+        ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "a\n", "x" * 101],
     )
     def test_names_that_are_no_folder_below_outputs(self, name, changed):
         (problem,) = problems(changed("", {"name": name}))
@@ -537,6 +538,7 @@ class TestCombinations:
 
 DIALOGS = "task=switchboard and model=dialog go with dataset=switchboard or dataset=dialogs, found task={}, "
 DIALOGS += "dataset={} and model={}"
+PIECES = ("dataset.vocabulary", 300)
 TWICE = "task.finetune.{} names a value twice"
 
 
@@ -571,6 +573,13 @@ TWICE = "task.finetune.{} names a value twice"
         (["task.name", "yelp", "task.finetune.penalties", [1.0, 1.0]], [TWICE.format("penalties")]),
         (["task.name", "yelp", "task.finetune.shares", [0.1, 1.0], "task.finetune.modes", ["probe"]], []),
         (["task.name", "yelp", "init_from", "a", "task.finetune.modes", ["finetune"]], []),
+        (
+            ["objective.free_bits", 0.1, "objective.free_bits_total", 1.0, "objective.kl_target", 2.0],
+            [
+                "objective.free_bits and objective.free_bits_total and objective.kl_target each say how much"
+                " KL there should be: leave all but one out"
+            ],
+        ),
         (["train.accumulate", 1, "objective.free_bits", 0.1, "update.name", "aggressive"], []),
         (["train.accumulate", 2, "objective.free_bits", 0.0, "update.name", "plain"], []),
         (
@@ -595,6 +604,10 @@ TWICE = "task.finetune.{} names a value twice"
         (["dataset.tokens", "words", "dataset.vocabulary", 3], []),
         (["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.vocabulary", None], []),
         (["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.tokenizer", "a.json"], []),
+        (
+            ["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.tokenizer", "a", *PIECES],
+            ["dataset.tokenizer has its pieces: leave out dataset.vocabulary"],
+        ),
         (["reset_decoder", False, "init_from", None, "model.latent", 0], []),
         (["reset_decoder", True, "init_from", "a", "model.latent", 1], []),
         (["continue_from", "a", "continue_beta", "cycles", "schedule.name", "cyclical"], []),
