@@ -75,6 +75,7 @@ def test_unknown_choice(group, refused):
         ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of dialogs, ptb"),
         ("++lr=constant", "++lr=constant: lr is chosen without a +; lr is one of constant, cosine"),
         ("schedule=[constant,cyclical]", "schedule=[constant,cyclical]: a run takes one choice, not a"),
+        ("experiment=[toy,cycles]", "experiment=[toy,cycles]: a run takes one choice, not a list; experi"),
         ("schedule.name=constant", "schedule.name=constant: schedule is chosen with schedule=…, one of"),
         ("train=", "train must be a group of keys, found ''"),
         ("name=../x", "name must be a relative path of letters, digits, '.', '_' and '-'"),
@@ -279,8 +280,9 @@ def test_of_a_long_sweep_the_first_jobs_are_checked_and_all_have_their_folders(t
 def test_missing_data(refused, monkeypatch):
     said = refused("task=ptb", "dataset.path=nowhere")
     assert said.startswith("no data at nowhere/train.txt: python scripts/get_data.py ptb fetches them")
-    monkeypatch.setenv("CVAE_DATA", "/else")
-    assert refused("task=ptb").startswith("no data at /else/ptb/train.txt")
+    for value, folder in (("/else", "/else"), ("", "data")):
+        monkeypatch.setenv("CVAE_DATA", value)
+        assert refused("task=ptb").startswith(f"no data at {folder}/ptb/train.txt")
 
 
 def test_a_folder_is_no_file_of_data(refused, tmp_path):
