@@ -44,7 +44,7 @@ class ConfigDir(SearchPathPlugin):
 def composing(config_dir: Path | None = None) -> Iterator[None]:
     """Set Hydra up for `composed`. Raises UserError for whatever Hydra or OmegaConf refuses."""
     Plugins.instance().register(ConfigDir)
-    ConfigDir.folder = config_dir and config_dir.resolve()
+    ConfigDir.folder = config_dir
     try:
         with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
             try:
