@@ -71,6 +71,16 @@ def test_evaluate_prints_what_training_recorded(split, runs, capsys):
     assert json.loads(capsys.readouterr().out) == recorded
 
 
+def test_the_results_of_an_older_toy_are_of_its_best_checkpoint(runs, tmp_path, capsys):
+    folder = Path(shutil.copytree(runs / "constant-0", tmp_path / "old"))
+    results = json.loads((folder / "results.json").read_text())
+    assert results.pop("checkpoint") == "last"  # which older ones do not say
+    (folder / "results.json").write_text(json.dumps(results))
+    assert script("evaluate").main([str(folder), "val"]) == 0
+    said = "of checkpoint_last.pt; results.json is of checkpoint_best.pt\n"
+    assert capsys.readouterr().err == said
+
+
 def test_evaluate_weighs_as_many_samples_and_sentences_as_asked(runs, capsys):
     evaluate, folder = script("evaluate").main, str(runs / "cyclical-1")
     found = []
@@ -391,6 +401,15 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
         f"missing {tmp_path}/e: python train.py a=e",
     ]
     assert seconds_left(find_jobs([tmp_path])) is None
+
+
+def test_status_says_that_a_run_is_at_its_end(tmp_path, capsys, monkeypatch):
+    """It has made its updates and measures what it has learnt."""
+    monkeypatch.setattr(status, "datetime", SimpleNamespace(now=lambda: datetime(2026, 3, 1, 12)))
+    monkeypatch.setattr(status, "seconds_left", lambda jobs: 0.0)
+    faked(tmp_path, "a", 0)
+    assert script("status").main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "about 00:00 left, until Sun 12:00"
 
 
 def test_status_says_where_there_is_neither_a_run_nor_a_plan(tmp_path, capsys):
