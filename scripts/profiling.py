@@ -107,11 +107,11 @@ def attributed(events: Sequence[Any], cuda: bool) -> dict[str, float]:
     events = (event for event in events if not (cuda and event.is_user_annotation))
     events = sorted(events, key=lambda event: event.time_range.start)
     for event in events:
-        if event.sequence_nr >= 0 and "Backward" not in event.name and (part := owner(event)):
+        if event.sequence_nr >= 0 and (part := owner(event)):
             forward[event.sequence_nr] = part  # the last operation with a number made its node
     seconds: defaultdict[str, float] = defaultdict(float)
     for event in events:
         if (part := owner(event)) is not None:
             spent = event.self_device_time_total if cuda else event.self_cpu_time_total
             seconds[part] += spent / 1e6 / STEPS
-    return dict(sorted(seconds.items(), key=lambda item: (item[0] == REST, -item[1])))
+    return dict(seconds)

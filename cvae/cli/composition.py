@@ -44,7 +44,7 @@ class ConfigDir(SearchPathPlugin):
 def composing(config_dir: Path | None = None) -> Iterator[None]:
     """Set Hydra up for `composed`. Raises UserError for whatever Hydra or OmegaConf refuses."""
     Plugins.instance().register(ConfigDir)
-    ConfigDir.folder = config_dir and config_dir.resolve()
+    ConfigDir.folder = config_dir
     try:
         with initialize_config_dir(str(CONF), job_name="train", version_base="1.3"):
             try:
@@ -71,7 +71,7 @@ def composed(job: list[str]) -> DictConfig:
     except HydraException as error:
         _refuse_unknown(job, str(error))
         raise
-    except (AssertionError, TypeError, ValueError) as error:  # Hydra's own slips over odd overrides
+    except (AssertionError, AttributeError, RecursionError, TypeError, ValueError) as error:  # Hydra's slips
         raise ConfigError(f"{' '.join(job)}: Hydra cannot compose this: {error}") from None
 
 
@@ -128,7 +128,8 @@ def _refuse_misuse(item: Override) -> None:
         raise ConfigError(f"{line}: {group} is chosen without a +; {allowed}")
     if isinstance(value, list) and group != "remedy":
         raise ConfigError(f"{line}: a run takes one choice, not a list; {allowed}")
-    if not isinstance(value, list | str) and not item.is_sweep_override():
+    names = value if isinstance(value, list) else [value]
+    if not all(isinstance(name, str) for name in names) and not item.is_sweep_override():
         raise ConfigError(f"{line}: no such choice, {allowed}")
 
 

@@ -113,7 +113,7 @@ def test_the_column_asked_for_is_encoded(folder, place):
     [
         ([], {}),
         (
-            ["--temperature", "0.5", "--top-p", "0.7", "--seed", "9"],
+            ["--temperature", "0.5", "--top-p", "0.7", "--beam", "1", "--seed", "9"],
             {"temperature": 0.5, "top_p": 0.7, "seed": 9},
         ),
         (["--beam", "3", "--no-unk", "--longest", "4"], {"beam": 3, "no_unk": True, "longest": 4}),
@@ -247,6 +247,9 @@ def test_one_file_of_the_corpus_is_a_text_of_its_own(folder, tmp_path, capsys):
     text = folder.path.parent / "away" / "test.txt"
     assert measures(capsys, own.path, "--data", text)["text/sentences"] == 48
     assert "test/elbo" in measures(capsys, folder.path, "--data", text)  # each split is this file
+    record["config"]["dataset"] |= {"name": "hub", "subset": None, "revision": None}  # which has no files
+    (own / "run.json").write_text(json.dumps(record))
+    assert evaluate._other_text(own, own.configuration("cpu"), str(text)) == text
 
 
 def test_a_table_with_unknown_words_is_measured(folder, place, capsys):

@@ -71,6 +71,16 @@ def test_evaluate_prints_what_training_recorded(split, runs, capsys):
     assert json.loads(capsys.readouterr().out) == recorded
 
 
+def test_the_results_of_an_older_toy_are_of_its_best_checkpoint(runs, tmp_path, capsys):
+    folder = Path(shutil.copytree(runs / "constant-0", tmp_path / "old"))
+    results = json.loads((folder / "results.json").read_text())
+    assert results.pop("checkpoint") == "last"  # which older ones do not say
+    (folder / "results.json").write_text(json.dumps(results))
+    assert script("evaluate").main([str(folder), "val"]) == 0
+    said = "of checkpoint_last.pt; results.json is of checkpoint_best.pt\n"
+    assert capsys.readouterr().err == said
+
+
 def test_evaluate_weighs_as_many_samples_and_sentences_as_asked(runs, capsys):
     evaluate, folder = script("evaluate").main, str(runs / "cyclical-1")
     found = []
@@ -193,7 +203,9 @@ def test_the_best_is_bold_where_better_is_defined_and_formats_agree(tmp_path, ca
     said = {}
     for kind in ("markdown", "csv", "latex"):
         assert table([str(tmp_path), *columns, "--format", kind]) == 0
-        said[kind] = capsys.readouterr().out.splitlines()
+        out, err = capsys.readouterr()
+        said[kind] = out.splitlines()
+        assert err == ""  # there is nothing to say of the runs
     assert said["markdown"][2:] == [
         "| constant | 2 | **100.0 ± 1.4** | -4.00 ± 0.00 | 1.00 ± 0.00 |",
         "| cyclical | 1 | 102.0 | **-3.00** | 2.00 |",
@@ -391,6 +403,15 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     assert seconds_left(find_jobs([tmp_path])) is None
 
 
+def test_status_says_that_a_run_is_at_its_end(tmp_path, capsys, monkeypatch):
+    """It has made its updates and measures what it has learnt."""
+    monkeypatch.setattr(status, "datetime", SimpleNamespace(now=lambda: datetime(2026, 3, 1, 12)))
+    monkeypatch.setattr(status, "seconds_left", lambda jobs: 0.0)
+    faked(tmp_path, "a", 0)
+    assert script("status").main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[1] == "about 00:00 left, until Sun 12:00"
+
+
 def test_status_says_where_there_is_neither_a_run_nor_a_plan(tmp_path, capsys):
     folders = [tmp_path / "a", tmp_path / "b"]
     for folder in folders:
@@ -419,8 +440,11 @@ def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys
     assert scalar_cell(found, "train/kl", 20, 11).values != pytest.approx(expected)
     (stopped,) = (run for run in find_runs([runs]) if run.group[0] == "monotonic")
     assert [len(scalar_cell([stopped], "train/kl", step, 5).values) for step in (10, 11, 12)] == [1, 1, 0]
-    assert script("table").main([str(runs), "--at", "10", "20"]) == 0
-    assert "| monotonic | 0 of 1 | train/kl |" in capsys.readouterr().out
+    said = []
+    for flags in ([], ["--window", "1000"], ["--window", "5"]):
+        assert script("table").main([str(runs), "--at", "10", "20", *flags]) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] != said[2] and "| monotonic | 0 of 1 | train/kl |" in said[0]
 
 
 def test_other_settings_of_one_schedule_are_other_rows_and_a_seed_counts_once(tmp_path):
@@ -542,11 +566,11 @@ def test_a_published_run_names_no_place_of_this_machine(tmp_path):
         (folder / name).write_text(f"the {name}\n" if name == "samples.md" else "")
     values = [
         {"train/rec": 1.0000004},
-        {"train/rec": 2.0, "train/kl": None},
+        {"train/rec": 2.0, "train/kl": None, "train/mi": 5.0},
         {"train/rec": 4.0, "train/kl": 3.0},
     ]
     records = [{"step": step} | more for step, more in enumerate(values, start=1)]
-    records.insert(1, {"step": 1, "val/kl": 0.12345678})
+    records.insert(1, {"step": 1, "val/kl": 0.12345678, "val/mi": 1.2345678e-7})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     assert script("publish").main([str(tmp_path / "ptb"), "--to", str(tmp_path / "to")]) == 0
     target = tmp_path / "to" / "ptb" / "a"
@@ -556,8 +580,9 @@ def test_a_published_run_names_no_place_of_this_machine(tmp_path):
     assert {path.name for path in target.iterdir()} == kept
     assert (target / "samples.md").read_text() == "the samples.md\n"
     assert [json.loads(line) for line in (target / "metrics.jsonl").read_text().splitlines()] == [
-        {"step": 1, "val/kl": 0.123457},
-        {"step": 2, "train/rec": 1.5},  # two records, where no number of them is asked for
+        {"step": 1, "val/kl": 0.123457, "val/mi": 1.23457e-7},
+        # two records, where no number of them is asked for; the means are of those that have a measure
+        {"step": 2, "train/rec": 1.5, "train/mi": 5.0},
         {"step": 3, "train/rec": 4.0, "train/kl": 3.0},
     ]
 
@@ -819,13 +844,15 @@ def test_sample_shows_what_its_mode_says(mode, shown, runs, capsys):
 @pytest.mark.parametrize(
     "command",
     [
-        "reconstruct --split held",
-        "neighbours --split held",
-        'neighbours "1 0" --split held',
+        "sample RUN reconstruct --split held",
+        "sample RUN neighbours --split held",
+        'sample RUN neighbours "1 0" --split held',
+        "evaluate RUN held",
     ],
 )
 def test_a_split_that_a_run_does_not_have_is_refused(command, runs, capsys):
-    assert script("sample").main([str(runs / "constant-0"), *shlex.split(command)]) == 1
+    name, _, *arguments = shlex.split(command)
+    assert script(name).main([str(runs / "constant-0"), *arguments]) == 1
     assert capsys.readouterr().err.endswith("constant-0 has no split held: train, val, test\n")
 
 
@@ -850,7 +877,7 @@ def test_a_split_that_a_run_does_not_have_is_refused(command, runs, capsys):
         ("table RUN --accuracy --at 3", "argument --at: not allowed with argument --accuracy"),
         ("table RUN --window 9", "--window: read only with --at"),
         (
-            "table RUN --at 9 --columns all",
+            "table RUN --at 9 --columns all test/kl",
             "--columns all stands for measures of results.json: with --at, name",
         ),
         ("figures 3", "figure 3 needs a folder with runs, for instance outputs/toy"),
@@ -869,10 +896,13 @@ def test_an_importance_weighted_likelihood_that_is_not_measured_is_refused(tmp_p
     for name, key in (("ae", "schedule=none"), ("unweighted", "task.iw_samples=0")):
         (tmp_path / name).mkdir()
         describe(RunFolder(tmp_path / name), configured(key, *SIZES), "", {})
-        assert script("evaluate").main([str(tmp_path / name), "--iw-sentences", "3"]) == 1
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.endswith("schedule=none has no likelihood to estimate, leave out --iw-* and --chunk")
-    assert second.endswith("the run has task.iw_samples=0, so give --iw-samples too")
+        for flag in ("--iw-sentences", "--chunk"):
+            assert script("evaluate").main([str(tmp_path / name), flag, "3"]) == 1
+    *first, third, fourth = capsys.readouterr().err.splitlines()
+    for said in first:
+        assert said.endswith("schedule=none has no likelihood to estimate, leave out --iw-* and --chunk")
+    for said in (third, fourth):
+        assert said.endswith("the run has task.iw_samples=0, so give --iw-samples too")
 
 
 @pytest.mark.parametrize(

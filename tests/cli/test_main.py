@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import re
 import shlex
@@ -15,6 +16,7 @@ import yaml
 
 from cvae import __version__, program
 from cvae.cli import main
+from cvae.cli.arguments import typed
 from cvae.runs import provenance
 from tests.helpers import CONF, ROOT
 
@@ -67,6 +69,19 @@ def test_a_command_can_be_typed_as_it_is_told_whatever_its_words(installed, monk
     }.items():
         start = ["cvae", name] if installed else ["python", script]
         assert shlex.split(program.command_line(name, *words)) == [*start, *words]
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("/home/me/venv/bin/cvae", "cvae table"),
+        ("/home/me/cvae/__main__.py", "cvae table"),
+        ("scripts/table.py", "python scripts/table.py"),
+    ],
+)
+def test_a_command_is_told_as_it_was_typed(file, told, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [file, "table"])
+    assert typed("table") == told
 
 
 @pytest.mark.parametrize(
@@ -134,6 +149,22 @@ def test_ctrl_c_ends_it_quietly(monkeypatch, capsys):
     monkeypatch.setattr("cvae.cli.status.find_jobs", interrupted)
     assert main.main(["status", "outputs"]) == 130
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EACCES, "Permission denied", "a.txt"), "a.txt: Permission denied\n"),
+        (OSError(errno.ENOSPC, "No space left"), f"[Errno {errno.ENOSPC}] No space left\n"),  # of stdout
+    ],
+)
+def test_what_the_system_refuses_is_told_with_its_file_where_it_has_one(error, said, monkeypatch, capsys):
+    def fails(folders: object) -> None:
+        raise error
+
+    monkeypatch.setattr("cvae.cli.status.find_jobs", fails)
+    assert main.main(["status", "outputs"]) == 1
+    assert capsys.readouterr() == ("", said)
 
 
 def test_a_wheel_has_no_commit_and_is_started_by_cvae(monkeypatch):

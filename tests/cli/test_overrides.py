@@ -156,9 +156,9 @@ def test_other_commands_stay_as_they_are(command, tmp_path, monkeypatch):
     assert continued(command) == command
 
 
-@pytest.mark.parametrize("content", ["a: [", "3", "\x00"])
+@pytest.mark.parametrize("content", [b"a: [", b"3", b"\x00", b"- name=\xe9"])
 def test_a_record_of_overrides_that_is_none_is_named(earlier, content):
     path = earlier / ".hydra" / "overrides.yaml"
-    path.write_text(content)
+    path.write_bytes(content)
     with pytest.raises(UserError, match=f"^{re.escape(str(path))} is no list of overrides: [^\n]+$"):
         continued([f"continue_from={earlier}"])

@@ -36,9 +36,9 @@ def refused(tmp_path, monkeypatch) -> Callable[..., str]:
     return ask
 
 
-@pytest.mark.parametrize("group", [group for group in GROUPS if group not in ("remedy", "experiment")])
+@pytest.mark.parametrize("group", [group for group in GROUPS if group != "remedy"])
 def test_unknown_choice(group, refused):
-    for value in ("typo", "null"):
+    for value in ("typo", "null")[: 1 if group == "experiment" else 2]:  # there may be none of that
         said = refused(f"{group}={value}")
         assert said == f"{group}={value}: no such choice, {group} is one of {', '.join(choices(group))}"
 
@@ -47,6 +47,7 @@ def test_unknown_choice(group, refused):
     ("command", "said"),
     [
         ("remedy=[typo]", "remedy=typo: no such choice, remedy is one of aggressive, batch_norm,"),
+        ("remedy=[skip,1]", "remedy=[skip,1]: no such choice, remedy is one of aggressive, batch_norm,"),
         ("remedy=null", "remedy=null: no such choice, remedy is one of aggressive, batch_norm,"),
         (
             "experiment=typo",
@@ -57,6 +58,7 @@ def test_unknown_choice(group, refused):
             "schedul=cyclical",
             "unknown key schedul, did you mean schedule? (keys: continue_beta, continue_from,",
         ),
+        ("nam=x", "unknown key nam, did you mean name? (keys: "),
         ("schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("+schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
         ("++schedule.ratoi=1", "unknown key schedule.ratoi, did you mean schedule.ratio? (keys of sch"),
@@ -74,6 +76,7 @@ def test_unknown_choice(group, refused):
         ("+task=ptb", "+task=ptb: task is chosen without a +; task is one of dialogs, ptb"),
         ("++lr=constant", "++lr=constant: lr is chosen without a +; lr is one of constant, cosine"),
         ("schedule=[constant,cyclical]", "schedule=[constant,cyclical]: a run takes one choice, not a"),
+        ("experiment=[toy,cycles]", "experiment=[toy,cycles]: a run takes one choice, not a list; experi"),
         ("schedule.name=constant", "schedule.name=constant: schedule is chosen with schedule=…, one of"),
         ("train=", "train must be a group of keys, found ''"),
         ("name=../x", "name must be a relative path of letters, digits, '.', '_' and '-'"),
@@ -134,6 +137,9 @@ def test_a_sweep_of_one_job_does_not_name_it(refused):
         ("train: 3", "train must be a group of keys, found 3"),
         ("defaults: [override /lr: typo]", "lr=typo: no such choice, lr is one of constant, cosine"),
         ("train: {steps: [3}", "while parsing a flow sequence"),
+        ("defaults: [3]", "experiment=mine: Hydra cannot compose this: Unsupported type in defaults"),
+        ("defaults: [/experiment: mine]", "experiment=mine: Hydra cannot compose this: maximum recursion"),
+        ("hydra: null", "experiment=mine: Hydra cannot compose this: "),
         ("hydra: {mode: MULTIRUN, sweeper: {params: {seed: '0,-1'}}}", "seed must be >= 0 and < 9223"),
         (
             "hydra: {mode: MULTIRUN, sweeper: {params: {sed: '0,1'}}}",
@@ -177,11 +183,12 @@ def test_an_unknown_group_in_an_experiment_file(default, said, refused, tmp_path
     )
 
 
-def test_an_experiment_file_without_its_first_line(refused, tmp_path):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "mine.yaml").write_text("seed: 3\n", encoding="utf-8")
-    said = refused("--config-dir", str(tmp_path), "experiment=mine")
-    assert said.endswith("a file in conf/experiment starts with the line '# @package _global_'")
+@pytest.mark.parametrize(("group", "given"), [("experiment", "experiment=mine"), ("remedy", "remedy=[mine]")])
+def test_a_file_of_overrides_without_its_first_line(group, given, refused, tmp_path):
+    (tmp_path / group).mkdir()
+    (tmp_path / group / "mine.yaml").write_text("seed: 3\n", encoding="utf-8")
+    said = refused("--config-dir", str(tmp_path), given)
+    assert said.endswith(f"a file in conf/{group} starts with the line '# @package _global_'")
 
 
 def test_a_folder_of_ones_own_adds_choices_and_replaces_none(tmp_path, monkeypatch):
@@ -277,8 +284,9 @@ def test_of_a_long_sweep_the_first_jobs_are_checked_and_all_have_their_folders(t
 def test_missing_data(refused, monkeypatch):
     said = refused("task=ptb", "dataset.path=nowhere")
     assert said.startswith("no data at nowhere/train.txt: python scripts/get_data.py ptb fetches them")
-    monkeypatch.setenv("CVAE_DATA", "/else")
-    assert refused("task=ptb").startswith("no data at /else/ptb/train.txt")
+    for value, folder in (("/else", "/else"), ("", "data")):
+        monkeypatch.setenv("CVAE_DATA", value)
+        assert refused("task=ptb").startswith(f"no data at {folder}/ptb/train.txt")
 
 
 def test_a_folder_is_no_file_of_data(refused, tmp_path):

@@ -275,10 +275,11 @@ class TestLoad:
         assert all(part.__dataclass_params__.frozen for part in parts)
 
     def test_composed_or_plain_is_the_same(self, composed):
+        given = ["task=yelp", "seed=3", "task.finetune.penalties=[1.0,${lr.value}]"]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", ["seed=3"], return_hydra_config=True)
-        assert load(cfg) == load(composed("seed=3"))
-        assert load(cfg).container == composed("seed=3")
+            cfg = compose("config", given, return_hydra_config=True)
+        assert load(cfg) == load(composed(*given))
+        assert load(cfg).container == composed(*given)
 
     @pytest.mark.parametrize("command", [DEBUG, (*REVIEWS, "task.iw_sentences=null"), ("name=a/b",)])
     def test_values_that_tests_set_are_those_of_the_command_line(self, command, configured, composed):
@@ -379,7 +380,8 @@ class TestWrongValues:
         assert "lr.value must be a finite number > 0" in problems(changed("", {"lr.value": 10**400}))[0]
 
     @pytest.mark.parametrize(
-        "name", ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "x" * 101]
+        "name",
+        ["../x", "/abs", "a b", "a=b", "", ".", "..", "a/../b", "a//b", "a/", "é", "-x", "a\n", "x" * 101],
     )
     def test_names_that_are_no_folder_below_outputs(self, name, changed):
         (problem,) = problems(changed("", {"name": name}))
@@ -536,6 +538,7 @@ class TestCombinations:
 
 DIALOGS = "task=switchboard and model=dialog go with dataset=switchboard or dataset=dialogs, found task={}, "
 DIALOGS += "dataset={} and model={}"
+PIECES = ("dataset.vocabulary", 300)
 TWICE = "task.finetune.{} names a value twice"
 
 
@@ -570,6 +573,13 @@ TWICE = "task.finetune.{} names a value twice"
         (["task.name", "yelp", "task.finetune.penalties", [1.0, 1.0]], [TWICE.format("penalties")]),
         (["task.name", "yelp", "task.finetune.shares", [0.1, 1.0], "task.finetune.modes", ["probe"]], []),
         (["task.name", "yelp", "init_from", "a", "task.finetune.modes", ["finetune"]], []),
+        (
+            ["objective.free_bits", 0.1, "objective.free_bits_total", 1.0, "objective.kl_target", 2.0],
+            [
+                "objective.free_bits and objective.free_bits_total and objective.kl_target each say how much"
+                " KL there should be: leave all but one out"
+            ],
+        ),
         (["train.accumulate", 1, "objective.free_bits", 0.1, "update.name", "aggressive"], []),
         (["train.accumulate", 2, "objective.free_bits", 0.0, "update.name", "plain"], []),
         (
@@ -594,6 +604,10 @@ TWICE = "task.finetune.{} names a value twice"
         (["dataset.tokens", "words", "dataset.vocabulary", 3], []),
         (["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.vocabulary", None], []),
         (["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.tokenizer", "a.json"], []),
+        (
+            ["model.name", "pretrained", "dataset.tokens", "bpe", "dataset.tokenizer", "a", *PIECES],
+            ["dataset.tokenizer has its pieces: leave out dataset.vocabulary"],
+        ),
         (["reset_decoder", False, "init_from", None, "model.latent", 0], []),
         (["reset_decoder", True, "init_from", "a", "model.latent", 1], []),
         (["continue_from", "a", "continue_beta", "cycles", "schedule.name", "cyclical"], []),
@@ -614,15 +628,24 @@ def test_what_contradicts_each_other_is_said_and_nothing_else_is(values, sentenc
 @pytest.mark.parametrize(
     ("choice", "key", "end"),
     [
-        ("constant", "ratio", "; schedule=monotonic or cyclical has it, and a run takes one schedule"),
-        ("monotonic", "cycles", "; schedule=cyclical has it, and a run takes one schedule"),
-        ("cyclical", "stopp", ")"),
+        (
+            "schedule=constant",
+            "schedule.ratio",
+            "; schedule=monotonic or cyclical has it, and a run takes one schedule",
+        ),
+        (
+            "schedule=monotonic",
+            "schedule.cycles",
+            "; schedule=cyclical has it, and a run takes one schedule",
+        ),
+        ("schedule=cyclical", "schedule.stopp", ")"),
+        ("task=yelp", "task.finetune.samples", ")"),  # which other tasks have, but not for classifiers
     ],
 )
 def test_a_key_of_another_choice_names_those_that_have_it(choice, key, end, changed):
-    (problem,) = problems(changed(f"schedule={choice}", {f"schedule.{key}": 1.0}))
+    (problem,) = problems(changed(choice, {key: 1.0}))
     sentence, sign, rest = problem.partition("; ")
-    assert sentence.startswith(f"unknown key schedule.{key}") and sentence.endswith(")")
+    assert sentence.startswith(f"unknown key {key}") and sentence.endswith(")")
     assert f"{sign}{rest}" == end.removeprefix(")")
 
 
@@ -635,6 +658,13 @@ def test_a_value_that_refers_to_nothing_hides_no_other_key():
         "train.validate_on",
         "name",
     ]
+
+
+def test_a_wrong_value_hides_no_key_whose_name_begins_as_its_own(changed):
+    values = {"objective.free_bits": "x", "objective.free_bits_total": 1, "schedule": {"name": "none"}}
+    wrong, other = problems(changed("", values))
+    assert wrong.startswith("objective.free_bits must be")
+    assert other.startswith("objective.free_bits_total acts on the KL")
 
 
 def test_how_long_a_run_is():
@@ -691,14 +721,34 @@ def test_labelled_sentences_are_a_table_folders_of_classes_or_both_by_split(tmp_
         (tmp_path / place).mkdir(parents=True)
         if "other" not in place:
             (tmp_path / place / "a.txt").touch()
-    (tmp_path / "tables").mkdir()
-    for name in ("train.csv", "test.csv", "valid.txt"):
+    (tmp_path / "tables" / "old").mkdir(parents=True)
+    tables = ("train.csv", "test.csv", "valid.txt", "old/train.csv")  # the last in a folder, and yet no class
+    for name in tables:
         (tmp_path / "tables" / name).touch()
     assert found(tmp_path / "flat") == {"train": ["flat/bad", "flat/good"]}
     split = {"train": ["split/train/bad", "split/train/good"], "val": ["split/dev/bad"]}
     assert found(tmp_path / "split") == split
     assert found(tmp_path / "tables") == {"train": ["tables/train.csv"], "test": ["tables/test.csv"]}
     assert found(tmp_path / "tables" / "test.csv") == {"train": ["tables/test.csv"]}
+
+
+def test_files_are_read_in_the_order_of_their_names_whatever_that_of_the_disk(tmp_path, monkeypatch):
+    shards = [f"{number:05d}-of-00003" for number in range(3)]
+    for place in ("saved", "dict/train"):
+        (tmp_path / place).mkdir(parents=True)
+        for name in ("state.json", *(f"data-{shard}.arrow" for shard in shards)):
+            (tmp_path / place / name).touch()
+    (tmp_path / "dict" / "dataset_dict.json").touch()
+    for name in (*(f"shards/train-{shard}.txt" for shard in shards), "classes/a/x.txt", "classes/b/x.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    glob, iterdir = Path.glob, Path.iterdir
+    monkeypatch.setattr(Path, "glob", lambda path, wanted: sorted(glob(path, wanted), reverse=True))
+    monkeypatch.setattr(Path, "iterdir", lambda path: sorted(iterdir(path), reverse=True))
+    for place in ("saved", "dict", "shards", "classes"):
+        read = layout.labelled_parts if place == "classes" else layout.parts
+        (found,) = read(tmp_path / place).values()
+        assert found == sorted(found) and len(found) > 1
 
 
 def test_an_unknown_key_is_looked_for_by_its_whole_name_in_other_groups():

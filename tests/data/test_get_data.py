@@ -20,6 +20,7 @@ import pytest
 
 from cvae import download
 from cvae.cli import data
+from cvae.config import layout
 from cvae.errors import UserError
 from tests.helpers import ROOT
 
@@ -373,8 +374,12 @@ def test_mirror_and_folder_come_from_the_environment(script, server, tmp_path, c
     assert capsys.readouterr().out.splitlines()[-1] == f"export CVAE_DATA='{folder}'"
 
 
-def test_without_an_environment_files_go_to_the_folder_data(script):
+@pytest.mark.parametrize("empty", [False, True])
+def test_without_an_environment_files_go_to_the_folder_data(empty, script, monkeypatch):
+    for name in ("CVAE_DATA", "CVAE_DATA_URL") if empty else ():
+        monkeypatch.setenv(name, "")
     assert script.parse(["ptb"]).to == Path("data")
+    assert script.choose_base_url(None) == script.DEFAULT_BASE_URL
 
 
 def test_the_option_wins_over_the_environment(run, monkeypatch):
@@ -546,3 +551,6 @@ def test_where_a_corpus_is_missing_the_command_that_fetches_it_is_said(corpus, c
         dataset.refuse_missing()
     wanted = {item.target.removeprefix(f"{corpus}/") for item in data.FILES if item.corpus == corpus}
     assert {path.name for path in dataset.files().values()} <= wanted
+    for key, path in dataset.files().items():
+        split, _, label = key.partition("/")
+        assert set(path.name.split(".")) & set(layout.SPLIT_NAMES[split]) and path.name.endswith(label)

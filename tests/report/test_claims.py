@@ -316,12 +316,19 @@ def test_runs_of_an_experiment_come_from_the_first_folder_that_has_it(tmp_path):
     assert found == {"toy": ["mine"], "ptb": ["published"]}
 
 
-@pytest.mark.parametrize("more", [[], ["outputs"]])  # where runs may be read from, too
-def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(more, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("more", "installed", "start"),
+    [([], False, [str(ROOT / "train.py")]), (["outputs"], True, ["-m", "cvae", "train"])],
+)
+def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(
+    more, installed, start, tmp_path, monkeypatch, capsys
+):
+    """Whether or not their runs may be read from `outputs`, too."""
     started = []
+    monkeypatch.setattr("cvae.cli.claims.INSTALLED", installed)
 
     def run(command):
-        assert command[:-1] == [sys.executable, str(ROOT / "train.py")]
+        assert command[:-1] == [sys.executable, *start]
         started.append(command[-1])
         return SimpleNamespace(returncode=int("ptb_monotonic" in command[-1]))
 
@@ -364,8 +371,10 @@ def test_train_shows_what_it_has_trained(tmp_path, monkeypatch, capsys):
 def test_runs_of_one_s_own_come_before_the_published_ones(tmp_path, monkeypatch, capsys):
     for place, value in (("outputs/published", 8.765), ("mine", 4.321)):
         finished(tmp_path / place / "toy" / "a", "cyclical", 0, value)
+    finished(tmp_path / "outputs" / "published" / "ptb_quick" / "a", "cyclical", 0, 7.654)
     monkeypatch.chdir(tmp_path)
     for folders, told, untold in ((["mine"], "4.32", "8.7"), ([], "8.7", "4.32")):
         assert claims_command(folders) == 0
         said = capsys.readouterr().out
         assert f"cyclical at 100 % {told}" in said and f"% {untold}" not in said
+        assert "cyclical 7.65" in said  # of an experiment without runs of one's own

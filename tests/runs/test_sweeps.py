@@ -279,8 +279,11 @@ def test_a_finished_job_answers_with_its_objective_and_not_to_another(
     tmp_path, configured, monkeypatch, caplog
 ):
     """As a search asks for it, which goes by the objective."""
-    hydra = SimpleNamespace(runtime=SimpleNamespace(output_dir=str(tmp_path)))
+    hydra = SimpleNamespace(
+        runtime=SimpleNamespace(output_dir=str(tmp_path)), launcher={"_target_": "x.BasicLauncher"}
+    )
     monkeypatch.setattr(train.HydraConfig, "get", lambda: hydra)
+    monkeypatch.setattr(train, "_train", lambda *given: 7.5)
     record = {"format": 1, "config": configured("seed=4").container}
     (tmp_path / "run.json").write_text(json.dumps(record))
     RunFolder(tmp_path).write_results({"finished": True, "objective": 1.5})
@@ -288,6 +291,7 @@ def test_a_finished_job_answers_with_its_objective_and_not_to_another(
     assert train._run(None, configured("seed=4")) == 1.5
     with pytest.raises(FolderError, match="seed is 4 there and 5 here"):
         train._run(None, configured("seed=5"))
+    assert train._run(None, configured("seed=5", "overwrite=true")) == 7.5
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     assert train._run(None, configured("seed=4")) is None
@@ -309,21 +313,24 @@ def test_a_mistake_ends_each_process_in_its_sentence(rank, said, configured, mon
 
 
 @pytest.mark.parametrize(
-    ("mode", "known", "before", "error", "left"),
+    ("rank", "mode", "known", "before", "error", "left"),
     [
-        (RunMode.RUN, False, "", UserError("no data"), ""),  # there is no run to leave it in
-        (RunMode.RUN, True, "", UserError("no data"), "no data\n"),
-        (RunMode.MULTIRUN, False, "", UserError("no data"), "no data\n"),
-        (RunMode.MULTIRUN, True, "", FolderError("holds another run"), ""),  # which fares well
-        (RunMode.MULTIRUN, True, "no disk\n", UserError("no data"), "no disk\n"),  # said by the run itself
+        ("0", RunMode.RUN, False, "", UserError("no data"), ""),  # there is no run to leave it in
+        ("0", RunMode.RUN, True, "", UserError("no data"), "no data\n"),
+        ("1", RunMode.RUN, True, "", UserError("no data"), ""),  # the folder is rank 0's
+        ("0", RunMode.MULTIRUN, False, "", UserError("no data"), "no data\n"),
+        ("0", RunMode.MULTIRUN, True, "", FolderError("holds another run"), ""),  # which fares well
+        ("0", RunMode.MULTIRUN, True, "no disk\n", UserError("no data"), "no disk\n"),  # said by the run
     ],
 )
 def test_an_error_is_left_in_the_folder_of_a_run_unless_it_is_about_the_folder(
-    mode, known, before, error, left, tmp_path, configured, monkeypatch, caplog
+    rank, mode, known, before, error, left, tmp_path, configured, monkeypatch, caplog
 ):
     def fails(*given: object) -> None:
         raise error
 
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr("cvae.training.run.run", fails)
     hydra = OmegaConf.create({"mode": mode, "overrides": {"task": ["seed=4"]}})
     monkeypatch.setattr(train.HydraConfig, "get", lambda: hydra)

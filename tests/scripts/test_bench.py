@@ -113,6 +113,9 @@ def test_every_work_is_served_by_plain_torch_and_by_ours(name, config):
         assert len(taken) == 2 and min(taken) > 0 and flop > 1e5 and peak > 100
     if name == "iw_nll":
         assert tokens["ours"] / 3 == tokens["plain"] / 2
+    elif name == "generation":
+        train = prepare(config).batches["train"]
+        assert tokens == {"ours": bench.LONGEST * sum(len(train.at(step).lengths) for step in range(2))}
     else:
         assert len(set(tokens.values())) == 1
 
@@ -235,6 +238,16 @@ def test_a_row_in_bf16_is_measured_in_bf16(config, monkeypatch):
     assert seen == [("ours", "float32"), ("ours", "bf16")]
 
 
+def test_a_round_that_warms_up_is_not_timed(monkeypatch):
+    said, done, orders = [], [], iter([True, True, False])
+    monkeypatch.setattr(bench, "prepare", lambda config: config)
+    monkeypatch.setattr(bench, "work", lambda *how: (lambda: done.append(len(said)), 5))
+    monkeypatch.setattr(bench, "flop", lambda work: 7)
+    line = SimpleNamespace(send=said.append, recv=lambda: next(orders))
+    bench.serve("ours", "step", SimpleNamespace(threads=None, device="cpu"), None, line)
+    assert done == [0, 1, 2] and said[0] == 5 and len(said) == 4
+
+
 def test_rows_in_bf16_stand_beside_float32s():
     kinds = ("plain", "ours", "sgemm", "ours, bf16", "sgemm, bf16")
     one = {"tokens": dict.fromkeys(kinds, 1000), "flop": dict.fromkeys(kinds, 100e9)}
@@ -350,16 +363,26 @@ def test_a_text_is_started_twice_with_one_cache(monkeypatch):
             dict.fromkeys(("toy step", "toy iw_nll", "ptb step", "ptb iw_nll"), 2.0),
         ),
         (["--operations", "--task", "toy"], {"toy": {"operations": 3}}),
-        (["--startup", "--task", "all"], {task: {"peak_mib": 1.0} for task in bench.TASKS}),
+        (["--startup", "--task", "yelp", "toy"], {task: {"peak_mib": 1.0} for task in ("yelp", "toy")}),
         (["--text", "100", "200"], {"100": {"peak_mib": 2.0}, "200": {"peak_mib": 2.0}}),
     ],
     ids=str,
 )
 def test_what_is_asked_for_is_measured_and_written(given, measured, tmp_path, monkeypatch, capsys):
+    def started(overrides, updates, threads):
+        assert overrides[1:] == ["seed=3", "device=cpu"] and overrides[0] in map(
+            "task={}".format, bench.TASKS
+        )
+        return {"peak_mib": float(updates)}
+
+    def text(size, overrides, threads):
+        assert overrides == ["seed=3", "device=cpu"]
+        return {str(size): {"peak_mib": 2.0}}
+
     monkeypatch.setattr(bench, "rounds", lambda name, config, seconds, own: seconds)
     monkeypatch.setattr(bench, "operations", lambda config: {"operations": 3})
-    monkeypatch.setattr(bench, "started", lambda overrides, updates, threads: {"peak_mib": float(updates)})
-    monkeypatch.setattr(bench, "text", lambda size, overrides, threads: {str(size): {"peak_mib": 2.0}})
+    monkeypatch.setattr(bench, "started", started)
+    monkeypatch.setattr(bench, "text", text)
     for name in ("compared", "dispatched", "beginnings"):
         monkeypatch.setattr(bench, name, lambda found, name=name: f"{name}: {len(found)}")
     assert bench.main([*given, "--json", str(tmp_path / "a.json"), "seed=3"]) == 0

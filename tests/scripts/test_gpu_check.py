@@ -99,6 +99,14 @@ def test_every_check_is_reported_and_saved_though_some_fail(tmp_path, monkeypatc
     assert capsys.readouterr().out.splitlines()[-1] == f"{path} has the report; failed: resume, bench"
 
 
+def test_what_was_found_before_something_ended_the_list_is_kept(tmp_path, monkeypatch):
+    checks(monkeypatch, bench=ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        gpu_check.main(["--json", str(tmp_path / "report.json")])
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report) == ["device", "machine", *NAMES[: NAMES.index("bench")]]
+
+
 @pytest.mark.parametrize(("spent", "rest"), [(79, []), (80, []), (81, ["skipped"])])
 def test_a_check_without_twenty_seconds_is_left_out(spent, rest, tmp_path, monkeypatch, capsys):
     called = checks(monkeypatch, seconds=dict.fromkeys(NAMES, 0.0) | {"machine": 0.0, "four_at_once": spent})

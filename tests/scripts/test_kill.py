@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils.tensorboard import SummaryWriter
 
 from scripts import kill
 
@@ -204,6 +205,7 @@ def test_kills_go_on_in_another_run_where_one_ends_too_soon(name, second, tmp_pa
 
     def torment(arguments, folder, moments, rng, pace):
         asked.append((folder.name, list(moments)))
+        assert len(asked) < 9  # or it would go on for ever
         written = {("a", "{}"), ("a", f"{len(asked)}")}
         return kill.Tally(min(3, len(moments)), Counter(x=1), written)
 
@@ -252,6 +254,26 @@ def test_the_command_fails_where_anything_differs_and_adds_to_its_record(
     assert json.loads(record.read_text()) == {"ptb": GOOD, "earlier": {"kills": 1}, "toy": GOOD | found}
     assert [how[:3] for how in asked] == [(name, tmp_path / "new", 2) for name in ("toy", "ptb")]
     assert len(list((tmp_path / "new" / "reviews").iterdir())) == 6
+
+
+def test_a_record_is_shown_with_its_sums(tmp_path):
+    toy = {"hits": {"b": 1, "a": 1}, "bytes_lost": 5, "differ": ["x"], "twice_in_tensorboard": ["y", "z"]}
+    write(tmp_path / "record.json", {"toy": GOOD | toy, "ptb": GOOD | {"hits": {"b": 2}}})
+    shown = kill.table(tmp_path / "record.json")
+    assert shown.head[:4] == ["run", "kills", "a", "b"]
+    assert shown.body == [
+        ["toy", "2", "1", "1", "1", "5", "3"],
+        ["ptb", "2", "0", "2", "1", "0", "0"],
+        ["all", "4", "1", "3", "2", "5", "3"],
+    ]
+
+
+def test_a_step_that_tensorboard_reads_twice_is_found_by_its_scalar(tmp_path):
+    with SummaryWriter(tmp_path) as writer:
+        for tag, steps in (("once", (1, 2)), ("twice", (1, 2, 2))):
+            for step in steps:
+                writer.add_scalar(tag, 0.5, step)
+    assert kill.repeated_steps(tmp_path) == ["twice"]
 
 
 def test_reviews_are_told_apart_by_a_word(tmp_path):

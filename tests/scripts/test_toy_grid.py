@@ -50,10 +50,11 @@ def test_a_cell_has_all_three_schedules_and_restarts_are_of_cyclical_only():
 
 def test_unfinished_runs_and_other_tasks_are_left_out():
     three = [run_of(schedule) for schedule in toy_grid.PAPER]
-    short, other = run_of("cyclical", seed=1), run_of("cyclical", seed=2)
+    short, other, plain = (run_of("cyclical", seed=seed) for seed in (1, 2, 3))
     del short.metrics[-1]
     other.config["task"]["name"] = "language"
-    (found,) = toy_grid.cells([short, other, *three]).values()
+    plain.config["schedule"]["name"] = "none"
+    (found,) = toy_grid.cells([short, other, plain, *three]).values()
     assert found == three
     with pytest.raises(RunsError, match="no setting has toy runs of constant, monotonic, cyclical as far as"):
         toy_grid.cells([*three[:2], short, other])
