@@ -397,6 +397,7 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monke
         numbers = {found[0]._features(pair)[3] for pair in pairs}  # after `<s>` with the first
         assert len(numbers) == 20 and min(numbers) >= len(splits.vocabulary)
     assert found[0]._features([9, 4, 5, 6])[6] == found[0]._features([4, 5])[3]
+    assert found[0]._features([4, 5])[3] != found[0]._features([5, 4])[3]  # a pair has an order
     val = splits.corpora["val"]
     acts = val.acts[val.places]  # one of them is unknown
     assert found[0].accuracy(val)["act_majority"] == (acts == 0).sum() / (len(acts) - 1)

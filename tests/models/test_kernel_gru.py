@@ -120,6 +120,18 @@ def test_only_wanted_gradients_are_formed_and_a_second_backward_finds_the_same()
         torch.testing.assert_close(one, other)
 
 
+@both
+def test_the_gradient_of_its_states_stays_the_callers(bidirectional):
+    ours, theirs = pair(bidirectional)
+    inputs = torch.randn(4, 2, I, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(4, 2, (1 + bidirectional) * H, dtype=torch.float64)
+    kept = upstream.clone()
+    for handed in (upstream, upstream[:1, :1, :1].expand_as(upstream)):  # the second is that of a sum
+        one, other = (torch.autograd.grad(run(inputs)[0], inputs, handed)[0] for run in (ours, theirs))
+        torch.testing.assert_close(one, other)
+    assert torch.equal(upstream, kept)
+
+
 def test_parameters_and_their_names_are_those_of_nn_gru_and_copies_are_equal():
     ours, theirs = pair(True)
     assert list(ours.state_dict()) == list(theirs.state_dict())

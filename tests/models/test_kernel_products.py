@@ -27,16 +27,21 @@ def supported(request, monkeypatch) -> bool:
     return request.param
 
 
+@pytest.mark.parametrize("usual", ["highest", "high"])
 @pytest.mark.parametrize("asked", [False, True])
-def test_products_are_bf16s_only_where_it_is_asked_and_autocast_is_off_there(asked):
+def test_products_are_bf16s_only_where_it_is_asked_and_autocast_is_off_there(asked, usual):
     def state() -> tuple[str, bool]:
         return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
 
-    with torch.autocast("cpu", torch.bfloat16):
-        with pytest.raises(ZeroDivisionError), kernels.products_in_bf16(asked):
-            assert state() == (("medium", False) if asked else ("highest", True))
-            _ = 1 / 0
-        assert state() == ("highest", True)
+    torch.set_float32_matmul_precision(usual)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            with pytest.raises(ZeroDivisionError), kernels.products_in_bf16(asked):
+                assert state() == (("medium", False) if asked else (usual, True))
+                _ = 1 / 0
+            assert state() == (usual, True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_under_autocast_a_kernel_reads_what_the_processor_multiplies(supported):
@@ -45,7 +50,10 @@ def test_under_autocast_a_kernel_reads_what_the_processor_multiplies(supported):
     with torch.autocast("cpu", torch.bfloat16):
         assert kernels.enabled(inputs) == supported
         with kernels.disabled():
-            assert not kernels.enabled(inputs)
+            with pytest.raises(ZeroDivisionError), kernels.twice_differentiable():
+                _ = 1 / 0
+            assert not kernels.enabled(inputs)  # what ends within does not end what it is within
+        assert kernels.enabled(inputs) == supported
     assert not kernels.enabled(inputs.to("meta"))
 
 
