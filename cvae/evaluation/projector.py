@@ -54,7 +54,7 @@ def write_map(folder: Path, means: np.ndarray, labels: np.ndarray, classes: Sequ
         return
     from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default; scikit-learn refuses more than a third
+    perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default; t-SNE reads thrice as many neighbours
     places = TSNE(init="pca", random_state=0, perplexity=perplexity).fit_transform(means)
     lines = [
         json.dumps({"x": round(x, 4), "y": round(y, 4), "label": label, "class": classes[label]})

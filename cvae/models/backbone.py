@@ -133,10 +133,9 @@ def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tenso
     rebuilt = Path(source).name == ARCHITECTURE  # these numbers are among the weights that follow
     tokenizer = vocabulary.tokenizer if rebuilt else Pieces.read(Path(source) / TOKENIZER).tokenizer
     pieces = tokenizer.get_vocab()
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    special |= {token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()}
+    added = {token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()}
     words = vocabulary.words[len(SPECIALS) :]
-    if foreign := [word for word in words if word not in pieces and word not in special]:
+    if foreign := [word for word in words if word not in pieces and word not in added]:
         raise UserError(
             f"{key}={source} has other pieces than the run, such as {foreign[0]!r}: dataset.tokenizer"
             " must be left out, or be the checkpoint's own"
