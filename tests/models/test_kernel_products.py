@@ -157,6 +157,15 @@ def test_attention_under_autocast_is_float32s():
     assert kernels.attention(*parts, mask).dtype == torch.bfloat16  # as asked, outside
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_an_rnn_under_cudas_autocast_reads_inputs_and_states_in_float32(half, monkeypatch):
+    """cuDNN refuses inputs and states of two types, which no pretended GPU sees."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: half and device == "cuda")
+    part = torch.zeros(2, 3, dtype=torch.bfloat16)
+    inputs, state = kernels.call_rnn(lambda *read: read, part, (part, part))
+    assert {read.dtype for read in (inputs, *state)} == {torch.float32 if half else torch.bfloat16}
+
+
 def test_what_is_half_is_widened_wherever_it_lies():
     half, whole = torch.zeros(2, dtype=torch.bfloat16), torch.zeros(2, dtype=torch.float64)
     packed = kernels.widened(pack_sequence([half]))
