@@ -486,6 +486,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     refused("bert is of the kind bert, which is none of gpt2, t5, mt5$", changed("bert", model_type="bert"))
     refused("endless does not say where .*: it has no eos_token_id$", changed("endless", eos_token_id=None))
     refused(r"model\.decoder=\S+wide cannot be read: \S", changed("wide", n_embd=32))
+    refused(r"model\.decoder=\S+odd cannot be read: \S", changed("odd", n_head="two"))
     lost = ", ".join(
         rf"transformer\.h\.2\.attn\.{name}" for name in (r"c_attn\.bias", r"c_attn\.weight", "c_proj")
     )
@@ -509,6 +510,9 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
             path.write_text(content)
         with pytest.raises(UserError, match=r"pretrained\.json is missing, or does not say what the decoder"):
             backbone.network("decoder", str(path), 0.0)
+    path.write_text('{"decoder": {"model_type": "gpt2", "n_head": "two"}}')
+    with pytest.raises(UserError, match=r"^model\.decoder=\S+pretrained\.json cannot be read: \S"):
+        backbone.network("decoder", str(path), 0.0)
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
 
