@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import io
@@ -389,6 +390,10 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monke
     acts = [splits.acts[act] for act in found[0]([question, yeah])]
     assert acts == ["wh-question", "acknowledge_(backchannel)"]
     assert len(found[0]([])) == 0
+    some = copy.copy(train)
+    some.acts = np.where(np.arange(len(train.acts)) % 5, train.acts, UNKNOWN)  # which teach nothing
+    taught = ActClassifier(some, len(splits.vocabulary), len(splits.acts))
+    assert taught([yeah]) == found[0]([yeah]) and not torch.equal(taught.weights, found[0].weights)
     some = held.sentences(np.arange(len(held)))
     whole = found[0](some).tolist()
     monkeypatch.setattr("cvae.evaluation.acts.UTTERANCES_AT_ONCE", 5)
