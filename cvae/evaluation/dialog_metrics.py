@@ -37,7 +37,7 @@ def smoothed_bleu(answer: Sentence, reference: Sentence) -> list[float]:
     precision = [hits / count for hits, count in zip(matched, total, strict=True)]
     zeros = 0
     for i in range(BLEU_ORDERS):
-        if not matched[i] and len(answer) > 1:
+        if not matched[i]:
             zeros += 1
             precision[i] = math.log(len(answer)) / (5 * 2**zeros) / total[i]
     scores, logs, smoothed = [], 0.0, precision[0] + 1

@@ -42,8 +42,7 @@ class Scorer:
         values = self.agreement(answers, acts, self.references)
         if self.partners is not None:
             permuted = self.agreement(answers, acts, [self.references[place] for place in self.partners])
-            both = [name for name in values if name in permuted]
-            values |= {f"{name}_minus_permuted": values[name] - permuted[name] for name in both}
+            values |= {f"{name}_minus_permuted": values[name] - other for name, other in permuted.items()}
         values |= dialog_metrics.distinct(answers)
         if acts is not None:
             values["acts"] = float(np.mean([len(set(row)) for row in acts.tolist()]))

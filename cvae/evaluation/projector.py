@@ -39,7 +39,8 @@ def write(folder: Path, means: np.ndarray, texts: Sequence[str], labels: Sequenc
     # a tab would end the column, and TensorBoard skips blank lines
     lines = [" ".join(text.split()) or "(no words)" for text in texts]
     if labels:  # only a file of several columns has a head
-        lines = ["sentence\tlabel", *(f"{text}\t{label}" for text, label in zip(lines, labels, strict=True))]
+        names = (" ".join(label.split()) for label in labels)
+        lines = ["sentence\tlabel", *("\t".join(both) for both in zip(lines, names, strict=True))]
     write_atomically(folder / "projector_means.tsv", "\n".join(rows) + "\n")
     write_atomically(folder / "projector_sentences.tsv", "\n".join(lines) + "\n")
     write_atomically(folder / "projector_config.pbtxt", PROJECTOR_CONFIG)
@@ -54,7 +55,7 @@ def write_map(folder: Path, means: np.ndarray, labels: np.ndarray, classes: Sequ
         return
     from sklearn.manifold import TSNE
 
-    perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default; scikit-learn refuses more than a third
+    perplexity = min(30.0, (len(means) - 1) / 3)  # 30 is the default; t-SNE reads thrice as many neighbours
     places = TSNE(init="pca", random_state=0, perplexity=perplexity).fit_transform(means)
     lines = [
         json.dumps({"x": round(x, 4), "y": round(y, 4), "label": label, "class": classes[label]})

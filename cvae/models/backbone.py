@@ -48,9 +48,10 @@ def network(part: str, source: str, dropout: float) -> nn.Module:
         raise UserError(f"{key}={source} is of the kind {kind}, which is none of {', '.join(classes)}")
     cls = getattr(transformers, classes[kind])
     changed = dict.fromkeys(DROPOUTS, dropout) | {"use_cache": part == "decoder"}
-    settings = cls.config_class.from_dict({**config, **changed})
-    if path.name == ARCHITECTURE:
-        return cast(nn.Module, cls(settings))
+    with _reading(key, path):
+        settings = cls.config_class.from_dict({**config, **changed})
+        if path.name == ARCHITECTURE:
+            return cast(nn.Module, cls(settings))
     return _weights(key, path, cls, settings)
 
 
@@ -86,33 +87,32 @@ def _config(key: str, folder: Path) -> dict[str, Any]:
 
 def _weights(key: str, folder: Path, cls: Any, settings: Any) -> nn.Module:
     """Return a network with the weights of a folder. Raises UserError where they do not fit."""
-    try:
-        with _quiet():
-            loaded, report = cls.from_pretrained(
-                folder,
-                config=settings,
-                dtype=torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-    except Exception as error:  # many kinds, of several libraries
-        raise UserError(f"{key}={folder} cannot be read: {in_a_line(error)}") from None
+    with _reading(key, folder):
+        loaded, report = cls.from_pretrained(
+            folder,
+            config=settings,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{key}={folder} lacks weights of {cls.__name__}: {', '.join(missing[:3])}")
     return cast(nn.Module, loaded.train())  # it comes in evaluation mode
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what transformers prints off the console."""
+def _reading(key: str, path: Path) -> Iterator[None]:
+    """Keep what transformers prints off the console. Raises UserError for what it raises."""
     logging = _library().utils.logging
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
+    except Exception as error:  # many kinds, of several libraries
+        raise UserError(f"{key}={path} cannot be read: {in_a_line(error)}") from None
     finally:
         logging.set_verbosity(verbosity)
         if bars:
@@ -133,10 +133,9 @@ def numbers(key: str, source: str, vocabulary: Vocabulary, config: Any) -> Tenso
     rebuilt = Path(source).name == ARCHITECTURE  # these numbers are among the weights that follow
     tokenizer = vocabulary.tokenizer if rebuilt else Pieces.read(Path(source) / TOKENIZER).tokenizer
     pieces = tokenizer.get_vocab()
-    special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    special |= {token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()}
+    added = {token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()}
     words = vocabulary.words[len(SPECIALS) :]
-    if foreign := [word for word in words if word not in pieces and word not in special]:
+    if foreign := [word for word in words if word not in pieces and word not in added]:
         raise UserError(
             f"{key}={source} has other pieces than the run, such as {foreign[0]!r}: dataset.tokenizer"
             " must be left out, or be the checkpoint's own"

@@ -781,9 +781,9 @@ def test_a_table_and_a_figure_show_values_as_they_are(tmp_path, capsys):
 
 def test_a_line_of_the_projector_is_a_sentence(tmp_path):
     means = np.array([[0.0, -1.23456], [12345.6, 2.0], [1e-7, 0.5]])
-    projector.write(tmp_path, means, ["a\tb", "", "c\nd"], ["x", "y", "z"])
+    projector.write(tmp_path, means, ["a\tb", "", "c\nd"], ["x", "y\tz", "of a\nclass"])
     lines = (tmp_path / "projector_sentences.tsv").read_text().splitlines()
-    assert lines == ["sentence\tlabel", "a b\tx", "(no words)\ty", "c d\tz"]
+    assert lines == ["sentence\tlabel", "a b\tx", "(no words)\ty z", "c d\tof a class"]
     rows = (tmp_path / "projector_means.tsv").read_text().splitlines()
     assert rows == ["0\t-1.235", "1.235e+04\t2", "1e-07\t0.5"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib.util
 import io
@@ -389,6 +390,10 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monke
     acts = [splits.acts[act] for act in found[0]([question, yeah])]
     assert acts == ["wh-question", "acknowledge_(backchannel)"]
     assert len(found[0]([])) == 0
+    some = copy.copy(train)
+    some.acts = np.where(np.arange(len(train.acts)) % 5, train.acts, UNKNOWN)  # which teach nothing
+    taught = ActClassifier(some, len(splits.vocabulary), len(splits.acts))
+    assert taught([yeah]) == found[0]([yeah]) and not torch.equal(taught.weights, found[0].weights)
     some = held.sentences(np.arange(len(held)))
     whole = found[0](some).tolist()
     monkeypatch.setattr("cvae.evaluation.acts.UTTERANCES_AT_ONCE", 5)
@@ -397,6 +402,7 @@ def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monke
         numbers = {found[0]._features(pair)[3] for pair in pairs}  # after `<s>` with the first
         assert len(numbers) == 20 and min(numbers) >= len(splits.vocabulary)
     assert found[0]._features([9, 4, 5, 6])[6] == found[0]._features([4, 5])[3]
+    assert found[0]._features([4, 5])[3] != found[0]._features([5, 4])[3]  # a pair has an order
     val = splits.corpora["val"]
     acts = val.acts[val.places]  # one of them is unknown
     assert found[0].accuracy(val)["act_majority"] == (acts == 0).sum() / (len(acts) - 1)

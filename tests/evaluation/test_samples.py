@@ -1,5 +1,7 @@
 """Samples as a page: every kind of them, word for word."""
 
+import re
+
 from cvae.evaluation import samples
 
 ALL = {
@@ -47,3 +49,14 @@ def test_every_kind_of_samples_has_its_part_of_the_page():
     assert samples.text(ALL) == samples.markdown(ALL).replace("`", "") == PAGE
     parts = [samples.text({kind: part}) for kind, part in ALL.items()]
     assert "\n".join(parts) == PAGE and samples.text({}) == ""
+
+
+def test_in_markdown_all_words_are_code_spans():
+    def words(part: object) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        parts = part.values() if isinstance(part, dict) else part if isinstance(part, list) else ()
+        return [word for one in parts for word in words(one)]
+
+    spans = re.findall("`(.*?)`", samples.markdown(ALL))
+    assert sorted(spans) == sorted(words(ALL))

@@ -243,7 +243,7 @@ def test_a_finished_run_keeps_samples_without_unk(folder):
     assert all(f"\n{markdown(part)}" in page for part in parts)
 
 
-def test_each_validation_leaves_a_glimpse_of_the_likeliest_words(folder):
+def test_each_validation_leaves_a_glimpse_of_the_likeliest_words(folder, monkeypatch):
     task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder), "last")
     records = (RunFolder(folder).path / "samples.jsonl").read_text().splitlines()
     sampler = Sampler(task, without_unknown(SamplingOptions()))
@@ -254,6 +254,9 @@ def test_each_validation_leaves_a_glimpse_of_the_likeliest_words(folder):
     plain = SimpleNamespace(config=autoencoder, data=task.data, codec=task.codec)
     assert glimpse(plain) == markdown(sampler.reconstructions(some))
     assert "from the prior" not in overview(plain) and "## From" in overview(plain)
+    for count, ways in ((1, 0), (2, 1), (3, 1), (4, 2)):  # a way has two ends
+        monkeypatch.setattr(Sampler, "sentences", lambda *_, own=some[:count]: own)
+        assert overview(plain).count("## From") == ways
 
 
 def test_the_checkpoint_asked_for_is_sampled(folder, capsys, monkeypatch):
@@ -338,7 +341,7 @@ def test_a_code_span_is_fenced_by_more_backticks_than_its_words_have(words, span
     assert literal(words) == span
 
 
-def test_a_label_stands_for_the_training_sentences_that_have_it(folder, capsys):
+def test_a_label_stands_for_the_training_sentences_that_have_it(folder, tmp_path):
     task = reopen(RunFolder(folder).configuration("cpu"), RunFolder(folder))
     train, sampler = task.data.corpora["train"], Sampler(task, SamplingOptions())
     train.labels = np.arange(len(train)) % 2
@@ -348,6 +351,10 @@ def test_a_label_stands_for_the_training_sentences_that_have_it(folder, capsys):
         torch.testing.assert_close(sampler.centre(name), every[1::2].mean(0))
     with pytest.raises(UserError, match=r"2 is no file and no class: dull, fine"):
         sampler.centre("2")
+    (tmp_path / "long.txt").write_text("a king sleeps\na king sleeps here\n")
+    task.config = dataclasses.replace(task.config, dataset=SimpleNamespace(max_words=3))
+    with pytest.raises(UserError, match=r"long\.txt, line 2: 4 words, dataset\.max_words allows 3"):
+        sampler.centre(str(tmp_path / "long.txt"))
     task.data = dataclasses.replace(task.data, classes=("1", "2"))  # stars: a name comes before a number
     torch.testing.assert_close(sampler.centre("1"), every[::2].mean(0))
 

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
@@ -57,6 +57,7 @@ def ours_ran(monkeypatch) -> list[int]:
 
 
 @SETTINGS
+@example([2, 4, 3], False, True, True)  # sorted, each sequence is at another place than it comes back from
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.booleans(), st.booleans(), st.booleans())
 def test_packed_sequences_of_any_lengths(lengths, sort, bidirectional, begun):
     ours, theirs = pair(bidirectional)
@@ -118,6 +119,18 @@ def test_only_wanted_gradients_are_formed_and_a_second_backward_finds_the_same()
     for one, two, other in zip(once, again, expected, strict=True):
         assert torch.equal(one, two)
         torch.testing.assert_close(one, other)
+
+
+@both
+def test_the_gradient_of_its_states_stays_the_callers(bidirectional):
+    ours, theirs = pair(bidirectional)
+    inputs = torch.randn(4, 2, I, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(4, 2, (1 + bidirectional) * H, dtype=torch.float64)
+    kept = upstream.clone()
+    for handed in (upstream, upstream[:1, :1, :1].expand_as(upstream)):  # the second is that of a sum
+        one, other = (torch.autograd.grad(run(inputs)[0], inputs, handed)[0] for run in (ours, theirs))
+        torch.testing.assert_close(one, other)
+    assert torch.equal(upstream, kept)
 
 
 def test_parameters_and_their_names_are_those_of_nn_gru_and_copies_are_equal():

@@ -27,16 +27,21 @@ def supported(request, monkeypatch) -> bool:
     return request.param
 
 
+@pytest.mark.parametrize("usual", ["highest", "high"])
 @pytest.mark.parametrize("asked", [False, True])
-def test_products_are_bf16s_only_where_it_is_asked_and_autocast_is_off_there(asked):
+def test_products_are_bf16s_only_where_it_is_asked_and_autocast_is_off_there(asked, usual):
     def state() -> tuple[str, bool]:
         return torch.get_float32_matmul_precision(), torch.is_autocast_enabled("cpu")
 
-    with torch.autocast("cpu", torch.bfloat16):
-        with pytest.raises(ZeroDivisionError), kernels.products_in_bf16(asked):
-            assert state() == (("medium", False) if asked else ("highest", True))
-            _ = 1 / 0
-        assert state() == ("highest", True)
+    torch.set_float32_matmul_precision(usual)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            with pytest.raises(ZeroDivisionError), kernels.products_in_bf16(asked):
+                assert state() == (("medium", False) if asked else (usual, True))
+                _ = 1 / 0
+            assert state() == (usual, True)
+    finally:
+        torch.set_float32_matmul_precision("highest")
 
 
 def test_under_autocast_a_kernel_reads_what_the_processor_multiplies(supported):
@@ -45,7 +50,10 @@ def test_under_autocast_a_kernel_reads_what_the_processor_multiplies(supported):
     with torch.autocast("cpu", torch.bfloat16):
         assert kernels.enabled(inputs) == supported
         with kernels.disabled():
-            assert not kernels.enabled(inputs)
+            with pytest.raises(ZeroDivisionError), kernels.twice_differentiable():
+                _ = 1 / 0
+            assert not kernels.enabled(inputs)  # what ends within does not end what it is within
+        assert kernels.enabled(inputs) == supported
     assert not kernels.enabled(inputs.to("meta"))
 
 
@@ -147,6 +155,15 @@ def test_attention_under_autocast_is_float32s():
     exact = kernels.attention(*(part.float() for part in parts), mask)
     assert half.dtype == torch.float32 and torch.equal(half, exact)
     assert kernels.attention(*parts, mask).dtype == torch.bfloat16  # as asked, outside
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_an_rnn_under_cudas_autocast_reads_inputs_and_states_in_float32(half, monkeypatch):
+    """cuDNN refuses inputs and states of two types, which no pretended GPU sees."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: half and device == "cuda")
+    part = torch.zeros(2, 3, dtype=torch.bfloat16)
+    inputs, state = kernels.call_rnn(lambda *read: read, part, (part, part))
+    assert {read.dtype for read in (inputs, *state)} == {torch.float32 if half else torch.bfloat16}
 
 
 def test_what_is_half_is_widened_wherever_it_lies():

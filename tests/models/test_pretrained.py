@@ -120,6 +120,37 @@ def test_transformers_is_as_talkative_afterwards_as_before(make):
             logging.disable_progress_bar()
 
 
+def test_a_checkpoint_may_lie_in_several_files(make, checkpoints, tmp_path):
+    whole = transformers.GPT2LMHeadModel.from_pretrained(checkpoints / "gpt2")
+    whole.save_pretrained(tmp_path, max_shard_size="20KB")
+    shutil.copy(checkpoints / "gpt2" / "tokenizer.json", tmp_path)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    found = make("gpt2 no z", tmp_path).decoder.base.state_dict()
+    for name, weight in whole.transformer.state_dict().items():
+        assert torch.equal(found[name], weight), name
+
+
+@pytest.mark.parametrize(("family", "lost"), [("gpt2", None), ("t5", "<unk>")])
+def test_where_a_text_begins_ends_or_is_unknown_may_be_three_tokens_or_two(
+    family, lost, make, checkpoints, tmp_path
+):
+    folder = Path(shutil.copytree(checkpoints / family, tmp_path / family))
+    config = json.loads((folder / "config.json").read_text())
+    if lost is None:  # another beginning than the end
+        config["bos_token_id"] = start = 0
+        (folder / "config.json").write_text(json.dumps(config))
+    else:
+        start = config["pad_token_id"]
+        content = (folder / "tokenizer.json").read_text().replace(f'"{lost}"', '"<other>"')
+        (folder / "tokenizer.json").write_text(content)
+    model = make(f"{family} memory", folder).eval()
+    ids, batch = model.decoder.output.ids, batch_of(SENTENCES[0])
+    assert (ids[BOS], ids[EOS], ids[UNK]) == (start, config["eos_token_id"], config["eos_token_id"])
+    assert model.decoder.unknown is not None  # a dropped word is no end of a text
+    chances = logits_of(model, batch, codes(model, 1)).softmax(-1)
+    assert not chances[..., [PAD, BOS, UNK]].any() and (chances[..., EOS] > 0).all()
+
+
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if "no z" not in kind])
 def test_what_is_new_starts_small_without_a_bias(kind, make):
     model = make(kind, latent=64)
@@ -455,6 +486,7 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     refused("bert is of the kind bert, which is none of gpt2, t5, mt5$", changed("bert", model_type="bert"))
     refused("endless does not say where .*: it has no eos_token_id$", changed("endless", eos_token_id=None))
     refused(r"model\.decoder=\S+wide cannot be read: \S", changed("wide", n_embd=32))
+    refused(r"model\.decoder=\S+odd cannot be read: \S", changed("odd", n_head="two"))
     lost = ", ".join(
         rf"transformer\.h\.2\.attn\.{name}" for name in (r"c_attn\.bias", r"c_attn\.weight", "c_proj")
     )
@@ -478,6 +510,9 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
             path.write_text(content)
         with pytest.raises(UserError, match=r"pretrained\.json is missing, or does not say what the decoder"):
             backbone.network("decoder", str(path), 0.0)
+    path.write_text('{"decoder": {"model_type": "gpt2", "n_head": "two"}}')
+    with pytest.raises(UserError, match=r"^model\.decoder=\S+pretrained\.json cannot be read: \S"):
+        backbone.network("decoder", str(path), 0.0)
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
 

@@ -247,15 +247,16 @@ def test_with_all_words_dropped_the_decoder_sees_z_and_places_only_but_still_pre
     assert len({round(value, 4) for value in nll}) == 3
 
 
-def test_dropout_acts_on_words_and_outputs_but_not_on_z_and_in_training_only():
-    model, batch = make(dropout=0.5), batch_of(*SENTENCES)
+@pytest.mark.parametrize("skip", [False, True])
+def test_dropout_acts_on_words_and_outputs_but_not_on_z_and_in_training_only(skip):
+    model, batch = make(dropout=0.5, skip=skip), batch_of(*SENTENCES)
     read, z = [], torch.full((5, 3), 0.25)
     model.decoder.lstm.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
     model.decoder.output.register_forward_pre_hook(lambda _module, inputs: read.append(inputs[0]))
     model.train().decode_nll(batch, z)
-    words, outputs = read[0][..., :8], read[1]
+    words, outputs = read[0][..., :8], read[1][..., :12]
     assert 0.3 < (words == 0).double().mean() < 0.7 and 0.3 < (outputs == 0).double().mean() < 0.7
-    assert (read[0][..., 8:] == 0.25).all()
+    assert (read[0][..., 8:] == 0.25).all() and (read[1][..., 12:] == 0.25).all()
     assert not torch.equal(model.decode_nll(batch, z), model.decode_nll(batch, z))
     model.eval()
     assert torch.equal(model.decode_nll(batch, z), model.decode_nll(batch, z))

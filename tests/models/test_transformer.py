@@ -19,7 +19,7 @@ from cvae.data.vocabulary import PAD, UNK
 from cvae.models import gaussian, kernels, objective
 from cvae.models.decode import SamplingOptions, beam_search
 from cvae.models.refinement import refined
-from cvae.models.transformer import PlacedEmbedding, TransformerVAE
+from cvae.models.transformer import Layer, PlacedEmbedding, TransformerVAE
 from cvae.runs.folder import RunFolder
 from cvae.training.export import export
 from cvae.training.run import prepare, run
@@ -90,8 +90,10 @@ def test_words_are_told_apart_by_their_place_and_places_go_on_from_the_first(siz
     whole = embedding(torch.full((1, 600), 5))[0]
     assert whole.shape == (600, size) and torch.cdist(whole, whole).add(torch.eye(600)).min() > 0.1
     torch.testing.assert_close(embedding(torch.full((1, 3), 5), 597)[0], whole[597:])
-    place = torch.arange(600.0)
-    torch.testing.assert_close(whole[:, 0] - math.sqrt(size) * embedding.weight[5, 0], place.sin())
+    waves, half = whole - math.sqrt(size) * embedding.weight[5], (size + 1) // 2
+    for n in range(size):  # as Vaswani et al., who have sines and cosines in turn
+        angles = torch.arange(600.0) / 10_000 ** (2 * (n % half) / size)
+        torch.testing.assert_close(waves[:, n], angles.sin() if n < half else angles.cos(), atol=1e-4, rtol=0)
 
 
 def test_a_layer_is_attention_and_an_mlp_by_hand():
@@ -350,6 +352,12 @@ def test_dropout_acts_in_the_decoder_in_training_only_and_spares_z_and_the_encod
     assert (words[0] == UNK).double().mean() > 0.2 and (words[0][:, 0] == 2).all()
     model.eval()
     assert torch.equal(model.decode_nll(batch, z), model.decode_nll(batch, z))
+
+
+def test_dropout_acts_on_both_branches_of_a_layer_and_not_on_the_stream_past_them():
+    layer, x = Layer(12, 3, dropout=1.0).train(), torch.randn(2, 4, 12)
+    mask = torch.ones(4, 4, dtype=torch.bool).tril()
+    assert torch.equal(layer(x, mask)[0], x) and not torch.equal(layer.eval()(x, mask)[0], x)
 
 
 @kinds

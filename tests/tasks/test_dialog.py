@@ -584,6 +584,18 @@ def test_bag_of_words_is_in_the_loss_and_not_in_the_bound(splits, model):
     assert not objective.terms(silent, batch).extra_losses
 
 
+def test_words_of_a_bag_are_summed_in_float32_under_autocast(splits):
+    model = DialogVAE(MODEL, splits.vocabulary, 3, 8)
+    batch, z = model.shared(splits.corpora["train"].batch(np.arange(9))), torch.randn(9, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.extra_losses(batch, z)["bow"]
+        scores = model.bag(torch.cat([batch.condition, z], 1))
+    nll = functional.cross_entropy(scores.float()[batch.owners], batch.targets, reduction="none")
+    assert scores.dtype == torch.bfloat16 and found.dtype == torch.float32
+    for row, own in enumerate(found):
+        torch.testing.assert_close(own, nll[batch.owners == row].sum())
+
+
 def test_dropout_acts_on_the_words_and_outputs_of_the_decoder_in_training_only(splits):
     model = DialogVAE(dataclasses.replace(MODEL, dropout=0.5), splits.vocabulary, 3, 8).double()
     batch, z, read = exchanges(splits), torch.randn(9, 3, dtype=torch.float64), []

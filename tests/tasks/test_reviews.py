@@ -912,6 +912,21 @@ def test_training_keeps_the_best_weights_and_ends_without_a_gain(scores, values,
     assert taught(started, scores, **values)[1:] == (made, reached)
 
 
+def test_a_loss_that_is_not_finite_tells_its_update_and_its_batch(started, monkeypatch):
+    classifier, _, corpus = started
+    read, loss = [], classifier.loss
+
+    def losing(batch: Batch, labels: np.ndarray) -> torch.Tensor:
+        read.append((batch.tokens[:, 1] - 4).tolist())
+        return loss(batch, labels) * (math.inf if len(read) == 5 else 1)
+
+    monkeypatch.setattr(classifier, "loss", losing)
+    values = SimpleNamespace(batch_size=4, epochs=2, least_updates=0, checks=1, patience=1, lr=1e-2)
+    with pytest.raises(Diverged, match=r"^loss is inf at update 4$") as error:
+        train(classifier, corpus, np.arange(1, 20, 2), lambda: Score(0.5, 0.0), values, 1e-4, 0)
+    assert error.value.rows.tolist() == read[-1] and len(read[-1]) == 4
+
+
 def test_every_epoch_has_each_labelled_sentence_once_in_another_order(started):
     read, _, _ = taught(started, [(0.1 * n, 0) for n in range(7)])
     epochs = [read[start : start + 3] for start in range(0, 12, 3)]

@@ -115,6 +115,8 @@ class TestHalf:
         half = torch.randn(3, 4, dtype=torch.bfloat16)
         q = gaussian.widened(gaussian.Gaussian(half, half))
         assert {part.dtype for part in q} == {torch.float32}
+        for parts in ((half, half.float()), (half.float(), half)):  # batch_norm's means are float32
+            assert {part.dtype for part in gaussian.widened(gaussian.Gaussian(*parts))} == {torch.float32}
         double = half.double()
         assert gaussian.widened(gaussian.Gaussian(double, double)).mean is double
 

@@ -390,6 +390,13 @@ class TestBatchNorm:
         layer(varied)
         assert "in dimension 2 of z" in layer.trouble
 
+    def test_moments_of_means_that_autocast_made_bf16_have_more_digits(self):
+        layer, half = NormalisedMean(3, self.GAMMA), (4 + torch.randn(500, 3)).bfloat16()
+        assert torch.equal(layer(half), layer(half.float()))
+        layer.estimate(half)
+        torch.testing.assert_close(layer.centre, half.double().mean(0).float())
+        torch.testing.assert_close(layer.spread, half.double().var(0, correction=0).float())
+
     def test_an_encoder_without_population_is_not_evaluated(self):
         model, some = model_of(batch_norm=self.GAMMA).eval(), batch(1, 2, 3)
         with pytest.raises(ValueError, match="unknown: call estimate"):
