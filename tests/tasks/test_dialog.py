@@ -273,7 +273,11 @@ def test_what_the_files_mean_is_read(tmp_path):
         line["utts"][0] = [' "B"', "Don't you, THINK", ['"qy" ']]
         return line
 
-    found = switchboard.read(copied(tmp_path, "test", quirky))[0]["test"][1]
+    found, kept = (
+        switchboard.read(dataclasses.replace(copied(tmp_path, "test", quirky), lower=lower))[0]["test"][1]
+        for lower in (True, False)
+    )
+    assert kept.utterances[0].words == ["Don", "'", "t", "you", ",", "THINK"]
     assert found.people == [
         {"age": 1.04, "education": 1 / 3, "female": 1.0, "male": 0.0},
         {"age": 0.3, "education": 2 / 3, "female": 0.0, "male": 0.0},
