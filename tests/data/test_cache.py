@@ -490,9 +490,13 @@ def test_further_processes_leave_signals_to_the_first_and_end_whenever_it_says_s
 
     monkeypatch.setattr(parallel, "CHUNK", 1)
     begun = time.monotonic()
-    found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
-    assert next(found) == ["go"]
-    found.close()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
+        assert next(found) == ["go"]
+        found.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begun < 50 and not multiprocessing.active_children()
 
 

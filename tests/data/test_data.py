@@ -277,6 +277,8 @@ def test_the_tiny_corpus_is_the_same_at_every_call_and_varied():
     assert toy.tiny(TINY) == first
     assert {split: len(rows) for split, rows in first.items()} == {"train": 100, "val": 10, "test": 10}
     assert all(2 <= len(row) <= 40 for rows in first.values() for row in rows)
+    many = toy.tiny(dataclasses.replace(TINY, sentences=2000))["train"]
+    assert max(map(len, many)) == 40  # longer ones are cut
     assert len({tuple(row) for row in first["train"]}) > 80
     assert first["val"] != first["test"]
 
