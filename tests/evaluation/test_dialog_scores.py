@@ -44,6 +44,7 @@ from cvae.report import tables
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import read_run
+from cvae.schedules import Autoencoder, Constant
 from cvae.tasks import dialog
 from cvae.tasks.base import Task
 from cvae.tasks.dialog import DialogTask
@@ -696,10 +697,13 @@ def test_the_authors_unit_is_measured_of_switchboard_on_the_split_that_is_tested
     monkeypatch.setattr(Task, "test_metrics", lambda *_: {})
     monkeypatch.setattr(task, "scores", lambda split: {})
     corpus, terms = task.data.corpora["val"], Terms(torch.ones(2), torch.ones(2, 3), torch.ones(2))
-    with task.eval_mode():
-        found = task.test_metrics("val", terms)
-        unit = dialog.authors_unit(task.model, corpus, False, task.generator())
-    assert unit["authors/kl"] > 0 and found == unit | {"rec_ppl": pytest.approx(np.e)}
+    for schedule, measures in ((Constant(), {"authors/kl", "authors/elbo"}), (Autoencoder(), set())):
+        monkeypatch.setattr(task, "config", dataclasses.replace(task.config, schedule=schedule))
+        with task.eval_mode():
+            found = task.test_metrics("val", terms)
+            unit = dialog.authors_unit(task.model, corpus, not measures, task.generator())
+        assert measures == {"authors/kl", "authors/elbo"} & unit.keys()
+        assert unit["authors/rec"] > 0 and found == unit | {"rec_ppl": pytest.approx(np.e)}
 
 
 def test_answers_are_scored_by_the_references_of_their_own_context(folders, monkeypatch):
