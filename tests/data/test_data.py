@@ -289,6 +289,7 @@ def test_the_tiny_corpus_has_no_word_in_val_that_train_lacks():
 
 
 def test_fingerprints_tell_corpora_apart():
+    assert toy.fingerprint([["a", "b"], ["c"]]) == hashlib.sha256(b"a b\nc").hexdigest()
     prints = [data.build(config, CPU).fingerprints for config in (TINY, TINY)]
     assert prints[0] == prints[1]
     assert set(prints[0]) == {"train", "val", "test"} and len(set(prints[0].values())) == 3

@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -704,6 +705,8 @@ def test_the_authors_unit_is_measured_of_switchboard_on_the_split_that_is_tested
             unit = dialog.authors_unit(task.model, corpus, not measures, task.generator())
         assert measures == {"authors/kl", "authors/elbo"} & unit.keys()
         assert unit["authors/rec"] > 0 and found == unit | {"rec_ppl": pytest.approx(np.e)}
+    monkeypatch.setattr(task, "config", types.SimpleNamespace(dataset=None, autoencoder=False))  # another's
+    assert task.test_metrics("val", terms).keys() == {"rec_ppl"}
 
 
 def test_answers_are_scored_by_the_references_of_their_own_context(folders, monkeypatch):
@@ -783,6 +786,10 @@ def test_the_page_of_a_run_shows_context_reference_and_answers(folders):
     page = (folders[0] / "samples.md").read_text()
     assert page.count("## ") == 4 == page.count("reference: **")
     assert page.count("\n3. ") == 4 and "wh-question" in page
+    found = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0])).data
+    test, words = found.corpora["test"], found.vocabulary.words
+    said = {literal(" ".join(words[n] for n in one)) for one in test.sentences(np.arange(len(test)))}
+    assert set(re.findall(r"reference: \*\*(.*?)\*\*", page)) <= said
 
 
 def test_a_preview_shows_the_utterance_that_is_answered_and_its_reference(folders):
