@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cvae import io
-from cvae.errors import in_a_line
+from cvae.errors import FolderError, in_a_line
 
 
 def test_a_file_is_replaced_and_the_old_one_kept_where_it_is_asked_for(tmp_path):
@@ -54,12 +54,42 @@ def test_the_print_of_a_folder_is_of_the_names_and_contents_of_its_files(tmp_pat
     def print_of(content: bytes) -> str:
         return hashlib.sha256(content).hexdigest()
 
-    for name in ("b.txt", "a.txt"):
+    names = ("b.txt", "a.txt", "c.txt")  # in the order of no folder
+    for name in names:
         (tmp_path / name).write_text(name)
     (tmp_path / "folder").mkdir()
-    lines = f"{print_of(b'a.txt')} a.txt\n{print_of(b'b.txt')} b.txt"
+    lines = "\n".join(f"{print_of(name.encode())} {name}" for name in sorted(names))
     assert io.sha256(tmp_path / "b.txt") == print_of(b"b.txt")
     assert io.sha256(tmp_path) == print_of(lines.encode())
+
+
+def test_an_object_is_read_from_a_file_and_anything_else_refused_by_its_name(tmp_path):
+    path = tmp_path / "a.json"
+    assert io.read_json(path) is None
+    io.write_json(path, {"é": 1})
+    assert io.read_json(path) == {"é": 1}
+    with pytest.raises(FolderError, match=f"^{tmp_path} cannot be read: .*Is a directory"):
+        io.read_json(tmp_path)
+    for content, why in ((b"[]", "must hold a JSON object, found list$"), (b'"\xff"', "cannot be read: ")):
+        path.write_bytes(content)
+        with pytest.raises(FolderError, match=f"^{path} {why}"):
+            io.read_json(path)
+
+
+@pytest.mark.parametrize("half", ["d800", "D800", "dBfF", "dc00", "DFFF"])
+def test_half_a_character_is_refused_and_a_whole_one_is_not(half):
+    for text in (rf'["\u{half}"]', rf'["\u{half}"]'.encode()):
+        with pytest.raises(ValueError, match="half a character"):
+            io.parse_json(text)
+    assert io.parse_json(r'"\uD83D\uDE00"') == "😀"
+
+
+@pytest.mark.parametrize(
+    ("digits", "finite"), [(1, True), (308, True), (309, False), (350, False), (5000, False)]
+)
+def test_a_whole_number_too_large_for_a_measure_is_infinite_as_it_is_with_an_exponent(digits, finite):
+    value = io.parse_json("9" * digits)
+    assert io.is_number(value) == finite and float(value) == float("9" * digits)
 
 
 @pytest.mark.parametrize(

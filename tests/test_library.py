@@ -89,14 +89,17 @@ def test_decode_sample_and_interpolate_are_seeded(vae, monkeypatch):
     assert vae.decode(np.zeros((0, vae.latent))) == []
 
 
-def test_what_is_not_chosen_is_what_the_docstrings_say(vae):
+def test_what_is_not_chosen_is_what_the_docstrings_say(vae, monkeypatch):
     mean, _ = vae.encode(TEXTS)
     said = {"temperature": 0.0, "top_p": 1.0, "beam": 1, "longest": 60, "no_unk": False, "seed": 0}
     assert (Sampler.longest, Sampler.seed) == (said["longest"], said["seed"])  # of the samples that runs keep
+    made = []
+    monkeypatch.setattr("cvae.library.Sampler", lambda *how: made.append(how) or Sampler(*how))
     assert vae.decode(mean) == vae.decode(mean, **said)
     assert vae.sample(9) == vae.sample(9, **said)
     assert vae.interpolate(*TEXTS[:2]) == vae.interpolate(*TEXTS[:2], points=7, **said)
     assert (vae.nll(TEXTS) == vae.nll(TEXTS, samples=1, seed=0)).all()
+    assert made[::2] == made[1::2] and len(made) == 6  # also what these sentences do not show
 
 
 def test_a_model_that_was_put_into_training_mode_answers_all_the_same(vae):

@@ -276,11 +276,12 @@ def test_cosine_restarts_follow_their_closed_form_by_period_in_updates_whatever_
 
 
 def test_cosine_restarts_per_epoch_change_only_where_an_epoch_starts():
-    rate, smooth = CosineRestarts(1e-3, cycles=2, per="epoch"), CosineRestarts(1e-3, cycles=2)
-    for step in range(80):
-        assert rate(step, 80, epoch=10) == smooth(step // 10 * 10, 80)
-        # what says nothing of epochs has them of one update
-        assert rate(step, 80) == Rates(Constant(), rate, 80)(step)[1] == smooth(step, 80)
+    for how in ({"cycles": 2}, {"period": 25}):
+        rate, smooth = CosineRestarts(1e-3, per="epoch", **how), CosineRestarts(1e-3, **how)
+        for step in range(80):
+            assert rate(step, 80, epoch=10) == smooth(step // 10 * 10, 80)
+            # what says nothing of epochs has them of one update
+            assert rate(step, 80) == Rates(Constant(), rate, 80)(step)[1] == smooth(step, 80)
 
 
 def test_exponential_multiplies_by_decay_over_every_updates_continuously():

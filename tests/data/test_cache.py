@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
+import safetensors
 import torch
 from filelock import FileLock
 
@@ -187,7 +188,7 @@ def test_another_setting_is_another_file(change, tmp_path, folder):
 def test_a_text_elsewhere_is_the_same_and_one_of_another_name_is_not(tmp_path, folder):
     config = own(tmp_path)
     data.build(config, CPU)
-    for place, files in (("moved/my.txt", 1), ("renamed.txt", 2)):  # a note tells the name
+    for place, files in (("moved/my.txt", 1), ("renamed.txt", 2), ("my.text", 3)):  # a note tells the name
         path = tmp_path / place
         path.parent.mkdir(exist_ok=True)
         shutil.copy(config.path, path)
@@ -203,18 +204,24 @@ def test_another_column_is_another_data_set(tmp_path):
         assert set(built.corpora["train"].lengths) == {length}
 
 
-def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path):
+def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path, monkeypatch):
     config = own(tmp_path)
     data.build(config, CPU)
     known = Vocabulary(["<pad>", "<unk>", "<s>", "</s>", "dog"])
-    for _ in range(2):
-        built = data.build(config, CPU, known)
+
+    def twice() -> list[Splits]:
+        first = data.build(config, CPU, known)
+        with monkeypatch.context() as patch:
+            unread(patch)
+            return [first, data.build(config, CPU, known)]
+
+    for built in twice():
         assert built.vocabulary is known
         assert all(corpus.tokens.max() < len(known) for corpus in built.corpora.values())
     assert data.build(config, CPU).vocabulary.words != known.words
-    known.source = "another run"
-    for _ in range(2):
-        assert "unknown to it are" in data.build(config, CPU, known).notes[-1]
+    for known.source in ("another run", "a third"):
+        for built in twice():
+            assert f"the vocabulary of {known.source} is kept" in built.notes[-1]
     Path(config.path).write_text("\n".join(["zebra zebra", *sentences(50)]) + "\n", encoding="utf-8")
     assert "zebra" in data.build(config, CPU).vocabulary.words
 
@@ -269,6 +276,19 @@ def damage(path: Path, how: str) -> None:
     path.write_bytes(content)
 
 
+def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatch, folder, caplog):
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    first = data.build(own(tmp_path), CPU)
+    (path,) = folder.glob("*.safetensors")
+    monkeypatch.setattr(safetensors, "safe_open", refuse)
+    monkeypatch.setattr(cache, "_save", lambda *_: None)
+    caplog.clear()
+    assert same(first, data.build(own(tmp_path), CPU))
+    assert path.exists() and not caplog.messages
+
+
 @pytest.mark.parametrize("how", ["truncated", "empty", "facts", "tokens"])
 def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folder, caplog):
     config = own(tmp_path)
@@ -319,15 +339,34 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch, capl
     assert said.endswith("); CVAE_CACHE names another place")
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch, folder, caplog):
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
+@pytest.mark.parametrize(
+    ("error", "where"),
+    [
+        (OSError(28, "No space left on device"), "cvae.data.cache.os.fsync"),
+        (safetensors.SafetensorError("No space left on device"), "safetensors.numpy.save_file"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_nothing(error, where, tmp_path, monkeypatch, folder, caplog):
+    def full(*_: object) -> None:
+        raise error
 
-    monkeypatch.setattr(cache.os, "fsync", full)
+    monkeypatch.setattr(where, full)
     assert len(data.build(own(tmp_path), CPU).corpora["train"]) == 160
     (said,) = caplog.messages
     assert f"{folder} cannot keep them as numbers (No space left on device); " in said
     assert not [path for path in folder.iterdir() if path.suffix != ".lock"]
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, folder, caplog):
+    class Unsupported(FileLock):
+        def acquire(self, *_: object, **__: object) -> None:
+            raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(cache, "FileLock", Unsupported)
+    assert len(data.build(own(tmp_path), CPU).corpora["train"]) == 160
+    (said,) = caplog.messages
+    assert f"{folder} cannot keep them as numbers (FileSystem does not appear to support flock); " in said
+    assert not list(folder.iterdir())
 
 
 def test_a_killed_builder_leaves_nothing_that_is_used(tmp_path, monkeypatch, folder):
@@ -451,9 +490,13 @@ def test_further_processes_leave_signals_to_the_first_and_end_whenever_it_says_s
 
     monkeypatch.setattr(parallel, "CHUNK", 1)
     begun = time.monotonic()
-    found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
-    assert next(found) == ["go"]
-    found.close()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    try:
+        found = parallel.in_chunks(work, ["go", "wait", "wait"], 2)
+        assert next(found) == ["go"]
+        found.close()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert time.monotonic() - begun < 50 and not multiprocessing.active_children()
 
 

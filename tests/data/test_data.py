@@ -277,6 +277,8 @@ def test_the_tiny_corpus_is_the_same_at_every_call_and_varied():
     assert toy.tiny(TINY) == first
     assert {split: len(rows) for split, rows in first.items()} == {"train": 100, "val": 10, "test": 10}
     assert all(2 <= len(row) <= 40 for rows in first.values() for row in rows)
+    many = toy.tiny(dataclasses.replace(TINY, sentences=2000))["train"]
+    assert max(map(len, many)) == 40  # longer ones are cut
     assert len({tuple(row) for row in first["train"]}) > 80
     assert first["val"] != first["test"]
 
@@ -287,6 +289,7 @@ def test_the_tiny_corpus_has_no_word_in_val_that_train_lacks():
 
 
 def test_fingerprints_tell_corpora_apart():
+    assert toy.fingerprint([["a", "b"], ["c"]]) == hashlib.sha256(b"a b\nc").hexdigest()
     prints = [data.build(config, CPU).fingerprints for config in (TINY, TINY)]
     assert prints[0] == prints[1]
     assert set(prints[0]) == {"train", "val", "test"} and len(set(prints[0].values())) == 3

@@ -409,12 +409,24 @@ def test_redirect_to_an_unsafe_address_is_refused(run, server, tmp_path, capsys,
 
 
 @pytest.mark.parametrize(
-    "url", ["file:///etc", "ftp://127.0.0.1", "", "http://", "http://h:x", "h", "http://h/a b", "http://h/ä"]
+    "url",
+    [
+        "file:///etc",
+        "ftp://127.0.0.1",
+        "",
+        "http://",
+        "http:///x",
+        "http://h:x",
+        "h",
+        "http://h/a b",
+        "http://h/ä",
+    ],
 )
 def test_other_addresses_are_refused(script, tmp_path, capsys, url):
     assert script.main(["all", "--to", str(tmp_path), "--base-url", url]) == 1
     assert stored(tmp_path) == {}
-    assert "--base-url" in one_sentence(capsys)
+    said = one_sentence(capsys)
+    assert "--base-url" in said and f"{url!r} is not a web address" in said
 
 
 def test_plain_http_needs_loopback_or_the_users_word(script):

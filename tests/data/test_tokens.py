@@ -57,6 +57,16 @@ def test_white_space_is_one_space_whatever_the_tokens(pieces, spaced):
         assert list(known.encode_texts([spaced])) == [known.encode(known.split("the old cat"))]
 
 
+def test_a_word_is_of_the_same_pieces_wherever_it_stands(pieces):
+    assert pieces.split("cat cat") == 2 * pieces.split("cat")
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 7])
+def test_pieces_are_those_of_each_text_however_many_are_encoded_together(count, pieces, monkeypatch):
+    monkeypatch.setattr(vocabulary, "ENCODED_TOGETHER", 3)
+    assert list(pieces.encode_texts(LINES[:count])) == [pieces.encode(pieces.split(t)) for t in LINES[:count]]
+
+
 def test_the_special_words_come_first_whatever_the_tokens(pieces):
     for known in (pieces, Characters.of([["a", "b"]]), Vocabulary.of([["a"]])):
         assert tuple(known.words[:4]) == SPECIALS and len(set(known.words)) == len(known)
@@ -64,18 +74,19 @@ def test_the_special_words_come_first_whatever_the_tokens(pieces):
 
 
 def test_a_vocabulary_is_loaded_as_it_was_saved(tmp_path, pieces):
-    letters, words = Characters([*SPECIALS, " ", "é"]), Vocabulary.of([["a"]])
+    letters, words = Characters([*SPECIALS, "é", " "]), Vocabulary.of([["a"]])  # the space comes last
     for name, known in (("bpe", pieces), ("chars", letters), ("words", words)):
         known.save(tmp_path)
-        again = vocabulary.load(tmp_path, name)
-        assert type(again) is type(known) and again.words == known.words
-        assert list(again.encode_texts(LINES[:3])) == list(known.encode_texts(LINES[:3]))
+        for again in (vocabulary.load(tmp_path, name), vocabulary.restored(known.content, name)):
+            assert type(again) is type(known) and again.words == known.words
+            assert list(again.encode_texts(LINES[:3])) == list(known.encode_texts(LINES[:3]))
 
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
         (b"<pad>\n<unk>\n<s>\na\n</s>\n", "is no vocabulary: <pad>, <unk>, <s>, </s> come first, and no"),
+        (b"<pad>\n<unk>\n</s>\n<s>\na\n", "is no vocabulary: "),
         (b"<pad>\n<unk>\n<s>\n</s>\na\nb\na\n", "is no vocabulary: "),
         (b"<pad>\n<unk>\n<s>\n</s>\n\xff\n", "is not UTF-8"),
     ],
@@ -101,22 +112,23 @@ def test_of_unknown_tokens_the_ten_most_frequent_are_named():
 def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "<unk>": 1, "cat": 2}, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel({"[UNK]": 0, "<unk>": 1, "hen": 2, "cat": 3}, unk_token="<unk>"))
     tokenizer.post_processor = processors.TemplateProcessing("[UNK] $A", special_tokens=[("[UNK]", 0)])
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.enable_padding(length=9)
     tokenizer.enable_truncation(1)
     tokenizer.save(str(tmp_path / "own.json"))
     found = Pieces.read(tmp_path / "own.json")
-    assert found.words == [*SPECIALS, "[UNK]", "cat"]
-    assert found.encode(found.split("cat dog cat")) == [BOS, 5, UNK, 5, EOS]
-    assert list(found.encode_texts(["cat dog cat", "cat"])) == [[BOS, 5, UNK, 5, EOS], [BOS, 5, EOS]]
-    assert found.join(["cat", "<unk>", "cat"]) == "cat <unk> cat"
+    assert found.words == [*SPECIALS, "[UNK]", "hen", "cat"]  # in the tokenizer's own order
+    assert found.encode(found.split("cat dog cat")) == [BOS, 6, UNK, 6, EOS]
+    assert list(found.encode_texts(["cat dog cat", "cat"])) == [[BOS, 6, UNK, 6, EOS], [BOS, 6, EOS]]
+    assert found.join(["cat", "hen", "<unk>", "cat"]) == "cat hen <unk> cat"
     (tmp_path / "own.json").write_text('{"model": 3}')
     with pytest.raises(UserError, match=r"own\.json is no tokenizer\.json of the tokenizers library"):
         Pieces.read(tmp_path / "own.json")
-    with pytest.raises(UserError, match=r"absent\.json cannot be read: No such file"):
-        Pieces.read(tmp_path / "absent.json")
+    for path, why in ((tmp_path / "absent.json", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(UserError, match=f"^{path} cannot be read: {why}"):
+            Pieces.read(path)
 
 
 def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch, tmp_path):

@@ -7,6 +7,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import re
 import runpy
 import shutil
 import sys
@@ -23,14 +24,21 @@ from cvae.cli import sample
 from cvae.config.schema import DialogData
 from cvae.data import references, vectors
 from cvae.data.dialog_records import tokenise
-from cvae.data.dialogs import UNKNOWN, DialogSplits
+from cvae.data.dialogs import UNKNOWN, DialogCorpus, DialogSplits
 from cvae.data.references import References
 from cvae.data.text import fixed_subset
 from cvae.data.vocabulary import SPECIALS, UNK, Vocabulary
 from cvae.errors import UserError
 from cvae.evaluation import chat, dialog_metrics
 from cvae.evaluation.acts import ActClassifier
-from cvae.evaluation.dialog_scores import Scorer, act_hits, another_dialog, constant_answers, random_answers
+from cvae.evaluation.dialog_scores import (
+    Scorer,
+    act_hits,
+    another_dialog,
+    constant_answers,
+    random_answers,
+    scores,
+)
 from cvae.evaluation.samples import literal
 from cvae.models.gaussian import Gaussian
 from cvae.models.objective import Terms
@@ -38,6 +46,7 @@ from cvae.report import tables
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import read_run
+from cvae.schedules import Autoencoder, Constant
 from cvae.tasks import dialog
 from cvae.tasks.base import Task
 from cvae.tasks.dialog import DialogTask
@@ -217,8 +226,11 @@ def test_an_answer_scores_the_same_whatever_the_vocabulary():
     assert found[0]["bleu4_f1"] != found[1]["bleu4_f1"]
 
 
-def test_references_are_kept_in_their_own_words(splits):
+def test_references_are_kept_in_their_own_words_and_with_their_own_acts(splits):
     score = scorer(splits)
+    lines = [json.loads(line) for line in (HERE / "test.jsonl").read_text().splitlines()]
+    acts = [said[2][0].strip(' "') for line in lines for said in line["utts"]]
+    assert [[splits.acts[n] for n in found.acts] for found in score.references] == [[act] for act in acts]
     longest = max(score.references, key=lambda reference: len(reference.words[0]))
     assert longest.words[0] == ["very"] * 50 and longest.responses[0] == [UNK] * 38
     text = [[" ".join(words) for words in reference.words] for reference in score.references]
@@ -692,21 +704,40 @@ def test_the_authors_unit_is_measured_of_switchboard_on_the_split_that_is_tested
     monkeypatch.setattr(Task, "test_metrics", lambda *_: {})
     monkeypatch.setattr(task, "scores", lambda split: {})
     corpus, terms = task.data.corpora["val"], Terms(torch.ones(2), torch.ones(2, 3), torch.ones(2))
-    with task.eval_mode():
-        found = task.test_metrics("val", terms)
-        unit = dialog.authors_unit(task.model, corpus, False, task.generator())
-    assert unit["authors/kl"] > 0 and found == unit | {"rec_ppl": pytest.approx(np.e)}
+    for schedule, measures in ((Constant(), {"authors/kl", "authors/elbo"}), (Autoencoder(), set())):
+        monkeypatch.setattr(task, "config", dataclasses.replace(task.config, schedule=schedule))
+        with task.eval_mode():
+            found = task.test_metrics("val", terms)
+            unit = dialog.authors_unit(task.model, corpus, not measures, task.generator())
+        assert measures == {"authors/kl", "authors/elbo"} & unit.keys()
+        assert unit["authors/rec"] > 0 and found == unit | {"rec_ppl": pytest.approx(np.e)}
+    monkeypatch.setattr(task, "config", types.SimpleNamespace(dataset=None, autoencoder=False))  # another's
+    assert task.test_metrics("val", terms).keys() == {"rec_ppl"}
 
 
 def test_answers_are_scored_by_the_references_of_their_own_context(folders, monkeypatch):
     folder = RunFolder(folders[0])
-    task = reopen(folder.configuration("cpu", contexts=7), folder)
+    task = reopen(folder.configuration("cpu", contexts=11), folder)
     task.model.eval()
     index = task.data.vocabulary.index
     said = lambda batch, noise: [[[index[word] for word in text.split()]] * 3 for text in task.words(batch)]  # noqa: E731
     monkeypatch.setattr(task, "answer", said)
+    lengths = [len(said) for said in utterances("valid")]
+    dialogs = np.repeat(np.arange(len(lengths)), lengths)
+
+    def partners(found: np.ndarray) -> np.ndarray:
+        assert found.tolist() == dialogs[np.sort(fixed_subset(11, len(dialogs)))].tolist()
+        return another_dialog(found)
+
+    def scored(scorer: Scorer, answers: list, source: DialogCorpus, seed: int) -> dict[str, float]:
+        assert source is task.data.corpora["train"] and seed == 5  # of answers that know no context
+        return scores(scorer, answers, source, seed)
+
+    monkeypatch.setattr(dialog, "another_dialog", partners)
+    monkeypatch.setattr(dialog, "scores", scored)
+    monkeypatch.setattr(task, "config", dataclasses.replace(task.config, seed=5))
     found = task.scores("val")
-    assert (found["contexts"], found["different"]) == (7, 1.0)
+    assert (found["contexts"], found["different"]) == (11, 1.0)
     assert [found[f"{name}_f1"] for name in ("a_bow", "e_bow", "greedy")] == pytest.approx([1, 1, 1])
 
 
@@ -761,6 +792,10 @@ def test_the_page_of_a_run_shows_context_reference_and_answers(folders):
     page = (folders[0] / "samples.md").read_text()
     assert page.count("## ") == 4 == page.count("reference: **")
     assert page.count("\n3. ") == 4 and "wh-question" in page
+    found = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0])).data
+    test, words = found.corpora["test"], found.vocabulary.words
+    said = {literal(" ".join(words[n] for n in one)) for one in test.sentences(np.arange(len(test)))}
+    assert set(re.findall(r"reference: \*\*(.*?)\*\*", page)) <= said
 
 
 def test_a_preview_shows_the_utterance_that_is_answered_and_its_reference(folders):

@@ -18,7 +18,7 @@ from torch.nn import functional
 from cvae import data
 from cvae.config.schema import DialogData, DialogModel, Objective, SemiAmortized
 from cvae.data import dialog_records, switchboard
-from cvae.data.dialog_records import START, UNKNOWN, tokenise
+from cvae.data.dialog_records import START, UNKNOWN, Utterance, tokenise
 from cvae.data.dialogs import DialogBatches, DialogCorpus, DialogSplits, authors_windows
 from cvae.data.vocabulary import BOS, EOS, UNK, Vocabulary
 from cvae.errors import FolderError, UserError
@@ -270,16 +270,21 @@ def test_what_the_files_mean_is_read(tmp_path):
         line["A"] = {"age": 104, "education": " 1", "sex": ' "FEMALE"'}
         line["B"] = {"age": " 30", "education": " 9", "sex": ' "UNK"'}
         line["topic"] = ' "AIR POLLUTION" '
-        line["utts"][0][1] = "Don't you, THINK"
+        line["utts"][0] = [' "B"', "Don't you, THINK", ['"qy" ']]
         return line
 
-    found = switchboard.read(copied(tmp_path, "test", quirky))[0]["test"][1]
+    found, kept = (
+        switchboard.read(dataclasses.replace(copied(tmp_path, "test", quirky), lower=lower))[0]["test"][1]
+        for lower in (True, False)
+    )
+    assert kept.utterances[0].words == ["Don", "'", "t", "you", ",", "THINK"]
     assert found.people == [
         {"age": 1.04, "education": 1 / 3, "female": 1.0, "male": 0.0},
         {"age": 0.3, "education": 2 / 3, "female": 0.0, "male": 0.0},
     ]
     assert found.topic == "AIR POLLUTION"
-    assert found.utterances[0].words == ["don", "'", "t", "you", ",", "think"]
+    words = ["don", "'", "t", "you", ",", "think"]
+    assert found.names == ["A", "B"] and found.utterances[0] == Utterance(1, words, "qy", 0)
 
 
 def test_long_utterances_are_cut_and_rare_words_unknown(splits):
@@ -334,6 +339,9 @@ def test_the_shares_of_unknown_words_and_of_responses_in_train_are_those_of_the_
     shares = {split: corpus.unknown_share for split, corpus in found.corpora.items()}
     assert shares == {"train": 2 / 5, "val": 4 / 9, "test": 3 / 4}  # a response is read up to three words
     assert found.in_train == {"val": 2 / 5, "test": 1 / 2}
+    write("valid", "why " * 300 + "yes")  # more than a byte counts
+    whole = data.build(dataset(tmp_path, held_out=0.0, vocabulary=4, max_tokens=303), CPU)
+    assert whole.corpora["val"].unknown_share == 300 / 301
     corpus = found.corpora["train"]
     known = [0.3, 2 / 3, 0.0, 1.0]  # age, education, female, male of the two who speak
     np.testing.assert_allclose(corpus.batch(np.array([0])).people, [known * 2], rtol=1e-6)
@@ -370,6 +378,10 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
             "A must have an age, education and sex, found education, sex",
         ),
         (lambda line: line | {"A": line["A"] | {"age": "old"}}, 'A.age must be a whole number, found "old"'),
+        (
+            lambda line: line | {"A": line["A"] | {"age": "30.5"}},
+            'A.age must be a whole number, found "30.5"',
+        ),
         (
             lambda line: line | {"B": line["B"] | {"education": " 7"}},
             "B.education must be 0, 1, 2, 3 or 9",

@@ -46,6 +46,7 @@ from cvae.report.accuracy import accuracy_table, label_counts, scores
 from cvae.report.figures import ORDER
 from cvae.runs.folder import RunFolder
 from cvae.runs.reader import Run, find_runs, read_map
+from cvae.schedules import Autoencoder
 from cvae.tasks import reviews
 from cvae.tasks.reviews import Trial
 from cvae.training import checkpoint
@@ -398,9 +399,12 @@ def test_a_classifier_is_chosen_on_its_validation_sentences_and_measured_once_on
 
 def test_a_new_encoder_is_of_its_seed_and_leaves_the_global_noise(folder, configured):
     task = prepare(configured(*REVIEWS, f"dataset.path={folder}"))
+    task.model.train()
     state = torch.get_rng_state()
-    one, again, other = (task.classification.new_encoder(seed).second.weight for seed in (1, 1, 2))
+    encoders = [task.classification.new_encoder(seed) for seed in (1, 1, 2)]
+    one, again, other = (encoder.second.weight for encoder in encoders)
     assert torch.equal(one, again) and not torch.equal(one, other)
+    assert not any(part.training for whole in (task.model, *encoders) for part in whole.modules())
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -510,6 +514,23 @@ def test_a_probe_is_tested_on_what_it_is_fitted_on(tmp_path, configured, monkeyp
     assert found["test/accuracy_sampled"] == pytest.approx(norm.cdf(2 / math.hypot(1.5, 1)), abs=0.03)
     again = task.classification.measure(Trial("probe", 1.0, 1))
     assert again["test/accuracy"] == 1.0 and again["test/accuracy_sampled"] != found["test/accuracy_sampled"]
+    monkeypatch.setattr(task, "config", dataclasses.replace(task.config, schedule=Autoencoder()))
+    assert task.classification.measure(Trial("probe", 1.0, 0)).keys() == found.keys() - {
+        "test/accuracy_sampled"  # its z is the mean
+    }
+
+
+def test_a_probe_on_means_is_fitted_once_for_each_set_of_validation_sentences(
+    folder, configured, monkeypatch
+):
+    task, chosen = prepare(configured(*REVIEWS, "schedule=none", f"dataset.path={folder}")), []
+    monkeypatch.setattr(
+        reviews, "probe", lambda z, labels, val, *rest: chosen.append(val) or probe(z, labels, val, *rest)
+    )
+    for seed in (0, 1, 0, 1):  # on all labels
+        task.classification.measure(Trial("probe", 1.0, seed))
+    one, other = chosen
+    assert not np.array_equal(one, other)
 
 
 def test_an_older_runs_probe_on_means_is_not_read_as_one_on_samples():
