@@ -65,6 +65,12 @@ def make_run(
     return folder
 
 
+def made(records: list[dict], schedule: str = "cyclical", lr: str = "constant", **config: object) -> Run:
+    """A run with these records that has no folder."""
+    names = {"schedule": {"name": schedule}, "lr": {"name": lr}, "task": {"name": "toy"}}
+    return Run(Path(schedule, lr), names | config, records, {})
+
+
 def write(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -320,7 +326,9 @@ def test_a_shorter_run_that_made_all_its_own_updates_is_not_called_unfinished(to
     run = replace(find_runs([toy])[0], metrics=[{"step": 100}], results={"updates": 100})
     assert (run.last, run.total) == (100, 100)
     assert curves._seeds([run], total=1000) == ""
-    assert curves._seeds([replace(run, metrics=[{"step": 98}])], total=1000) == " (to 98)"
+    short = replace(run, metrics=[{"step": 98}], config=run.config | {"seed": 4})
+    assert curves._seeds([short], total=1000) == " (to 98)"
+    assert curves._seeds([run, short], total=1000) == " (2 seeds; seed 4 to 98)"
 
 
 @pytest.mark.parametrize(("last", "places"), [(80, 8), (79, 8), (78, 7), (40, 4), (38, 3), (9, 1), (8, 0)])
@@ -487,6 +495,52 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         assert left < x <= right and low <= y < high and (x == right or y == low)
 
 
+@pytest.mark.parametrize("draw", [lambda run: figures.curves_figure([run]), curves.run_curves])
+@pytest.mark.parametrize(("updates", "last"), [(100, 40), (100, 130), (None, 40), (None, 0)])
+def test_the_axis_reaches_to_the_planned_end_and_to_the_last_record(draw, updates: int | None, last: int):
+    run = made([{"step": last, "train/rec": 2.0}], train={"steps": updates})
+    end = max(updates or 0, last) or 1
+    for ax in draw(run).axes:
+        left, right = ax.get_xlim()
+        assert left == 0 and end < right < 1.05 * end
+
+
+def test_the_constant_rate_is_solid_and_rates_have_styles_in_turn():
+    rates = ["constant", *"abcd"]
+    runs = [made([{"step": 1, "train/rec": 2.0}], lr=lr) for lr in reversed(rates)]
+    drawn = {line.get_label(): line.get_linestyle() for line in figures.curves_figure(runs).axes[1].lines}
+    assert [name for name, style in drawn.items() if style == "-"] == [
+        "Cyclical, constant lr",
+        "Cyclical, d lr",
+    ]
+    looks = [str(figures.style.look_of(("cyclical", lr), rates)["linestyle"]) for lr in rates]
+    assert len(set(looks)) == 4 and looks[4] == looks[0]
+
+
+@pytest.mark.parametrize(("key", "low"), [("val/elbo", True), ("train/loss", False)])
+def test_the_legend_is_not_where_the_curves_end(key: str, low: bool):
+    """A bound rises, what is lost falls."""
+    run = made([{"step": 1, key: 2.0}])
+    figure = figures.curves_figure([run], ((key, "one"), ("train/kl", "other")))
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    corners = ax.transAxes.inverted().transform(ax.legend_.get_window_extent())
+    assert corners.mean(axis=0)[0] > 0.5 and (corners.mean(axis=0)[1] < 0.5) == low
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb"])
+def test_the_curves_of_a_run_are_inside_their_panels_where_validation_ends_higher(task: str):
+    records = [{"step": n, "train/rec": 2.0, "val/rec": 900.0 if n == 1 else 50.0} for n in range(1, 21)]
+    records[-1]["val/kl"] = 3.0
+    run = made(records, task={"name": task}, dataset={"sequences": 16})
+    figure = curves.run_curves(run)
+    loss, rec, kl = figure.axes[:3]
+    assert rec.get_ylim()[0] <= 2 and 50 < rec.get_ylim()[1] < 100
+    assert [text.get_text() for text in rec.legend_.get_texts()] == ["training", "validation"]
+    words = [[text.get_text() for text in ax.texts] for ax in (loss, rec, kl)]
+    assert words == [["not recorded", "ln 16"] if task == "toy" else ["not recorded"], [], []]
+
+
 @pytest.mark.parametrize("draw", [figures.curves_figure, figures.rate_figure])
 def test_a_figure_of_several_runs_shows_one_task_only(toy: Path, draw):
     make_run(toy / "ptb", task="ptb", latents=False)
@@ -496,6 +550,7 @@ def test_a_figure_of_several_runs_shows_one_task_only(toy: Path, draw):
 
 def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
     make_run(toy / "none", "none")
+    make_run(toy / "none-1", "none", seed=1, until=0)  # which has only begun
     figure = figures.curves_figure(find_runs([toy]))
     assert figure.axes[2].get_title("right") == "not recorded: Autoencoder"
 
