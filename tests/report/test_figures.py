@@ -71,6 +71,11 @@ def made(records: list[dict], schedule: str = "cyclical", lr: str = "constant", 
     return Run(Path(schedule, lr), names | config, records, {})
 
 
+def snapshot_of(count: int) -> dict:
+    """A record of so many sequences in one place."""
+    return {"step": 1000, "mean": [[0, 0]] * count, "logvar": [[0, 0]] * count, "label": [*range(count)]}
+
+
 def write(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -388,16 +393,72 @@ def test_figure_3_needs_a_posterior_with_snapshots(tmp_path: Path):
 
 def test_a_snapshot_that_was_not_taken_is_said_in_its_place(tmp_path: Path):
     make_run(tmp_path / "run", until=2000)
+    make_run(tmp_path / "without", "constant", until=2000, latents=False)
     panels = figures.latent_figure(find_runs([tmp_path]), (500, 1000, 3000)).axes
-    words = [[text.get_text() for text in ax.texts] for ax in panels]
-    assert words == [["no\nsnapshot\nat 500"], ["I 1.42  acc 71%"], ["the run\nends at\n2K"]]
+    words = [text.get_text() for ax in panels for text in ax.texts]
+    assert words[:3] == ["no latents.jsonl"] * 3
+    assert words[3:] == ["no\nsnapshot\nat 500", "I 1.42  acc 71%", "the run\nends at\n2K"]
+
+
+def test_of_several_seeds_the_first_with_snapshots_is_drawn(tmp_path: Path):
+    for seed in range(3):
+        make_run(tmp_path / str(seed), seed=seed, until=1000, latents=seed > 0)
+    figure = figures.latent_figure(find_runs([tmp_path]), (1000,))
+    assert "seed 1 (3 runs)" in texts(figure) and figure.axes[0].collections
+
+
+def test_a_schedule_of_another_name_is_drawn_too(tmp_path: Path):
+    run = read_run(make_run(tmp_path / "run", until=2000))
+    odd = replace(run, config=run.config | {"schedule": {"name": "odd"}})
+    for figure in (figures.latent_figure([odd], (1000,)), figures.curves_figure([odd])):
+        assert "Odd" in texts(figure)
+    assert len(list(figures.latent_animation([odd], samples=2, dpi=30))) == 2
+
+
+def test_a_step_is_in_the_cycle_that_it_ends_unless_the_cycles_are_of_several_runs():
+    bare = made([{"step": 11}], train={"steps": 40})
+    other, unfinished = (
+        replace(bare, config=bare.config | {"schedule": {"name": name, "cycles": 4}})
+        for name in ("constant", "cyclical")
+    )
+    number = figures.latents.cycle_numbers
+    assert number([other, unfinished], (1, 10, 11, 20, 40)) == [1, 1, 2, 2, 4]
+    assert number([other], (1, 10)) is None
+    assert number([replace(unfinished, continues="10 updates")], (1, 10)) is None
+
+
+def test_cycles_are_named_by_their_ordinal_and_left_out_ones_by_dots():
+    figure = Figure()
+    cycles = [1, 2, 3, 4, 11, 12, 13, 21, 22, 23, 30]
+    figures.latents._braces(figure, cycles, list(range(0, 2 * len(cycles), 2)))
+    ordinals = "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 23rd 30th"
+    names = [text.get_text() for text in figure.texts]
+    assert names == [f"{name} cycle" for name in ordinals.split()] + ["…"] * 3
+
+
+@pytest.mark.parametrize(("count", "inside"), [(20, True), (900, True), (3000, False)])
+def test_a_point_is_outside_its_panel_only_among_many(count: int, inside: bool):
+    z = np.zeros((count, 2))
+    z[count // 2, 1] = -9
+    assert (figures.latents.plane_limit([(z, np.zeros(count, dtype=int))]) > 9) == inside
+
+
+def test_the_z_of_an_autoencoder_are_its_means_large_enough_to_be_seen(tmp_path: Path):
+    dots = []
+    for schedule in ("none", "cyclical"):
+        run = read_run(make_run(tmp_path / schedule, schedule, until=1000))
+        snapshot = {1000: figures.latents.Snapshot(*(np.zeros((64, 2)),) * 2, np.arange(64))}
+        (panel,) = figures.latents.run_latents(replace(run, latents=snapshot), [1000]).axes
+        dots.append(panel.collections[0])
+    means, samples = (len(drawn.get_offsets()) for drawn in dots)
+    assert means == 64 and samples > 1000
+    assert dots[0].get_sizes() > 4 * dots[1].get_sizes()
 
 
 @pytest.mark.parametrize("count", [10, 11])
 def test_sequences_have_a_legend_as_long_as_there_is_a_colour_for_each(tmp_path: Path, count: int):
-    folder = make_run(tmp_path / "run", until=1000)
-    record = {"step": 1000, "mean": [[0, 0]] * count, "logvar": [[0, 0]] * count, "label": [*range(count)]}
-    write(folder / "latents.jsonl", [record])
+    write(make_run(tmp_path / "one", "constant", until=1000) / "latents.jsonl", [snapshot_of(1)])
+    write(make_run(tmp_path / "run", until=1000) / "latents.jsonl", [snapshot_of(count)])
     figure = figures.latent_figure(find_runs([tmp_path]), (1000,))
     assert f"at most ln {count} = {math.log(count):.2f} nats" in texts(figure)
     shown = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
