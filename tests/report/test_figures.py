@@ -139,7 +139,9 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
     content["config"]["schedule"]["cycles"] = 4
     content["config"]["seed"] = 1
     (other / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunsError, match="both have seed 1"):
+    with pytest.raises(
+        RunsError, match=r"cyclical-1 and .*cyclical-2 cannot be averaged: they both have see"
+    ):
         figures.style.group_runs(find_runs([toy]))
 
 
@@ -157,11 +159,12 @@ def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
     metrics = [
         {"step": 2, "x": 1},
         {"step": 1, "x": 5},
-        {"step": 2, "x": 3},
         {"step": 3, "x": None},
+        {"step": 2, "x": 0},
     ]
-    steps, values = Run(tmp_path, {}, metrics, {}).series("x")
-    assert (steps.tolist(), values.tolist()) == ([1, 2], [5.0, 3.0])
+    run = Run(tmp_path, {}, metrics, {})
+    steps, values = run.series("x")
+    assert (steps.tolist(), values.tolist(), run.last) == ([1, 2], [5.0, 0.0], 3)
 
 
 @pytest.mark.parametrize("name", ["ppl", "iw_ppl", "refined_ppl", "refined_iw_ppl", "rec_ppl"])
@@ -228,8 +231,10 @@ def test_a_malformed_classifier_is_named(tmp_path: Path, change: dict, message: 
     assert str(refusal.value).startswith(f"{tmp_path}/classifier.jsonl, line 2: {message}")
 
 
-def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
+def test_a_line_still_being_written_is_left_alone_and_so_is_an_empty_one(tmp_path: Path):
     folder = make_run(tmp_path / "run", until=1000)
+    lines = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("\n" + lines.replace("\n", "\n\n", 1))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1500, "train/r')
     assert read_run(folder).last == 1000
@@ -248,6 +253,10 @@ def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
         ('{"config": {"schedule": {"name": "none"}}, "continues": 3}', ": continues must be a list of objec"),
         ('{"config": {"schedule": {"name": "none"}}, "continues": [3]}', ": continues must be a list of obj"),
         ('{"config": {"schedule": {"name": "none"}, "model": {"name": 3}}}', ": schedule, lr, task, dataset"),
+        (
+            '{"config": {"schedule": {"name": "none"}, "dataset": {"name": 3}}}',
+            ": schedule, lr, task, datase",
+        ),
         ('{"config": {"schedule": {"name": "none"}, "seed": -1}}', ": the config's seed must be a whole num"),
         ('{"config": {"schedule": {"name": "none"}, "seed": "1"}}', ": the config's seed must be a whole nu"),
     ],
@@ -260,11 +269,19 @@ def test_a_malformed_run_json_is_named(tmp_path: Path, content: str | None, sent
     assert str(refusal.value).startswith(f"{tmp_path / 'run.json'}{sentence}")
 
 
-def test_a_run_json_needs_no_more_than_the_name_of_a_schedule(tmp_path: Path):
-    content = {"config": {"schedule": {"name": "none"}}, "continues": [{"end": 9}]}
+@pytest.mark.parametrize(
+    ("more", "seed", "said"),
+    [
+        ({}, {}, None),
+        ({"continues": None}, {"seed": None}, None),
+        ({"continues": [{"end": 9}, {"end": 12}]}, {"seed": 0}, "9 updates + 12 updates"),
+    ],
+)
+def test_a_run_json_needs_no_more_than_the_name_of_a_schedule(more, seed, said, tmp_path: Path):
+    content = {"config": {"schedule": {"name": "none"}} | seed} | more
     (tmp_path / "run.json").write_text(json.dumps(content))
     run = read_run(tmp_path)
-    assert (run.seed, run.data, run.continues) == (0, {}, "9 updates")
+    assert (run.seed, run.data, run.continues) == (0, {}, said)
 
 
 @pytest.mark.parametrize("line", ['{"label": 1, "x": 0.5}', '{"label": 1, "x": 0.5, "y": "up"}'])
@@ -679,6 +696,14 @@ def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_p
         list(figures.latent_animation(find_runs([tmp_path / "b", tmp_path / "d"])))
     with pytest.raises(RunsError, match="2-d"):
         list(figures.latent_animation(find_runs([tmp_path / "a"])))
+
+
+def test_the_colours_of_the_middle_frame_are_kept(tmp_path: Path):
+    frames = [Image.new("RGB", (8, 8)) for _ in range(3)]
+    frames[1].paste((200, 30, 40), (2, 2, 8, 8))
+    with Image.open(figures.save_gif(iter(frames), tmp_path / "one.gif")) as gif:
+        gif.seek(1)
+        assert gif.convert("RGB").getpixel((4, 4)) == pytest.approx((200, 30, 40), abs=4)
 
 
 def test_spread_steps():
