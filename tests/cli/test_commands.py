@@ -371,11 +371,12 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     reported(tmp_path, "b", 0, {"updates": 140, "step": 0, "finished": False})
     timed = [{"step": 20, "time/seconds": 20 * 99.0}, {"step": 40, "time/seconds": 40 * 72.0}, {"step": 50}]
     (tmp_path / "b" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in timed))
-    faked(tmp_path, "c", 0)
+    reported(tmp_path, "c", 0, {"updates": 120, "step": 0, "finished": False})
     (tmp_path / "c" / "metrics.jsonl").write_text('{"step": 0, "time/seconds": 9.0}\n')
     RunFolder(tmp_path / "d").fail(UserError("no such file"))
     with RunFolder(tmp_path / "b").held():
-        # b: 90 updates of 72 s; c and e: (100 + 140) / 2 each, of (36 + 72) / 2 s; d only when started again
+        # b: 90 updates of 72 s; c and e: 120 each, of e the mean of the others', of (36 + 72) / 2 s; d only
+        # when started again
         assert seconds_left(find_jobs([tmp_path])) == pytest.approx(90 * 72 + 2 * 120 * 54)
         assert script("status").main([str(tmp_path)]) == 0
     counts, end, *lines = capsys.readouterr().out.splitlines()
@@ -383,7 +384,7 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     assert end == "about 5:24:00 left, until Sun 17:24"
     assert lines == [
         f"running {tmp_path}/b: 50 of 140 updates",
-        f"stopped {tmp_path}/c",
+        f"stopped {tmp_path}/c: 0 of 120 updates",
         f"failed {tmp_path}/d: no such file",
         f"missing {tmp_path}/e: python train.py a=e",
     ]

@@ -374,6 +374,8 @@ def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
     for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
         run = read_run(make_run(tmp_path / str(until), until=until, latents=False))
         assert figures.style.run_title(run) == title + more
+    odd = replace(run, config=run.config | {"schedule": {"name": "a$b$"}})
+    assert r"schedule=a\$b\$  ·" in figures.style.run_title(odd)  # which is no formula
     for last, told in ((39599, True), (39600, False)):  # the last record may be a little before the end
         near = figures.style.run_title(replace(run, metrics=[{"step": last}]))
         assert ("unfinished" in near) == told
@@ -537,6 +539,10 @@ def test_the_first_tenth_may_leave_a_panel_and_nothing_else(from_zero: bool, low
     assert low - 0.5 < bottom <= low and 5 < top < 5.5
     figures.style.limit(ax, [late[:2]], from_zero)
     assert ax.get_ylim() == (bottom, top)  # nothing to show
+    for values in ([2.0, 2.0], [-3.0, 2.0], [-3.0, -3.0]):  # estimates of what cannot be negative may be
+        figures.style.limit(ax, [np.array(values)], from_zero)
+        bottom, top = ax.get_ylim()
+        assert bottom <= values[0] <= values[1] < top and bottom <= (0 if from_zero else top)
 
 
 def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for_other_rates(tmp_path: Path):
@@ -617,6 +623,19 @@ def test_the_curves_of_a_run_are_inside_their_panels_where_validation_ends_highe
     assert [text.get_text() for text in rec.legend_.get_texts()] == ["training", "validation"]
     words = [[text.get_text() for text in ax.texts] for ax in (loss, rec, kl)]
     assert words == [["not recorded", "ln 16"] if task == "toy" else ["not recorded"], [], []]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_sets_runs_apart_is_told_by_a_colour_of_each(count: int):
+    runs = [
+        replace(made([], dataset={"size": n}), results={"finished": True, "test/kl": n, "test/rec": n})
+        for n in range(count)
+    ]
+    figure = figures.rate_figure(runs)
+    points = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1]
+    assert len({line.get_color() for line in points}) == count
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["Cyclical", *(["plain", "size=1", "size=2"][:count] if count > 1 else [])]
 
 
 @pytest.mark.parametrize("draw", [figures.curves_figure, figures.rate_figure])

@@ -117,7 +117,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("key", OTHERS)
 def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    # beside the data is where these files are looked for first, and not where the command is typed
+    monkeypatch.chdir(tmp_path if key == "init_from" else tmp_path / "source")
     given, name = OTHERS[key]
     config, path = dialogs(f"{key}={given}"), tmp_path / name
     corpus, others = fingerprints.corpus(config), fingerprints.others(config)
@@ -181,6 +182,15 @@ def test_a_run_that_only_classifies_takes_the_encoder_of_a_run_of_its_task(tmp_p
     refuse_as_source(source, configured("task=ptb", start))
     with pytest.raises(FolderError, match=r"was run with task=ptb, and this run has task=yelp$"):
         refuse_as_source(source, configured("task=yelp", start))
+    own = configured("task=yelp")
+    for group in ("model", "schedule"):
+        other = own.container | {group: own.container[group] | {"name": "other"}}
+        (source / "run.json").write_text(json.dumps({"format": 1, "config": other}))
+        with pytest.raises(FolderError, match=rf"was run with {group}=other, and this run has {group}="):
+            refuse_as_source(source, configured("task=yelp", start))
+    (source / "checkpoint_best.pt").rename(source / "checkpoint_last.pt")
+    with pytest.raises(FolderError, match=r"was not trained: it has no checkpoint_best\.pt$"):
+        refuse_as_source(source, configured("task=ptb", start))
 
 
 def test_a_tokenizer_of_ones_own_is_fingerprinted(text, tmp_path):
