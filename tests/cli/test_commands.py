@@ -30,7 +30,7 @@ from cvae.io import read_json
 from cvae.report import figures
 from cvae.report.formats import Cell, Table
 from cvae.report.page import along_training, sentences_html, shared_settings
-from cvae.report.tables import MEASURES, default_columns, direction, naming, results_table, rows, scalar_cell
+from cvae.report.tables import default_columns, direction, naming, results_table, rows, scalar_cell
 from cvae.runs.folder import RunFolder
 from cvae.runs.provenance import describe
 from cvae.runs.reader import Run, differing_keys, find_runs
@@ -309,9 +309,8 @@ def test_across_tokens_the_columns_of_a_task_are_of_words(task, names, other):
     one, two = told("words", task, **results), told("chars", task, **results)
     for runs, found in (([one], names), ([one, two], other)):
         assert default_columns(runs, every=False) == [f"test/{name}" for name in found]
-        assert set(default_columns(runs, every=True)) == {
-            f"test/{name}" for name in results if name in MEASURES
-        }
+        every = {f"test/{name}" for name in results if name != "rec_ppl"}  # which is a dialog's own
+        assert set(default_columns(runs, every=True)) == every
 
 
 def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
@@ -384,11 +383,12 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     reported(tmp_path, "b", 0, {"updates": 140, "step": 0, "finished": False})
     timed = [{"step": 20, "time/seconds": 20 * 99.0}, {"step": 40, "time/seconds": 40 * 72.0}, {"step": 50}]
     (tmp_path / "b" / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in timed))
-    faked(tmp_path, "c", 0)
+    reported(tmp_path, "c", 0, {"updates": 120, "step": 0, "finished": False})
     (tmp_path / "c" / "metrics.jsonl").write_text('{"step": 0, "time/seconds": 9.0}\n')
     RunFolder(tmp_path / "d").fail(UserError("no such file"))
     with RunFolder(tmp_path / "b").held():
-        # b: 90 updates of 72 s; c and e: (100 + 140) / 2 each, of (36 + 72) / 2 s; d only when started again
+        # b: 90 updates of 72 s; c and e: 120 each, of e the mean of the others', of (36 + 72) / 2 s; d only
+        # when started again
         assert seconds_left(find_jobs([tmp_path])) == pytest.approx(90 * 72 + 2 * 120 * 54)
         assert script("status").main([str(tmp_path)]) == 0
     counts, end, *lines = capsys.readouterr().out.splitlines()
@@ -396,7 +396,7 @@ def test_status_counts_runs_and_says_when_they_end(tmp_path, capsys, monkeypatch
     assert end == "about 5:24:00 left, until Sun 17:24"
     assert lines == [
         f"running {tmp_path}/b: 50 of 140 updates",
-        f"stopped {tmp_path}/c",
+        f"stopped {tmp_path}/c: 0 of 120 updates",
         f"failed {tmp_path}/d: no such file",
         f"missing {tmp_path}/e: python train.py a=e",
     ]
@@ -706,7 +706,12 @@ def test_a_toy_folder_that_holds_the_best_checkpoints_numbers_is_read_as_of_its_
     results = {"val/rec": 2.2, "test/rec": 2.2, "test/iw_nll": 2.3, "objective": 2.3, "step": 9}
     reported(tmp_path, "old", 0, results)
     records = [{"step": 5, "val/rec": 2.2, "test/rec": 2.3}, {"step": 7, "train/rec": 2.0}]
-    records += [{"step": 9, "val/rec": 0.9}, {"step": 9, "test/rec": 2.2}, {"step": 9, "best/test/rec": 2.2}]
+    measured = {
+        "step": 9,
+        "val/rec": 0.9,
+        "epoch/rec": 1.1,
+    }  # of one record, what is neither split's stays out
+    records += [measured, {"step": 9, "test/rec": 2.2}, {"step": 9, "best/test/rec": 2.2}]
     (tmp_path / "old" / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     (old,) = find_runs([tmp_path])
     assert old.results == {"finished": True, "step": 9, "val/rec": 0.9, "test/rec": 0.9}

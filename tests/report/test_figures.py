@@ -66,6 +66,17 @@ def make_run(
     return folder
 
 
+def made(records: list[dict], schedule: str = "cyclical", lr: str = "constant", **config: object) -> Run:
+    """A run with these records that has no folder."""
+    names = {"schedule": {"name": schedule}, "lr": {"name": lr}, "task": {"name": "toy"}}
+    return Run(Path(schedule, lr), names | config, records, {})
+
+
+def snapshot_of(count: int) -> dict:
+    """A record of so many sequences in one place."""
+    return {"step": 1000, "mean": [[0, 0]] * count, "logvar": [[0, 0]] * count, "label": [*range(count)]}
+
+
 def write(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
@@ -129,7 +140,9 @@ def test_runs_that_differ_in_more_than_their_seed_are_not_averaged(toy: Path):
     content["config"]["schedule"]["cycles"] = 4
     content["config"]["seed"] = 1
     (other / "run.json").write_text(json.dumps(content))
-    with pytest.raises(RunsError, match="both have seed 1"):
+    with pytest.raises(
+        RunsError, match=r"cyclical-1 and .*cyclical-2 cannot be averaged: they both have see"
+    ):
         figures.style.group_runs(find_runs([toy]))
 
 
@@ -147,11 +160,12 @@ def test_series_takes_the_later_of_two_records_and_skips_nulls(tmp_path: Path):
     metrics = [
         {"step": 2, "x": 1},
         {"step": 1, "x": 5},
-        {"step": 2, "x": 3},
         {"step": 3, "x": None},
+        {"step": 2, "x": 0},
     ]
-    steps, values = Run(tmp_path, {}, metrics, {}).series("x")
-    assert (steps.tolist(), values.tolist()) == ([1, 2], [5.0, 3.0])
+    run = Run(tmp_path, {}, metrics, {})
+    steps, values = run.series("x")
+    assert (steps.tolist(), values.tolist(), run.last) == ([1, 2], [5.0, 0.0], 3)
 
 
 @pytest.mark.parametrize("name", ["ppl", "iw_ppl", "refined_ppl", "refined_iw_ppl", "rec_ppl"])
@@ -218,8 +232,10 @@ def test_a_malformed_classifier_is_named(tmp_path: Path, change: dict, message: 
     assert str(refusal.value).startswith(f"{tmp_path}/classifier.jsonl, line 2: {message}")
 
 
-def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
+def test_a_line_still_being_written_is_left_alone_and_so_is_an_empty_one(tmp_path: Path):
     folder = make_run(tmp_path / "run", until=1000)
+    lines = (folder / "metrics.jsonl").read_text()
+    (folder / "metrics.jsonl").write_text("\n" + lines.replace("\n", "\n\n", 1))
     with (folder / "metrics.jsonl").open("a") as file:
         file.write('{"step": 1500, "train/r')
     assert read_run(folder).last == 1000
@@ -238,6 +254,10 @@ def test_a_line_still_being_written_is_left_alone(tmp_path: Path):
         ('{"config": {"schedule": {"name": "none"}}, "continues": 3}', ": continues must be a list of objec"),
         ('{"config": {"schedule": {"name": "none"}}, "continues": [3]}', ": continues must be a list of obj"),
         ('{"config": {"schedule": {"name": "none"}, "model": {"name": 3}}}', ": schedule, lr, task, dataset"),
+        (
+            '{"config": {"schedule": {"name": "none"}, "dataset": {"name": 3}}}',
+            ": schedule, lr, task, datase",
+        ),
         ('{"config": {"schedule": {"name": "none"}, "seed": -1}}', ": the config's seed must be a whole num"),
         ('{"config": {"schedule": {"name": "none"}, "seed": "1"}}', ": the config's seed must be a whole nu"),
     ],
@@ -250,11 +270,19 @@ def test_a_malformed_run_json_is_named(tmp_path: Path, content: str | None, sent
     assert str(refusal.value).startswith(f"{tmp_path / 'run.json'}{sentence}")
 
 
-def test_a_run_json_needs_no_more_than_the_name_of_a_schedule(tmp_path: Path):
-    content = {"config": {"schedule": {"name": "none"}}, "continues": [{"end": 9}]}
+@pytest.mark.parametrize(
+    ("more", "seed", "said"),
+    [
+        ({}, {}, None),
+        ({"continues": None}, {"seed": None}, None),
+        ({"continues": [{"end": 9}, {"end": 12}]}, {"seed": 0}, "9 updates + 12 updates"),
+    ],
+)
+def test_a_run_json_needs_no_more_than_the_name_of_a_schedule(more, seed, said, tmp_path: Path):
+    content = {"config": {"schedule": {"name": "none"}} | seed} | more
     (tmp_path / "run.json").write_text(json.dumps(content))
     run = read_run(tmp_path)
-    assert (run.seed, run.data, run.continues) == (0, {}, "9 updates")
+    assert (run.seed, run.data, run.continues) == (0, {}, said)
 
 
 @pytest.mark.parametrize("line", ['{"label": 1, "x": 0.5}', '{"label": 1, "x": 0.5, "y": "up"}'])
@@ -321,7 +349,9 @@ def test_a_shorter_run_that_made_all_its_own_updates_is_not_called_unfinished(to
     run = replace(find_runs([toy])[0], metrics=[{"step": 100}], results={"updates": 100})
     assert (run.last, run.total) == (100, 100)
     assert curves._seeds([run], total=1000) == ""
-    assert curves._seeds([replace(run, metrics=[{"step": 98}])], total=1000) == " (to 98)"
+    short = replace(run, metrics=[{"step": 98}], config=run.config | {"seed": 4})
+    assert curves._seeds([short], total=1000) == " (to 98)"
+    assert curves._seeds([run, short], total=1000) == " (2 seeds; seed 4 to 98)"
 
 
 @pytest.mark.parametrize(("last", "places"), [(80, 8), (79, 8), (78, 7), (40, 4), (38, 3), (9, 1), (8, 0)])
@@ -345,6 +375,8 @@ def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
     for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
         run = read_run(make_run(tmp_path / str(until), until=until, latents=False))
         assert figures.style.run_title(run) == title + more
+    odd = replace(run, config=run.config | {"schedule": {"name": "a$b$"}})
+    assert r"schedule=a\$b\$  ·" in figures.style.run_title(odd)  # which is no formula
     for last, told in ((39599, True), (39600, False)):  # the last record may be a little before the end
         near = figures.style.run_title(replace(run, metrics=[{"step": last}]))
         assert ("unfinished" in near) == told
@@ -381,16 +413,72 @@ def test_figure_3_needs_a_posterior_with_snapshots(tmp_path: Path):
 
 def test_a_snapshot_that_was_not_taken_is_said_in_its_place(tmp_path: Path):
     make_run(tmp_path / "run", until=2000)
+    make_run(tmp_path / "without", "constant", until=2000, latents=False)
     panels = figures.latent_figure(find_runs([tmp_path]), (500, 1000, 3000)).axes
-    words = [[text.get_text() for text in ax.texts] for ax in panels]
-    assert words == [["no\nsnapshot\nat 500"], ["I 1.42  acc 71%"], ["the run\nends at\n2K"]]
+    words = [text.get_text() for ax in panels for text in ax.texts]
+    assert words[:3] == ["no latents.jsonl"] * 3
+    assert words[3:] == ["no\nsnapshot\nat 500", "I 1.42  acc 71%", "the run\nends at\n2K"]
+
+
+def test_of_several_seeds_the_first_with_snapshots_is_drawn(tmp_path: Path):
+    for seed in range(3):
+        make_run(tmp_path / str(seed), seed=seed, until=1000, latents=seed > 0)
+    figure = figures.latent_figure(find_runs([tmp_path]), (1000,))
+    assert "seed 1 (3 runs)" in texts(figure) and figure.axes[0].collections
+
+
+def test_a_schedule_of_another_name_is_drawn_too(tmp_path: Path):
+    run = read_run(make_run(tmp_path / "run", until=2000))
+    odd = replace(run, config=run.config | {"schedule": {"name": "odd"}})
+    for figure in (figures.latent_figure([odd], (1000,)), figures.curves_figure([odd])):
+        assert "Odd" in texts(figure)
+    assert len(list(figures.latent_animation([odd], samples=2, dpi=30))) == 2
+
+
+def test_a_step_is_in_the_cycle_that_it_ends_unless_the_cycles_are_of_several_runs():
+    bare = made([{"step": 11}], train={"steps": 40})
+    other, unfinished = (
+        replace(bare, config=bare.config | {"schedule": {"name": name, "cycles": 4}})
+        for name in ("constant", "cyclical")
+    )
+    number = figures.latents.cycle_numbers
+    assert number([other, unfinished], (1, 10, 11, 20, 40)) == [1, 1, 2, 2, 4]
+    assert number([other], (1, 10)) is None
+    assert number([replace(unfinished, continues="10 updates")], (1, 10)) is None
+
+
+def test_cycles_are_named_by_their_ordinal_and_left_out_ones_by_dots():
+    figure = Figure()
+    cycles = [1, 2, 3, 4, 11, 12, 13, 21, 22, 23, 30]
+    figures.latents._braces(figure, cycles, list(range(0, 2 * len(cycles), 2)))
+    ordinals = "1st 2nd 3rd 4th 11th 12th 13th 21st 22nd 23rd 30th"
+    names = [text.get_text() for text in figure.texts]
+    assert names == [f"{name} cycle" for name in ordinals.split()] + ["…"] * 3
+
+
+@pytest.mark.parametrize(("count", "inside"), [(20, True), (900, True), (3000, False)])
+def test_a_point_is_outside_its_panel_only_among_many(count: int, inside: bool):
+    z = np.zeros((count, 2))
+    z[count // 2, 1] = -9
+    assert (figures.latents.plane_limit([(z, np.zeros(count, dtype=int))]) > 9) == inside
+
+
+def test_the_z_of_an_autoencoder_are_its_means_large_enough_to_be_seen(tmp_path: Path):
+    dots = []
+    for schedule in ("none", "cyclical"):
+        run = read_run(make_run(tmp_path / schedule, schedule, until=1000))
+        snapshot = {1000: figures.latents.Snapshot(*(np.zeros((64, 2)),) * 2, np.arange(64))}
+        (panel,) = figures.latents.run_latents(replace(run, latents=snapshot), [1000]).axes
+        dots.append(panel.collections[0])
+    means, samples = (len(drawn.get_offsets()) for drawn in dots)
+    assert means == 64 and samples > 1000
+    assert dots[0].get_sizes() > 4 * dots[1].get_sizes()
 
 
 @pytest.mark.parametrize("count", [10, 11])
 def test_sequences_have_a_legend_as_long_as_there_is_a_colour_for_each(tmp_path: Path, count: int):
-    folder = make_run(tmp_path / "run", until=1000)
-    record = {"step": 1000, "mean": [[0, 0]] * count, "logvar": [[0, 0]] * count, "label": [*range(count)]}
-    write(folder / "latents.jsonl", [record])
+    write(make_run(tmp_path / "one", "constant", until=1000) / "latents.jsonl", [snapshot_of(1)])
+    write(make_run(tmp_path / "run", until=1000) / "latents.jsonl", [snapshot_of(count)])
     figure = figures.latent_figure(find_runs([tmp_path]), (1000,))
     assert f"at most ln {count} = {math.log(count):.2f} nats" in texts(figure)
     shown = [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
@@ -452,6 +540,10 @@ def test_the_first_tenth_may_leave_a_panel_and_nothing_else(from_zero: bool, low
     assert low - 0.5 < bottom <= low and 5 < top < 5.5
     figures.style.limit(ax, [late[:2]], from_zero)
     assert ax.get_ylim() == (bottom, top)  # nothing to show
+    for values in ([2.0, 2.0], [-3.0, 2.0], [-3.0, -3.0]):  # estimates of what cannot be negative may be
+        figures.style.limit(ax, [np.array(values)], from_zero)
+        bottom, top = ax.get_ylim()
+        assert bottom <= values[0] <= values[1] < top and bottom <= (0 if from_zero else top)
 
 
 def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for_other_rates(tmp_path: Path):
@@ -488,6 +580,65 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         assert left < x <= right and low <= y < high and (x == right or y == low)
 
 
+@pytest.mark.parametrize("draw", [lambda run: figures.curves_figure([run]), curves.run_curves])
+@pytest.mark.parametrize(("updates", "last"), [(100, 40), (100, 130), (None, 40), (None, 0)])
+def test_the_axis_reaches_to_the_planned_end_and_to_the_last_record(draw, updates: int | None, last: int):
+    run = made([{"step": last, "train/rec": 2.0}], train={"steps": updates})
+    end = max(updates or 0, last) or 1
+    for ax in draw(run).axes:
+        left, right = ax.get_xlim()
+        assert left == 0 and end < right < 1.05 * end
+
+
+def test_the_constant_rate_is_solid_and_rates_have_styles_in_turn():
+    rates = ["constant", *"abcd"]
+    runs = [made([{"step": 1, "train/rec": 2.0}], lr=lr) for lr in reversed(rates)]
+    drawn = {line.get_label(): line.get_linestyle() for line in figures.curves_figure(runs).axes[1].lines}
+    assert [name for name, style in drawn.items() if style == "-"] == [
+        "Cyclical, constant lr",
+        "Cyclical, d lr",
+    ]
+    looks = [str(figures.style.look_of(("cyclical", lr), rates)["linestyle"]) for lr in rates]
+    assert len(set(looks)) == 4 and looks[4] == looks[0]
+
+
+@pytest.mark.parametrize(("key", "low"), [("val/elbo", True), ("train/loss", False)])
+def test_the_legend_is_not_where_the_curves_end(key: str, low: bool):
+    """A bound rises, what is lost falls."""
+    run = made([{"step": 1, key: 2.0}])
+    figure = figures.curves_figure([run], ((key, "one"), ("train/kl", "other")))
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    corners = ax.transAxes.inverted().transform(ax.legend_.get_window_extent())
+    assert corners.mean(axis=0)[0] > 0.5 and (corners.mean(axis=0)[1] < 0.5) == low
+
+
+@pytest.mark.parametrize("task", ["toy", "ptb"])
+def test_the_curves_of_a_run_are_inside_their_panels_where_validation_ends_higher(task: str):
+    records = [{"step": n, "train/rec": 2.0, "val/rec": 900.0 if n == 1 else 50.0} for n in range(1, 21)]
+    records[-1]["val/kl"] = 3.0
+    run = made(records, task={"name": task}, dataset={"sequences": 16})
+    figure = curves.run_curves(run)
+    loss, rec, kl = figure.axes[:3]
+    assert rec.get_ylim()[0] <= 2 and 50 < rec.get_ylim()[1] < 100
+    assert [text.get_text() for text in rec.legend_.get_texts()] == ["training", "validation"]
+    words = [[text.get_text() for text in ax.texts] for ax in (loss, rec, kl)]
+    assert words == [["not recorded", "ln 16"] if task == "toy" else ["not recorded"], [], []]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_what_sets_runs_apart_is_told_by_a_colour_of_each(count: int):
+    runs = [
+        replace(made([], dataset={"size": n}), results={"finished": True, "test/kl": n, "test/rec": n})
+        for n in range(count)
+    ]
+    figure = figures.rate_figure(runs)
+    points = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 1]
+    assert len({line.get_color() for line in points}) == count
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["Cyclical", *(["plain", "size=1", "size=2"][:count] if count > 1 else [])]
+
+
 @pytest.mark.parametrize("draw", [figures.curves_figure, figures.rate_figure])
 def test_a_figure_of_several_runs_shows_one_task_only(toy: Path, draw):
     make_run(toy / "ptb", task="ptb", latents=False)
@@ -497,6 +648,7 @@ def test_a_figure_of_several_runs_shows_one_task_only(toy: Path, draw):
 
 def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
     make_run(toy / "none", "none")
+    make_run(toy / "none-1", "none", seed=1, until=0)  # which has only begun
     figure = figures.curves_figure(find_runs([toy]))
     assert figure.axes[2].get_title("right") == "not recorded: Autoencoder"
 
@@ -564,6 +716,14 @@ def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_p
         list(figures.latent_animation(find_runs([tmp_path / "b", tmp_path / "d"])))
     with pytest.raises(RunsError, match="2-d"):
         list(figures.latent_animation(find_runs([tmp_path / "a"])))
+
+
+def test_the_colours_of_the_middle_frame_are_kept(tmp_path: Path):
+    frames = [Image.new("RGB", (8, 8)) for _ in range(3)]
+    frames[1].paste((200, 30, 40), (2, 2, 8, 8))
+    with Image.open(figures.save_gif(iter(frames), tmp_path / "one.gif")) as gif:
+        gif.seek(1)
+        assert gif.convert("RGB").getpixel((4, 4)) == pytest.approx((200, 30, 40), abs=4)
 
 
 def test_spread_steps():

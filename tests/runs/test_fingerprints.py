@@ -117,7 +117,8 @@ OTHERS = {
 
 @pytest.mark.parametrize("key", OTHERS)
 def test_whatever_a_run_reads_is_fingerprinted(key, dialogs, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    # beside the data is where these files are looked for first, and not where the command is typed
+    monkeypatch.chdir(tmp_path if key == "init_from" else tmp_path / "source")
     given, name = OTHERS[key]
     config, path = dialogs(f"{key}={given}"), tmp_path / name
     corpus, others = fingerprints.corpus(config), fingerprints.others(config)
@@ -160,6 +161,8 @@ def test_what_cannot_be_compared_is_named_with_its_reason_and_not_recorded(tmp_p
     prints = {"train": None, "val": "1", "test": None, "task.vectors": "2", "init_from": "3"}
     describe(RunFolder(tmp_path), configured(), "", prints)
     assert RunFolder(tmp_path).record["data"] == {"val": "1", "task.vectors": "2", "init_from": "3"}
+    with pytest.raises(FolderError, match=r"other data: val changed since$"):
+        describe(RunFolder(tmp_path), configured(), "", prints | {"val": "2"})
     folder = settle(tmp_path / "old", configured(), True, val="1")
     assert unchecked_files(folder, prints) == (
         "corpus not checked: train, test not on this machine; task.vectors, init_from not in its run.json"
@@ -174,6 +177,32 @@ def test_records_without_a_run_json_are_nobodys(name, tmp_path):
         _ = RunFolder(tmp_path).record
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"format": 1},
+        {"config": {}},
+        {"format": 1, "config": []},
+        {"format": 1, "config": {}, "data": ["train"]},
+    ],
+)
+def test_a_run_json_that_lacks_a_part_is_of_another_format(record, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    with pytest.raises(
+        FolderError, match=r"run\.json has format .* of cvae \?; this version reads format 1$"
+    ):
+        _ = RunFolder(tmp_path).record
+
+
+def test_other_data_for_a_run_may_lie_at_home(text, tmp_path, monkeypatch):
+    folder = settle(tmp_path / "run", text("gone.txt"), True)
+    monkeypatch.setenv("HOME", str(tmp_path / "b"))
+    assert folder.configuration("cpu", data="~/test.txt").dataset.path == "~/test.txt"
+    with pytest.raises(UserError, match="there is no file or folder ~/gone"):
+        folder.configuration("cpu", data="~/gone")
+
+
 def test_a_run_that_only_classifies_takes_the_encoder_of_a_run_of_its_task(tmp_path, configured):
     source = settle(tmp_path / "source", configured("task=ptb"), True)
     (source / "checkpoint_best.pt").touch()
@@ -181,6 +210,15 @@ def test_a_run_that_only_classifies_takes_the_encoder_of_a_run_of_its_task(tmp_p
     refuse_as_source(source, configured("task=ptb", start))
     with pytest.raises(FolderError, match=r"was run with task=ptb, and this run has task=yelp$"):
         refuse_as_source(source, configured("task=yelp", start))
+    own = configured("task=yelp")
+    for group in ("model", "schedule"):
+        other = own.container | {group: own.container[group] | {"name": "other"}}
+        (source / "run.json").write_text(json.dumps({"format": 1, "config": other}))
+        with pytest.raises(FolderError, match=rf"was run with {group}=other, and this run has {group}="):
+            refuse_as_source(source, configured("task=yelp", start))
+    (source / "checkpoint_best.pt").rename(source / "checkpoint_last.pt")
+    with pytest.raises(FolderError, match=r"was not trained: it has no checkpoint_best\.pt$"):
+        refuse_as_source(source, configured("task=ptb", start))
 
 
 def test_a_tokenizer_of_ones_own_is_fingerprinted(text, tmp_path):

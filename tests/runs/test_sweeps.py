@@ -224,11 +224,24 @@ def test_a_plan_is_added_to_and_tells_more_than_a_run(tmp_path):
     assert [job.command.removeprefix("python train.py ") for job in jobs] == commands
 
 
-def test_a_run_that_made_no_updates_has_made_them_all(tmp_path):
+@pytest.mark.parametrize(
+    ("results", "progress"),
+    [
+        ({"finished": True, "step": 0, "updates": 0}, (0, 0, 0.0)),
+        ({"finished": True, "step": 40, "updates": 90, "time/training_seconds": 80.0}, (40, 90, 2.0)),
+        ({"finished": False, "step": 3, "updates": 90}, (5, 90, 4.0)),
+        ({"finished": False, "step": 7, "updates": 90}, (7, 90, 4.0)),  # saved since the last record
+    ],
+)
+def test_progress_is_what_was_saved_or_recorded_and_the_pace_is_of_updates_made(results, progress, tmp_path):
     (tmp_path / "run.json").write_text("{}")
-    RunFolder(tmp_path).write_results({"finished": True, "step": 0, "updates": 0})
+    (tmp_path / "metrics.jsonl").write_text('{"step": 5, "time/seconds": 20.0}\n')
+    RunFolder(tmp_path).write_results(results)
     (job,) = find_jobs([tmp_path])
-    assert job.progress == (0, 0, 0.0)
+    assert job.progress == progress
+    if results["finished"]:
+        with RunFolder(tmp_path).held():  # as who looks at it again does
+            assert RunFolder(tmp_path).state == "done"
 
 
 def test_a_number_of_threads_that_the_user_gives_stays(tmp_path, monkeypatch):

@@ -621,17 +621,25 @@ def test_a_map_is_drawn_where_there_is_one_and_elsewhere_it_is_said(tmp_path):
     for scratch in (False, True):  # beside what has no pre-trained encoder, and so no map
         made = [record for record in other.classifiers if scratch and record["mode"] == "scratch"]
         assert len(figures.map_figure([dataclasses.replace(other, classifiers=made), *runs]).axes) == 2
-    monotonic, cyclical = figures.map_figure(runs).axes
+    figure = figures.map_figure(runs)
+    monotonic, cyclical = figure.axes
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["positive"]
     assert [text.get_text() for text in monotonic.texts] == ["no map yet"] and not monotonic.collections
     assert not cyclical.texts and cyclical.collections[0].get_offsets().tolist() == [[0.5, -1.0]]
+    lines = (f'{{"x": 0, "y": 0, "label": {n}, "class": "class {n}"}}\n' for n in range(9, 11))
+    (tmp_path / "monotonic" / "map.jsonl").write_text("".join(lines))  # more than there are colours
+    names = [text.get_text() for text in figures.map_figure(runs).legends[0].get_texts()]
+    assert names == ["positive", "class 9", "class 10"]
 
 
 def test_each_panel_has_its_own_classifiers_and_those_without_pretraining():
     run = classified(0)
     finetuned = [record | {"mode": "finetune"} for record in run.classifiers if record["mode"] == "probe"]
-    both = dataclasses.replace(run, classifiers=[*run.classifiers, *finetuned])
-    for ax in figures.accuracy_figure([both]).axes:
+    more = [record | {"share": 1.0, "labels": 80} for record in finetuned]  # the others are still to be made
+    both = dataclasses.replace(run, classifiers=[*run.classifiers, *finetuned, *more])
+    for ax, counts in zip(figures.accuracy_figure([both]).axes, ([8], [8, 80]), strict=True):
         assert [line.get_label() for line in ax.lines] == ["Cyclical", "no pre-training"]
+        assert [line.get_xdata().tolist() for line in ax.lines] == [counts, [8]]
     for updates, said in (({}, ""), ({"updates": 3}, ""), ({"updates": 0}, " (2 of 2 still the probe)")):
         made = [*run.classifiers, *(record | updates for record in finetuned)]  # {}: of an older run
         panels = figures.accuracy_figure([dataclasses.replace(run, classifiers=made)]).axes

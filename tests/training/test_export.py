@@ -308,8 +308,8 @@ def hub_of(monkeypatch, folder: Path | Exception) -> list[tuple]:
 def test_a_name_of_the_hub_is_fetched_by_a_list_of_names(shared, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = hub_of(monkeypatch, shared)
-    assert cvae.load("owner/name").latent == cvae.load("owner/name@v1").latent == 3
-    assert asked == [("owner/name", None, EXPORTED), ("owner/name", "v1", EXPORTED)]
+    assert cvae.load("owner/name").latent == cvae.load("owner/name@refs/pr/1").latent == 3
+    assert asked == [("owner/name", None, EXPORTED), ("owner/name", "refs/pr/1", EXPORTED)]
     assert {Path(name).suffix for name in EXPORTED} == {".json", ".txt", ".safetensors"}
     (tmp_path / "owner").mkdir()  # now it is a path
     with pytest.raises(UserError, match="is not a run folder"):

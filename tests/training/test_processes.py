@@ -333,6 +333,9 @@ def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatc
     assert said == "at least one of rank 1 (here, process 1), rank 2 (here, process 2) is lost: closed"
     answering |= {1, 2}
     assert collective._missing(RuntimeError("closed")) == "a process is lost: closed"
+    monkeypatch.setenv("RANK", "1")  # torchrun keeps the store, which outlives rank 0
+    assert collective._missing(RuntimeError("closed")) == "rank 0 (here, process 0) is lost: closed"
+    monkeypatch.delenv("RANK")
     monkeypatch.setattr(collective.dist, "is_initialized", lambda: False)  # they met, and got no further
     assert collective._missing(RuntimeError("closed")) == "rank 0 of 3 did not meet the others: closed"
 
@@ -385,6 +388,16 @@ def test_a_gradient_that_a_process_lacks_is_zeros_and_what_is_frozen_gets_none(m
     collective.sum_gradients(parameters)
     assert here.grad.tolist() == [[0, 2, 4], [6, 8, 10]] and unread.grad.tolist() == [0] * 4
     assert frozen.grad is None
+
+
+def test_a_sum_leaves_what_a_process_has_and_a_total_has_the_gradient_of_all(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.setattr(collective.dist, "all_reduce", lambda values, how: values.mul_(3))
+    here = torch.tensor([1.0, -2.0], requires_grad=True)
+    for summed in (collective.summed(here), collective.total(here)):
+        assert (here.tolist(), summed.tolist()) == ([1, -2], [3, -6])
+    collective.total(here)[1].backward()
+    assert here.grad.tolist() == [0, 3]
 
 
 @pytest.mark.parametrize("remedy", WHOLE)

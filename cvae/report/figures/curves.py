@@ -185,7 +185,7 @@ def _draw_beta(strips: Sequence[Axes], steps: np.ndarray, beta: np.ndarray, look
     for strip in strips:
         strip.plot(steps, beta, **(look | {"marker": "", "linewidth": 1.3}))
         if len(beta):
-            top = max(1.0, float(np.nanmax(beta)))
+            top = max(1.0, float(beta.max()))
             strip.set_ylim(-0.1 * top, max(strip.get_ylim()[1], 1.15 * top))
             strip.set_yticks((0, 1) if top <= 1 else (0, top))
 
