@@ -6,6 +6,7 @@ import dataclasses
 import math
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -434,6 +435,25 @@ def test_a_bar_is_drawn_where_progress_is_asked_for_and_stderr_is_a_terminal(
     with task.eval_mode():
         base.importance_weighted(task, "val", model)
     assert shown == [progress and terminal]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_products_of_the_weighted_nll_are_in_bf16_where_the_run_is(precision, trained, monkeypatch):
+    model, task = trained
+    asked = []
+    monkeypatch.setattr(base, "products_in_bf16", lambda wanted: asked.append(wanted) or nullcontext())
+    monkeypatch.setattr(task, "config", dataclasses.replace(task.config, precision=precision))
+    with task.eval_mode():
+        base.importance_weighted(task, "val", model)
+    assert asked == [precision == "bf16"]
+
+
+def test_codes_are_those_of_the_texts_beside_them(trained):
+    model, task = trained
+    means, texts = task.codes("train", 9)
+    np.testing.assert_allclose(means, task.codec.arrays(texts)[0], atol=1e-5)
+    assert len(set(texts)) > 2
+    model.train()
 
 
 @pytest.mark.parametrize(("latent", "last"), [(1, "00"), (10, "09"), (100, "99"), (101, "100")])

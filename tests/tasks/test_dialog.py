@@ -253,6 +253,7 @@ def test_the_authors_unit_is_the_mean_over_batches(splits, model):
         assert found[f"authors/{name}"] == pytest.approx(sum(map(float, values)) / 8)
     assert found["authors/elbo"] == pytest.approx(-found["authors/rec"] - found["authors/kl"])
     assert (found["authors/batches"], found["authors/responses"]) == (8, 16)
+    assert found.keys() == off.keys() | {f"authors/{name}" for name in ("elbo", "kl", "bow")}
 
 
 def test_no_utterance_is_in_a_batch_twice(splits):
@@ -353,8 +354,9 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
         line["utts"] = [[name, *line["utts"][n][1:]] for n, name in enumerate(names)]
         return line
 
-    corpus = data.build(copied(tmp_path, "test", joined), CPU).corpora["test"]
-    assert corpus.counts()["unknown_speakers"] == 1 + 4
+    # all who speak in the dialog before are known: nobody is taken for them
+    corpus = data.build(copied(tmp_path, "valid", joined), CPU).corpora["val"]
+    assert corpus.counts()["unknown_speakers"] == 4
     own = np.flatnonzero(corpus.dialogs[corpus.places] == 1)
     people = [corpus.batch(own[n : n + 1]).people[0].reshape(2, 4).any(1).tolist() for n in range(6)]
     stranger, known = [False, False], [True, True]

@@ -700,6 +700,7 @@ def test_the_pictures_and_the_projector_are_there(finished):
         assert any(word in words.split() for word in WORDS[label == "positive"])
     labels = [json.loads(line)["label"] for line in (finished / "map.jsonl").read_text().splitlines()]
     assert labels == [int(line.endswith("positive")) for line in about[1:]]
+    assert set(labels) == {0, 1}  # though the split has one class after the other
     named = re.findall(r'(\w+): "(.*)"', (finished / "projector_config.pbtxt").read_text())
     assert dict(named) == {
         "tensor_name": "posterior means",

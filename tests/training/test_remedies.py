@@ -26,6 +26,7 @@ from cvae.config.schema import Config, SemiAmortized, SentenceModel
 from cvae.data.text import Batch, Batches, extra_batches
 from cvae.data.vocabulary import BOS, EOS
 from cvae.errors import ConfigError, Diverged, FolderError, UserError
+from cvae.evaluation import latent
 from cvae.models import gaussian, kernels, objective
 from cvae.models.normalisation import NormalisedMean
 from cvae.models.objective import Terms
@@ -761,8 +762,16 @@ class TestSemiAmortized:
         assert not same(before, task.model.encoder.parameters())
         assert not loss.requires_grad and norm.isfinite() and len(found.nll) > 0
 
-    def test_the_refined_bound_is_the_better_one_and_selects(self, misled):
+    def test_the_refined_bound_is_the_better_one_and_selects(self, misled, monkeypatch):
+        means, collect = [], latent.collect_posteriors
+
+        def watched(model, batches, deterministic: bool, noise: torch.Generator) -> tuple:
+            means.append(deterministic)
+            return collect(model, batches, deterministic, noise)
+
+        monkeypatch.setattr(latent, "collect_posteriors", watched)
         found = misled.evaluate("train", thorough=True)
+        assert means == [False, False]  # both bounds are of samples
         assert found["refined_elbo"] > found["elbo"] + 0.5
         assert found["refined_elbo"] == pytest.approx(-(found["refined_rec"] + found["refined_kl"]))
         assert misled.score(found) == -found["refined_elbo"]
