@@ -302,9 +302,9 @@ class OwnLabels(LabelledData):
 
     name: Literal["labelled"]
     held_out: Annotated[float, Gt(0), Lt(0.5)]
-    column: str | None = None
-    label: str | None = None
-    longest: Count | None = None
+    column: str | None
+    label: str | None
+    longest: Count | None
 
     def parts(self) -> dict[str, list[Path]]:
         """Return the tables, or the folders of classes, of each split that has any."""

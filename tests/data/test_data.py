@@ -419,6 +419,12 @@ def test_special_words_stand_in_no_sentence():
         encode(Vocabulary([*SPECIALS, "a"]), ["a <unk>", "a <pad> </s> a <pad>"])
 
 
+def test_a_sentence_may_have_more_tokens_than_sixteen_bits_count():
+    long = np.iinfo(np.int16).max + 1
+    encoded = encode(Vocabulary([*SPECIALS, "a"]), ["a", " ".join(["a"] * long)])
+    assert list(encoded.words) == [1, long] and list(encoded.lengths) == [1 + 2, long + 2]
+
+
 def test_a_split_without_a_sentence_is_named():
     with pytest.raises(UserError, match=r"^the split val has no sentence in it$"):
         splits({"train": ["a"], "val": []}, Vocabulary([*SPECIALS, "a"]), CPU, {})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import datasets
 import pytest
 from hypothesis import given, settings
@@ -11,10 +13,12 @@ from cvae.config.schema import OwnText
 from cvae.data import vocabulary
 from cvae.data.vocabulary import BOS, EOS, SPECIALS, UNK, Characters, Pieces, Vocabulary
 from cvae.errors import UserError
+from cvae.evaluation.codec import Codec
 
 LINES = [
     f"the {a} {b} saw a {c}" for a in ("old", "red") for b in ("cat", "dog", "fox") for c in ("sea", "hill")
 ] * 4
+WORDS = Vocabulary.of([["the"]])
 pytest.importorskip("tokenizers")
 
 
@@ -55,6 +59,13 @@ def test_white_space_is_one_space_whatever_the_tokens(pieces, spaced):
     for known in (pieces, Characters.of([Characters.split("the old cat")]), Vocabulary.of([["a"]])):
         assert known.split(spaced) == known.split("the old cat")
         assert list(known.encode_texts([spaced])) == [known.encode(known.split("the old cat"))]
+
+
+def test_a_text_is_shown_as_it_is_read_whatever_the_tokens(pieces):
+    model: Any = None  # showing a text asks no model
+    letters = Characters.of([Characters.split("the old cat")])
+    for known, shown in ((pieces, "the old ox"), (letters, "the old o<unk>"), (WORDS, "the <unk> <unk>")):
+        assert Codec(model, known).known("the  old ox") == shown
 
 
 def test_a_word_is_of_the_same_pieces_wherever_it_stands(pieces):

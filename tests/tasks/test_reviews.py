@@ -539,9 +539,10 @@ def test_an_older_runs_probe_on_means_is_not_read_as_one_on_samples():
     assert {row[0] for row in table.body} == {"probe", "finetune", "probe, words dropped"}
 
 
-def classified(seed: int, schedule: str = "cyclical", **model: int) -> Run:
+def classified(seed: int, schedule: str = "cyclical", lr: str = "", **model: int) -> Run:
     """A run with two probes and two classifiers without pre-training, the latter the same in each run."""
     config = {"seed": seed, "schedule": {"name": schedule}, "model": model, "task": {"name": "yelp"}}
+    config |= {"lr": {"name": lr}} if lr else {}
     about = {"share": 0.1, "labels": 8}
     made = [("probe", set_, 0.7 + 0.1 * set_ + 0.01 * seed) for set_ in (0, 1)]
     made += [("scratch", set_, 0.6 + 0.1 * set_) for set_ in (0, 1)]
@@ -653,6 +654,14 @@ def test_classifiers_without_pretraining_have_a_panel_where_there_are_no_others(
     (ax,) = figures.accuracy_figure([dataclasses.replace(run, classifiers=scratch)]).axes
     assert ax.get_title("left") == "no pre-training"
     assert [line.get_label() for line in ax.lines] == ["no pre-training"]
+
+
+def test_rates_have_the_styles_of_their_turn():
+    runs = [classified(0, lr=lr) for lr in "dcba"]
+    drawn = {line.get_label(): line.get_linestyle() for line in figures.accuracy_figure(runs).axes[0].lines}
+    styles = ("-", "--", "--", "-.", "--")  # two are dashes of their own
+    names = [*(f"Cyclical, {lr} lr" for lr in "abcd"), "no pre-training"]
+    assert list(drawn.items()) == list(zip(names, styles, strict=True))
 
 
 def test_a_band_is_a_standard_deviation_to_each_side_and_colours_are_the_labels(finished):
