@@ -86,7 +86,7 @@ def test_unknown_choice(group, refused):
         ("hydra/launcher=typo", "hydra/launcher=typo: no such choice, hydra/launcher is one of basic"),
         ("hydra/launcher=true", "hydra/launcher=true: Hydra cannot compose this: Config group override"),
         ("~seed seed=3", "seed cannot be set: conf/config.yaml has no line for it, with its default"),
-        ("seed=0,1", "seed=0,1 lists several values: add -m to run one job for each, or write"),
+        ("name=toy seed=0,1", "seed=0,1 lists several values: add -m to run one job for each, or write"),
         (
             "-m seed=1,1",
             "two jobs of this sweep would write to outputs/toy/seed-1: 'seed=1' and 'seed=1'",

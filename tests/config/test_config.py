@@ -98,7 +98,6 @@ OLD = {
     **{(rate, "value"): (1e-3, 1e-4) for rate in ("ConstantRate", "CosineRestarts", "Exponential")},
     **{(data, "whole_passages"): (True, False) for data in ("DialogData", "OwnDialogs")},
     ("ShenFiles", "min_count"): (1, 5),
-    ("OwnLabels", "label"): (None, "stars"),  # NEEDED
 }
 
 

@@ -769,6 +769,9 @@ def test_the_script_writes_the_animation(tmp_path: Path, capsys: pytest.CaptureF
     assert capsys.readouterr().out == f"{tmp_path}/figs/latents.gif\n"
     with Image.open(tmp_path / "figs" / "latents.gif") as gif:
         assert gif.n_frames == 2
+        first = gif.info["duration"]
+        gif.seek(1)
+        assert gif.info["duration"] > 2 * first  # it rests on the last frame
 
 
 @pytest.mark.parametrize(

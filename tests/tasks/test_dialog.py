@@ -386,11 +386,11 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
         ),
         (
             lambda line: line | {"B": line["B"] | {"education": " 7"}},
-            "B.education must be 0, 1, 2, 3 or 9",
+            'B.education must be 0, 1, 2, 3 or 9 (unknown), found " 7"\n',
         ),
         (
             lambda line: line | {"B": line["B"] | {"sex": None}},
-            "B.sex must be FEMALE, MALE or UNK",
+            "B.sex must be FEMALE, MALE or UNK (unknown), found null\n",
         ),
         (
             lambda line: line | {"utts": [["A", "hi"]]},

@@ -94,8 +94,9 @@ def crash(config, folder: Path, monkeypatch, updates: int) -> None:
             run(config, RunFolder(folder))
 
 
-def test_it_gets_the_records_the_name_and_the_configuration(store, tmp_path, configured, capsys):
+def test_it_gets_the_records_the_name_and_the_configuration(store, tmp_path, configured, capsys, monkeypatch):
     config = dataclasses.replace(configured(*TINY), name="a/b")
+    monkeypatch.setenv("TRACKIO_SPACE_ID", "")  # set to nothing, it names no other machine
     run(config, RunFolder(tmp_path / "one"))
     (made,) = store.runs.values()
     assert made.records == records(tmp_path / "one") and made.finished
