@@ -616,6 +616,8 @@ def test_a_finished_run_has_every_score_and_the_same_checkpoint_the_same(folders
             assert (f"{whose}act_hit_minus_permuted" in names) == (split == "val")
         assert results[f"{split}/constant/acts"] == results[f"{split}/constant/different"] == 1
     assert results["val/constant/act_hit_minus_permuted"] == 0
+    shown = tables.default_columns([read_run(folder.path)], every=False)
+    assert {"test/distinct2", "test/distinct2_context"} <= set(shown)  # over all answers, and to one context
     task = reopen(folder.configuration("cpu"), folder)
     again = {f"held/{name}": value for name, value in task.evaluate("held", thorough=True).items()}
     assert again == {key: value for key, value in results.items() if key.startswith("held/")}

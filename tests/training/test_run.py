@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cvae.errors import FolderError
 from cvae.models.kernels import memory
 from cvae.runs.folder import RunFolder
 from cvae.training.run import prepare, run
@@ -29,3 +30,11 @@ def test_ctrl_c_before_training_leaves_no_empty_folder(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(configured(*DEBUG), RunFolder(tmp_path / "outputs" / "name" / "run"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_named_by_its_folder_as_it_was_typed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "results.json").write_text('{"step": "many"}')
+    with pytest.raises(FolderError, match=r"^run/results\.json: "):
+        _ = RunFolder("run").results
