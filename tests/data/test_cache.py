@@ -66,7 +66,8 @@ def labelled(folder: Path) -> OwnLabels:
     rows = [f"{'good' if number % 3 else 'bad'}\t{text}" for number, text in enumerate(sentences(90))]
     (folder / "my.tsv").write_text("\n".join(["stars\ttext", *rows]) + "\n")
     values = {"share": Shares(0.5, 1.0, 1.0), "max_words": 20, "sampler": "equal_length"}
-    return OwnLabels(name="labelled", path=str(folder / "my.tsv"), held_out=0.2, label="stars", **values)
+    values |= {"held_out": 0.2, "column": None, "label": "stars", "longest": None}
+    return OwnLabels(name="labelled", path=str(folder / "my.tsv"), **values)
 
 
 def unread(patch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,7 @@ def table(folder: Path, name: str = "reviews.csv", counts: int = 20, classes: tu
 
 def own(path: Path, **values) -> OwnLabels:
     base = {"max_words": 20, "held_out": 0.1, "sampler": "bucketed", "share": Shares(1.0, 1.0, 1.0)}
+    base |= dict.fromkeys(("column", "label", "longest"))
     return OwnLabels(name="labelled", path=str(path), **(base | values))
 
 
