@@ -94,11 +94,11 @@ class Parser:
 
     def _turn(self, place: str, turn: dict[str, Any], numbers: dict[str, int]) -> Utterance:
         """Return an utterance; a speaker who is not in `numbers` yet gets the next one. Raises Malformed."""
-        said = {key: _text(turn, key, f"{place}: {key}") for key in ("speaker", "text", "act")}
-        if missing := [key for key in ("speaker", "text") if said[key] is None]:
-            raise Malformed(f"{place} has no {missing[0]}")
-        number = numbers.setdefault(said["speaker"], len(numbers))
-        return Utterance(number, tokenise(said["text"], self.lower), said["act"])
+        speaker, text, act = (_text(turn, key, f"{place}: {key}") for key in ("speaker", "text", "act"))
+        if speaker is None or text is None:
+            raise Malformed(f"{place} has no {'speaker' if speaker is None else 'text'}")
+        number = numbers.setdefault(speaker, len(numbers))
+        return Utterance(number, tokenise(text, self.lower), act)
 
     def _people(self, speakers: Any) -> dict[str, Person]:
         """Return the attributes of each speaker who is described, without unknown ones. Raises Malformed."""
