@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
+import os
 import shutil
 import time
 import traceback
@@ -199,17 +201,27 @@ class RunFolder:
 
 
 def refuse_impossible(folder: RunFolder) -> None:
-    """Raise FolderError where the folder cannot be made; leave nothing behind."""
-    missing = []
+    """Raise FolderError where the folder cannot be made. Nothing is made: another process may be at it."""
     try:
-        missing += [path for path in (folder.path, *folder.path.parents) if not path.exists()]
-        folder.path.mkdir(parents=True, exist_ok=True)
+        missing = [path for path in (folder.path, *folder.path.parents) if not _exists(path)]
+        place = missing[-1].parent if missing else folder.path
+        if not place.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if missing and not os.access(place, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        for path in missing:
+            _exists(place / path.name)  # a name may be too long
     except OSError as error:
         raise FolderError(f"{folder} cannot be made: {error.strerror}") from None
-    finally:
-        with contextlib.suppress(OSError):
-            for path in missing:
-                path.rmdir()
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is anything of this name. Raises OSError for what no file can be called."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def discard_if_empty(folder: RunFolder) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -122,6 +123,15 @@ def started(work: Any, size: int, *arguments: Any) -> list[tuple[Any, Any]]:
         theirs.close()
         both.append((process, ours))
     return both
+
+
+@pytest.fixture(autouse=True)
+def none_left() -> Iterator[None]:
+    """Leave no process of a test that failed to the next."""
+    yield
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
 
 
 @pytest.fixture(scope="module")

@@ -948,13 +948,26 @@ def test_a_place_where_nothing_can_be_written_is_told(name, tmp_path, configured
         refused(configured(*TOY), folder)
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_done(tmp_path):
+def test_a_folder_that_cannot_be_made_is_refused_and_none_is_made(tmp_path, monkeypatch):
+    """Another process of the run, or another job of the sweep, may be making it at the same time."""
+    monkeypatch.setattr(Path, "mkdir", lambda *_, **__: 1 / 0)
     (tmp_path / "file").write_text("")
-    for path in (tmp_path / "file" / "run", tmp_path / ("x" * 300)):
-        with pytest.raises(FolderError, match="cannot be made: "):
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for path, why in (
+        (tmp_path / "file", "Not a directory"),
+        (tmp_path / "file" / "run", "Not a directory"),
+        (tmp_path / "link" / "run", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "a" / ("x" * 300) / "run", "File name too long"),
+    ):
+        with pytest.raises(FolderError, match=f"{path.name} cannot be made: {why}$"):
             refuse_impossible(RunFolder(path))
-    refuse_impossible(RunFolder(tmp_path / "a" / "b"))
-    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    for path in (tmp_path, tmp_path / "a" / "b"):
+        refuse_impossible(RunFolder(path))
+    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)
+    refuse_impossible(RunFolder(tmp_path))
+    with pytest.raises(FolderError, match="cannot be made: Permission denied"):
+        refuse_impossible(RunFolder(tmp_path / "a" / "b"))
 
 
 def foreign(last: dict, other: Config) -> Iterator[tuple[dict, str]]:
