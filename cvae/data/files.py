@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from cvae.config import layout
-from cvae.config.layout import table_format
 from cvae.config.schema import HubText, OwnText, SentenceFiles, TextFiles
 from cvae.data import sources
 from cvae.data import vocabulary as vocabularies
@@ -75,7 +74,7 @@ class Texts:
 
         datasets.disable_progress_bars()
         datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # no request to the network, not even for this
-        kind = f"{table_format(self.paths[0])} {self.column}"
+        kind = f"{layout.table_format(self.paths[0])} {self.column}"
         column = hashlib.sha256(kind.encode()).hexdigest()[:16] if self.column else "all"
         try:
             rows = datasets.Dataset.from_generator(

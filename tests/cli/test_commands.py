@@ -706,11 +706,8 @@ def test_a_toy_folder_that_holds_the_best_checkpoints_numbers_is_read_as_of_its_
     results = {"val/rec": 2.2, "test/rec": 2.2, "test/iw_nll": 2.3, "objective": 2.3, "step": 9}
     reported(tmp_path, "old", 0, results)
     records = [{"step": 5, "val/rec": 2.2, "test/rec": 2.3}, {"step": 7, "train/rec": 2.0}]
-    measured = {
-        "step": 9,
-        "val/rec": 0.9,
-        "epoch/rec": 1.1,
-    }  # of one record, what is neither split's stays out
+    # of one record, what is neither split's stays out
+    measured = {"step": 9, "val/rec": 0.9, "epoch/rec": 1.1}
     records += [measured, {"step": 9, "test/rec": 2.2}, {"step": 9, "best/test/rec": 2.2}]
     (tmp_path / "old" / "metrics.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
     (old,) = find_runs([tmp_path])

@@ -54,10 +54,7 @@ def forked(forks: Forks, cwd: Path, *overrides: str) -> Process:
 
 def folders(cwd: Path) -> dict[str, Path]:
     """The run folders of a sweep by their schedule."""
-    try:
-        found = list((cwd / "out puts" / "sweep").glob("*/run.json"))
-    except FileNotFoundError:  # a command line that is checked makes the folder, and removes it again
-        found = []
+    found = list((cwd / "out puts" / "sweep").glob("*/run.json"))
     return {json.loads(path.read_text())["config"]["schedule"]["name"]: path.parent for path in found}
 
 
