@@ -417,6 +417,7 @@ def test_remedies_of_the_whole_batch_are_refused_in_parts(remedy):
         configured(*LANGUAGE, f"remedy=[{remedy}]", "train.accumulate=2")
 
 
+PATIENCE = 240  # seconds for processes that start on a machine whose cores others use
 ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=1")
 ARGUMENTS += ("train.validate_every=40", "train.progress=false")
 
@@ -433,8 +434,8 @@ def train(rank: int, port: int, folder: Path, name: str, line: Any) -> None:
 
 
 def ended(started: list[tuple[Any, Any]], folder: Path, name: str) -> tuple[list[int], list[str]]:
-    """Return how processes ended within a minute, and what they printed."""
-    limit = time.monotonic() + 60
+    """Return how processes ended, and what they printed."""
+    limit = time.monotonic() + PATIENCE
     for process, _ in started:
         process.join(limit - time.monotonic())
     printed = [(folder / f"{name}.{rank}").read_text().strip() for rank in range(len(started))]
@@ -452,7 +453,8 @@ def records(folder: RunFolder) -> list[dict[str, float]]:
 
 def reach(folder: Path, name: str, step: int) -> None:
     """Wait until a run has recorded a step."""
-    for _ in range(6000):
+    limit = time.monotonic() + PATIENCE
+    while time.monotonic() < limit:
         found = list((folder / "outputs" / name).glob("*/metrics.jsonl"))
         if found and f'"step": {step},' in found[0].read_text():
             return
@@ -483,7 +485,7 @@ def test_a_run_is_the_same_by_torchrun_and_after_a_signal_and_a_lost_process(tmp
 
     codes, printed = ended(started(train, 2, tmp_path, "parts"), tmp_path, "parts")
     assert codes == [0, 0], printed
-    assert whole.wait(timeout=120) == 0, (tmp_path / "log").read_text()
+    assert whole.wait(timeout=PATIENCE) == 0, (tmp_path / "log").read_text()
     ours, theirs = (run_folder(tmp_path, name) for name in ("parts", "whole"))
     assert records(ours) == records(theirs)
     assert ours.record["device"].startswith("2 processes on cpu (")
