@@ -290,8 +290,16 @@ def test_a_file_that_cannot_be_opened_is_not_called_damaged(tmp_path, monkeypatc
     assert path.exists() and not caplog.messages
 
 
-@pytest.mark.parametrize("how", ["truncated", "empty", "facts", "tokens"])
-def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folder, caplog):
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("truncated", "Error while deserializing header: incomplete metadata"),
+        ("empty", "Error while deserializing header: header too small"),
+        ("facts", "a checksum differs"),
+        ("tokens", "a checksum differs"),
+    ],
+)
+def test_a_damaged_file_is_noticed_and_rebuilt(how, why, tmp_path, monkeypatch, folder, caplog):
     config = own(tmp_path)
     first = data.build(config, CPU)
     (path,) = folder.glob("*.safetensors")
@@ -299,7 +307,7 @@ def test_a_damaged_file_is_noticed_and_rebuilt(how, tmp_path, monkeypatch, folde
     caplog.clear()
     assert same(first, data.build(config, CPU))
     said, kept = caplog.messages
-    assert said.startswith(f"{path} is damaged (") and said.endswith("): the texts are read again")
+    assert said.startswith(f"{path} is damaged ({why}") and said.endswith("): the texts are read again")
     assert str(path) in kept
     unread(monkeypatch)
     assert same(first, data.build(config, CPU))
@@ -311,10 +319,17 @@ def test_a_small_text_is_read_at_every_start(tmp_path, monkeypatch, folder):
     assert SMALLEST == 8 * 2**20 and not folder.exists()
 
 
-def test_it_is_said_where_the_numbers_are_and_how_large(tmp_path, folder, caplog):
+@pytest.mark.parametrize(("size", "said"), [(None, "0 MiB"), (1234 * 2**20, "1,234 MiB")])
+def test_it_is_said_where_the_numbers_are_and_how_large(size, said, tmp_path, monkeypatch, folder, caplog):
+    def large(_arrays: object, path: Path, _facts: object) -> None:
+        path.touch()
+        os.truncate(path, size)  # of holes, which take no room
+
+    if size is not None:
+        monkeypatch.setattr("safetensors.numpy.save_file", large)
     data.build(own(tmp_path), CPU)
     (path,) = folder.glob("*.safetensors")
-    assert caplog.messages == [f"the texts are kept as numbers in {path}, 0 MiB"]
+    assert caplog.messages == [f"the texts are kept as numbers in {path}, {said}"]
 
 
 def test_the_folder_is_where_the_environment_says_with_a_tilde_for_home(tmp_path, monkeypatch):

@@ -135,7 +135,9 @@ def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_pa
     assert list(found.encode_texts(["cat dog cat", "cat"])) == [[BOS, 6, UNK, 6, EOS], [BOS, 6, EOS]]
     assert found.join(["cat", "hen", "<unk>", "cat"]) == "cat hen <unk> cat"
     (tmp_path / "own.json").write_text('{"model": 3}')
-    with pytest.raises(UserError, match=r"own\.json is no tokenizer\.json of the tokenizers library"):
+    with pytest.raises(
+        UserError, match=r"own\.json is no tokenizer\.json of .* library: .* line 1 column 12$"
+    ):
         Pieces.read(tmp_path / "own.json")
     for path, why in ((tmp_path / "absent.json", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(UserError, match=f"^{path} cannot be read: {why}"):

@@ -342,12 +342,14 @@ def test_vectors_may_begin_with_their_number_and_size(tmp_path, head):
         ("cat 1 2\ndog 1 inf\n", "line 2: a word and 2 numbers expected"),
         ("dog nan 2\n", "line 1: a word and 2 numbers expected"),
         ("dog 1 x\n", "line 1: a word and 2 numbers expected"),
+        ("zz 1 2\n", "has none of the 5 words"),
     ],
 )
 def test_vectors_that_are_not_as_their_first_line_says_are_refused(tmp_path, text, said):
     path = tmp_path / "vectors.vec"
     path.write_text(text)
-    with pytest.raises(UserError, match=said.replace("?", r"\?")):
+    separator = ", " if said.startswith("line") else " "
+    with pytest.raises(UserError, match=f"^{re.escape(f'{path}{separator}{said}')}$"):
         vectors.read(path, Vocabulary([*SPECIALS, "dog"]))
 
 
@@ -505,8 +507,9 @@ def test_references_without_contexts_are_matched_by_place_if_they_are_as_many(tm
     found, unused = references.read(written(tmp_path, entries), corpus)
     assert unused == 0
     assert [len(found[number].responses) for number in range(len(corpus))] == list(range(1, len(corpus) + 1))
-    with pytest.raises(UserError, match="has 20 entries without a context for 21 responses"):
-        references.read(written(tmp_path, entries[1:]), corpus)
+    path = written(tmp_path, entries[1:])
+    with pytest.raises(UserError, match=f"^{path} has 20 entries without a context for 21 responses: "):
+        references.read(path, corpus)
 
 
 def test_contexts_may_be_written_as_the_authors_do(tmp_path, splits):
@@ -541,7 +544,7 @@ def test_references_of_another_corpus_are_refused(tmp_path, splits):
 @pytest.mark.parametrize(
     ("entries", "sentence"),
     [
-        ("{", "is not JSON"),
+        ("{", r"is not JSON: .* line 1 column 2 \(char 1\)$"),
         ([], "must be a list of references"),
         ({"a": 1}, "must be a list of references"),
         ([{"responses": []}], "entry 1: responses must be a list of texts"),
@@ -692,6 +695,15 @@ def test_what_of_the_references_is_not_used_or_not_known_is_counted(folders, tmp
     }
 
 
+def test_every_split_is_counted_under_its_own_name(folders):
+    counts = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0])).counts()
+    for split, dialogs in (("train", 8), ("held", 2), ("val", 3), ("test", 2)):  # a fifth is held out
+        assert counts[f"{split}/dialogs"] == dialogs < counts[f"{split}/sentences"]
+    assert (counts["test/sentences"], counts["val/sentences"]) == tuple(
+        sum(map(len, utterances(name))) for name in ("test", "valid")
+    )
+
+
 @pytest.mark.parametrize(("matched", "unused", "warned"), [(2, 0, False), (2, 1, True), (1, 0, True)])
 def test_references_for_every_response_that_are_all_used_are_no_warning(matched, unused, warned, caplog):
     dialog.warn_of_unused(dict.fromkeys(range(matched)), unused, 2)
@@ -800,18 +812,24 @@ def test_the_page_of_a_run_shows_context_reference_and_answers(folders):
     assert set(re.findall(r"reference: \*\*(.*?)\*\*", page)) <= said
 
 
-def test_a_preview_shows_the_utterance_that_is_answered_and_its_reference(folders):
+def test_a_preview_shows_the_utterance_that_is_answered_its_reference_and_the_answers(folders, monkeypatch):
     task = reopen(RunFolder(folders[0]).configuration("cpu"), RunFolder(folders[0]))
     corpus, words = task.data.corpora["val"], task.data.vocabulary.words
 
     def shown(place: int) -> str:
         return literal(" ".join(words[number] for number in corpus.utterance(place)))
 
-    places = corpus.places[np.sort(fixed_subset(4, len(corpus)))]
+    rows = np.sort(fixed_subset(4, len(corpus)))
+    places = corpus.places[rows]
     assert max(places - corpus.starts[np.searchsorted(corpus.places, places)]) > 2  # contexts of several
     before = [shown(place - 1) if corpus.speakers[place - 1] >= 0 else "" for place in places]
-    lines = [line for line in task.preview().splitlines() if "→" in line]
-    assert lines == [f"{last} → **{shown(place)}**" for last, place in zip(before, places, strict=True)]
+    given = [[[10 + number], [20 + number, 30 + number]] for number in range(4)]
+    asked, expected = [], []
+    monkeypatch.setattr(task, "answers", lambda split, some: asked.append((split, some.tolist())) or given)
+    for last, place, answers in zip(before, places, given, strict=True):
+        answered = [f"- {literal(' '.join(words[number] for number in answer))}" for answer in answers]
+        expected += ["", f"{last} → **{shown(place)}**", "", *answered]
+    assert task.preview().splitlines() == expected and asked == [("val", rows.tolist())]
 
 
 def test_a_conversation_is_what_the_file_says_and_the_model_answers(folders):

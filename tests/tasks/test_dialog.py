@@ -394,7 +394,7 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
         ),
         (
             lambda line: line | {"utts": [["A", "hi"]]},
-            "utterance 1 must be [speaker, text, [dialog act",
+            'utterance 1 must be [speaker, text, [dialog act, ...]], found ["A", "hi"]\n',
         ),
         (
             lambda line: line | {"utts": [[name, "hi", ["x"]] for name in ("Ann", "Bo", "Cy", "Di")]},
@@ -402,7 +402,7 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
         ),
         (
             lambda line: line | {"utts": [*line["utts"], ["A", 3, ["x"]]]},
-            "must be [speaker, text, [dialog act",
+            'utterance 7 must be [speaker, text, [dialog act, ...]], found ["A", 3, ["x"]]\n',
         ),
     ],
 )
@@ -668,12 +668,12 @@ def test_vectors_are_what_the_embedding_starts_from(splits, tmp_path):
     with pytest.raises(UserError, match=r"model\.embed must be 5, as in model\.vectors=.*, found 6"):
         DialogVAE(dataclasses.replace(MODEL, vectors=str(path), embed=6), splits.vocabulary, 3, 8)
     for text, wrong in (
-        ("a 1 2\nb 1\n", "line 2: a word and 2 num"),
-        ("a 1 x\n", "line 1"),
-        ("zz 1 2\n", "none"),
+        ("a 1 2\nb 1\n", ", line 2: a word and 2 numbers expected"),
+        ("a 1 x\n", ", line 1: a word and 2 numbers expected"),
+        ("zz 1 2\n", " has none of the 62 words"),
     ):
         path.write_text(text)
-        with pytest.raises(UserError, match=wrong):
+        with pytest.raises(UserError, match=f"^{path}{wrong}$"):
             DialogVAE(dataclasses.replace(MODEL, vectors=str(path)), splits.vocabulary, 3, 8)
     with pytest.raises(UserError, match="no word vectors at"):
         DialogVAE(dataclasses.replace(MODEL, vectors=str(tmp_path)), splits.vocabulary, 3, 8)

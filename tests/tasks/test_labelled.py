@@ -149,8 +149,18 @@ def test_what_is_empty_or_longer_is_left_out_and_said(tmp_path):
 
 
 BAD = [
-    ("a.csv", "text,stars\na b,1\n", {}, "dataset.label must name the column of the classes: "),
-    ("a.csv", "text,stars\na b,1\n", {"label": "star"}, "dataset.label=star is no column: "),
+    (
+        "a.csv",
+        "text,stars\na b,1\n",
+        {},
+        "dataset.label must name the column of the classes: {path} has stars, text",
+    ),
+    (
+        "a.csv",
+        "text,stars\na b,1\n",
+        {"label": "star"},
+        "dataset.label=star is no column: {path} has stars, text",
+    ),
     (
         "a.csv",
         "text,stars\na b,1\nb c,\n",
@@ -188,7 +198,12 @@ BAD = [
         {"label": "stars"},
         'line 1: stars must name a class, found {"of": 5}',
     ),
-    ("a.csv", "text,stars\na b,1\nb c,2\n", {"label": "stars"}, "the class 1 of "),
+    (
+        "a.csv",
+        "text,stars\na b,1\nb c,2\n",
+        {"label": "stars"},
+        "the class 1 of {path} has 1 sentences: too few to hold",
+    ),
     (
         "a.csv",
         "text,stars\na b c d,1\nb c,2\n",
@@ -205,7 +220,8 @@ def test_a_file_that_cannot_be_used_is_refused_in_a_sentence(tmp_path, name, con
     (tmp_path / name).write_text(content)
     with pytest.raises(UserError) as refusal:
         data.build(own(tmp_path / name, **values), CPU)
-    assert sentence in str(refusal.value) and "\n" not in str(refusal.value)
+    whole = sentence.replace("{path}", str(tmp_path / name))
+    assert whole in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 def test_what_no_text_may_have_is_refused_by_its_own_file_and_line(tmp_path):
