@@ -80,7 +80,9 @@ def read(path: Path, size: int) -> np.ndarray:
 
 def _arrays(path: Path) -> np.ndarray:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        if isinstance(arrays := np.load(path, allow_pickle=False), np.ndarray):
+            raise UserError(f"{path} is one array, where a .npz file has arrays by name")
+        with arrays:
             if name := next((name for name in COLUMNS if name in arrays), None):
                 return arrays[name]
             raise UserError(f"{path} has no array {' or '.join(COLUMNS)}: it has {listing(arrays)}")
