@@ -112,7 +112,7 @@ def test_evaluate_refuses_in_a_sentence(runs, tmp_path, capsys):
     assert evaluate([str(tmp_path)]) == 1
     assert "is not a run folder" in capsys.readouterr().err
     assert evaluate([str(runs / "constant-0"), "--data", "elsewhere"]) == 1
-    assert "generated" in capsys.readouterr().err
+    assert capsys.readouterr().err == "--data: the dataset toy of this run is generated\n"
 
 
 def test_evaluate_refuses_a_corpus_that_has_changed(tmp_path, configured, capsys):
@@ -265,7 +265,8 @@ def test_nothing_is_bold_across_vocabularies_or_corpora(dataset, prints, why, tm
     for seed, results in ((2, {}), (3, {"finished": False, "test/ppl": 1.0})):
         reported(tmp_path, f"{seed}", seed, results, name="monotonic")
     script("table").main([str(tmp_path), *columns])
-    assert ("**8.00**" in capsys.readouterr().out) == (not why)
+    said = capsys.readouterr().out
+    assert ("**8.00**" in said) == (not why) and "| 1 of 2 |" in said
 
 
 def told(tokens: str, task: str = "ptb", **results: float | None) -> Run:
@@ -300,17 +301,21 @@ def test_runs_with_other_tokens_rank_by_word_where_their_shares_say_so(unknown, 
 @pytest.mark.parametrize(
     ("task", "names", "other"),
     [
-        ("switchboard", ("elbo", "rec_ppl"), ("elbo", "rec_ppl")),
+        (
+            "switchboard",
+            ("elbo", "rec_ppl", "act_hit_minus_permuted"),
+            ("elbo", "rec_ppl", "act_hit_minus_permuted"),
+        ),
         ("ptb", ("ppl", "iw_ppl", "elbo"), ("word_ppl", "iw_word_ppl", "elbo")),
     ],
 )
 def test_across_tokens_the_columns_of_a_task_are_of_words(task, names, other):
-    results = dict.fromkeys((*names, *other, "word_ppl"), 3.0)
+    results = dict.fromkeys((*names, *other, "word_ppl", "refined_kl"), 3.0)
     one, two = told("words", task, **results), told("chars", task, **results)
     for runs, found in (([one], names), ([one, two], other)):
         assert default_columns(runs, every=False) == [f"test/{name}" for name in found]
-        every = {f"test/{name}" for name in results if name != "rec_ppl"}  # which is a dialog's own
-        assert set(default_columns(runs, every=True)) == every
+        dialogs = {"rec_ppl", "act_hit_minus_permuted"}
+        assert set(default_columns(runs, every=True)) == {f"test/{name}" for name in results.keys() - dialogs}
 
 
 def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
@@ -360,8 +365,11 @@ def test_a_failing_run_leaves_its_error_until_a_good_start(tmp_path, configured,
 
 
 def test_an_error_is_kept_where_there_is_no_folder_yet(tmp_path):
-    RunFolder(tmp_path / "not" / "yet").fail(UserError("no data"))
-    assert RunFolder(tmp_path / "not" / "yet").error == "no data\n"
+    folder = RunFolder(tmp_path / "not" / "yet")
+    folder.fail(UserError("no data"))
+    assert folder.error == "no data\n"
+    log = (folder / "train.log").read_text()
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d no data\n", log)
     RunFolder(tmp_path).fail(OSError())  # which says nothing
     assert RunFolder(tmp_path).error == "OSError\n"
 

@@ -482,9 +482,9 @@ def test_a_run_is_sampled_chatted_with_and_evaluated(trained, capsys, monkeypatc
     assert evaluate.main([str(folder), "test", "--data", str(moved)]) == 1
     assert sample.main([str(folder), "--chat", "--topic", "space"]) == 1
     wrong = (
-        "is none of the train split's topics: music, pets"
+        "--topic space is none of the train split's topics: music, pets"
         if has == "full"
-        else ": the train split has no topics"
+        else "--topic space: the train split has no topics"
     )
     assert wrong in capsys.readouterr().err
 

@@ -95,7 +95,10 @@ def test_a_check_says_its_numbers_seeds_and_effect(tmp_path):
     assert outcome == ("cyclical 1.10 ± 0.10 (n 3) > monotonic 0.55 ± 0.05 (n 3)", "+0.55, d +7.0", 1.0, 3)
     falls = Check("train/kl", CYCLICAL | {"at": 1.0}, "less", CYCLICAL | {"at": 0.5}).judge(runs)
     assert falls.found == "cyclical at 100 % 1.10 ± 0.10 (n 3) < cyclical at 50 % 2.20 ± 0.20 (n 3)"
-    assert Check("test/kl", CYCLICAL, "below", 1.25).judge(runs).score == 1.0
+    bound = Check("test/kl", CYCLICAL, "below", 1.25).judge(runs)
+    assert bound == ("cyclical 1.10 ± 0.10 (n 3) < 1.25", "", 1.0, 3)
+    other = Check("test/kl", CYCLICAL | {"lr.name": "Cosine"}, "below", 1.25).judge(runs)
+    assert other.found == "cyclical, lr cosine (not measured) < 1.25"
     assert Check("test/kl", CYCLICAL, "below", 1.15).judge(runs).score == 0.5
     assert Check("test/kl", CYCLICAL, "below", 1.05).judge(runs).score == 0.0
     assert (below(Cell((1.0,)), 1.01), below(Cell((1.0,)), 1.0)) == (1.0, 0.0)  # a bound is not below itself
@@ -150,6 +153,8 @@ def test_in_each_setting_the_direction_counts(settings, score, tmp_path):
         finished(tmp_path, "monotonic", 0, 0.5, hidden=size)
     found = Check("test/kl", CYCLICAL, "more", MONOTONIC, each=True).judge(find_runs([tmp_path]))
     assert found == (f"cyclical > monotonic in {settings} of 5 settings", "", score, 1)
+    low = Check("test/kl", CYCLICAL, "below", 0.25, each=True).judge(find_runs([tmp_path]))
+    assert low.found == f"cyclical < 0.25 in {5 - settings} of 5 settings"
 
 
 @pytest.mark.parametrize("sign", [1, -1])  # an ELBO is negative, and a share of it is as wide
@@ -228,7 +233,10 @@ def test_a_table_marks_main_checks_and_briefly_shows_the_one_that_fared_worst(tm
     [
         ([("cyclical", 0, {"hidden": 4}), ("cyclical", 1, {"hidden": 8})], "differ in model.hidden"),
         ([("cyclical", 0, {"hidden": 4}), ("cyclical", 0, {"hidden": 4, "name": "again"})], ""),
-        ([("cyclical", 0, {"vocabulary": 3}), ("monotonic", 0, {"vocabulary": None})], "dataset.vocabulary"),
+        (
+            [("cyclical", 0, {"vocabulary": 3}), ("monotonic", 0, {"vocabulary": None})],
+            "^test/kl of cyclical and monotonic cannot be compared: they differ in dataset.vocabulary$",
+        ),
     ],
 )
 def test_other_settings_are_no_seeds_and_other_vocabularies_no_match(settings, said, tmp_path):

@@ -179,7 +179,7 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
 @pytest.mark.parametrize(
     ("name", "line", "message"),
     [
-        ("metrics.jsonl", '{"step": 1,', "not JSON"),
+        ("metrics.jsonl", '["step"', "not JSON (Expecting ',' delimiter: line 1 column 8 (char 7))"),
         ("metrics.jsonl", "[1]", "whole number 'step'"),
         ("metrics.jsonl", '{"step": true}', "whole number 'step'"),
         ("metrics.jsonl", '{"step": -1}', "whole number 'step'"),
@@ -193,9 +193,21 @@ def test_any_perplexity_of_null_has_overflown_and_other_measures_of_null_are_abs
         ("latents.jsonl", '{"step": 1, "mean": [[0], [0, 1]], "logvar": [[0]], "label": [0]}', "needs mean"),
         ("latents.jsonl", '{"step": 1, "mean": [["a"]], "logvar": [[0]], "label": [0]}', "needs mean"),
         ("latents.jsonl", '{"step": 1, "mean": [[{}]], "logvar": [[0]], "label": [0]}', "needs mean"),
-        ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}', "do not"),
-        ("latents.jsonl", '{"step": 1, "mean": [[0]], "logvar": [[0]], "label": [0, 1]}', "do not"),
-        ("latents.jsonl", '{"step": 1, "mean": [0], "logvar": [0], "label": [0]}', "do not"),
+        (
+            "latents.jsonl",
+            '{"step": 1, "mean": [[0]], "logvar": [[0, 0]], "label": [0]}',
+            "mean (1, 1), logvar (1, 2) and label (1,) do not fit together",
+        ),
+        (
+            "latents.jsonl",
+            '{"step": 1, "mean": [[0]], "logvar": [[0]], "label": [0, 1]}',
+            "mean (1, 1), logvar (1, 1) and label (2,) do not fit together",
+        ),
+        (
+            "latents.jsonl",
+            '{"step": 1, "mean": [0], "logvar": [0], "label": [0]}',
+            "mean (1,), logvar (1,) and label (1,) do not fit together",
+        ),
     ],
 )
 def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message: str):
@@ -217,8 +229,8 @@ def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message
         ({"share": ..., "labels": ...}, "has no labels, share"),
         ({"share": "a"}, "share must be a number, found 'a'"),
         ({"val/fit": "a"}, "val/fit must be a number, found 'a'"),
-        ({"mode": "guess"}, "needs a mode of "),
-        ({"test/accuracy": None}, "needs a mode of "),
+        ({"mode": "guess"}, "needs a mode of finetune, probe, scratch, and numbers"),
+        ({"test/accuracy": None}, "needs a mode of finetune, probe, scratch, and numbers"),
     ],
 )
 def test_a_malformed_classifier_is_named(tmp_path: Path, change: dict, message: str):
@@ -250,16 +262,31 @@ def test_a_line_still_being_written_is_left_alone_and_so_is_an_empty_one(tmp_pat
         ("{}", ": has no object 'config'"),
         ('{"config": [1]}', ": has no object 'config'"),
         ('{"config": {}}', ": schedule, lr, task, dataset and model of the config need names"),
-        ('{"config": {"schedule": {"name": "none"}}, "data": ["a"]}', ": data must be the fingerprints of f"),
-        ('{"config": {"schedule": {"name": "none"}}, "continues": 3}', ": continues must be a list of objec"),
-        ('{"config": {"schedule": {"name": "none"}}, "continues": [3]}', ": continues must be a list of obj"),
+        (
+            f'{{"config": {{"schedule": {{"name": "none"}}}}, "data": ["{"a" * 50}"]}}',
+            f': data must be the fingerprints of files by name, found "[\'{"a" * 38}"',  # its beginning
+        ),
+        (
+            '{"config": {"schedule": {"name": "none"}}, "continues": 3}',
+            ": continues must be a list of objects, found '3'",
+        ),
+        (
+            f'{{"config": {{"schedule": {{"name": "none"}}}}, "continues": [{"3" * 50}]}}',
+            f": continues must be a list of objects, found '[{'3' * 39}'",
+        ),
         ('{"config": {"schedule": {"name": "none"}, "model": {"name": 3}}}', ": schedule, lr, task, dataset"),
         (
             '{"config": {"schedule": {"name": "none"}, "dataset": {"name": 3}}}',
             ": schedule, lr, task, datase",
         ),
-        ('{"config": {"schedule": {"name": "none"}, "seed": -1}}', ": the config's seed must be a whole num"),
-        ('{"config": {"schedule": {"name": "none"}, "seed": "1"}}', ": the config's seed must be a whole nu"),
+        (
+            '{"config": {"schedule": {"name": "none"}, "seed": -1}}',
+            ": the config's seed must be a whole number, found -1",
+        ),
+        (
+            '{"config": {"schedule": {"name": "none"}, "seed": "1"}}',
+            ": the config's seed must be a whole number, found '1'",
+        ),
     ],
 )
 def test_a_malformed_run_json_is_named(tmp_path: Path, content: str | None, sentence: str):
@@ -371,9 +398,9 @@ def test_a_band_over_seeds_is_explained_where_there_is_one(toy: Path):
 
 
 def test_a_run_s_title_says_how_far_it_came(tmp_path: Path):
-    title = "toy  ·  schedule=cyclical  ·  lr=constant  ·  seed=0"
+    title = "toy  ·  schedule=cyclical  ·  lr=constant  ·  seed=3"
     for until, more in ((12000, "  ·  unfinished: 12K of 40K updates"), (TOTAL, "")):
-        run = read_run(make_run(tmp_path / str(until), until=until, latents=False))
+        run = read_run(make_run(tmp_path / str(until), seed=3, until=until, latents=False))
         assert figures.style.run_title(run) == title + more
     odd = replace(run, config=run.config | {"schedule": {"name": "a$b$"}})
     assert r"schedule=a\$b\$  ·" in figures.style.run_title(odd)  # which is no formula
@@ -527,7 +554,9 @@ def test_beneath_figure_4_every_beta_is_inside_its_strip(tops: tuple[int, int], 
     for schedule, top in zip(("constant", "cyclical"), tops, strict=True):
         folder = make_run(tmp_path / schedule, schedule, until=500, latents=False)
         write(folder / "metrics.jsonl", [{"step": n, "train/beta": n / 9 * top} for n in range(1, 10)])
-    for strip in figures.curves_figure(find_runs([tmp_path])).axes[3:]:
+    _, _, kl, *strips = figures.curves_figure(find_runs([tmp_path])).axes
+    assert kl.get_title("right") == "not recorded: Constant, Cyclical"
+    for strip in strips:
         assert strip.get_ylim()[0] < 0 and 4 < strip.get_ylim()[1] < 5
 
 
@@ -777,10 +806,10 @@ def test_the_script_writes_the_animation(tmp_path: Path, capsys: pytest.CaptureF
 @pytest.mark.parametrize(
     ("name", "file", "words"),
     [
-        ("3", "figure3_latents", "common noise"),
-        ("4", "figure4_curves", "loss"),
-        ("curves", "curves", "ELBO, validation"),
-        ("rate", "rate", "none of these runs is finished"),
+        ("3", "figure3_latents", "300 samples of q(z|n) for each n, with common noise, as far as ±2.5; "),
+        ("4", "figure4_curves", "(a) loss: rec + "),
+        ("curves", "curves", "(a) ELBO, validation\n"),
+        ("rate", "rate", "none of these runs is finished and has test/kl and test/rec\n"),
         ("accuracy", "accuracy", "none of these runs has classifiers"),
         ("map", "map", "none of the runs has a map.jsonl"),
     ],

@@ -100,7 +100,8 @@ def test_settings_beyond_those_that_are_drawn_are_counted(most, left, tmp_path, 
     monkeypatch.setattr(
         page, "picture", lambda caption, draw: captions.append(caption) or {"caption": caption}
     )
-    assert (f"{left} more settings" in report_page(tmp_path)) == bool(left)
+    said = f"{left} more settings: python scripts/figures.py draws them from their folders"
+    assert (said in report_page(tmp_path)) == bool(left)
     assert sum(caption.startswith("Over updates: ") for caption in captions) == 3 - left
 
 

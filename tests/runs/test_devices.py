@@ -138,12 +138,12 @@ def test_jobs_that_share_gpus_fill_them_evenly(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     monkeypatch.setenv(devices.VISIBLE, "")
     taken, locks = [], []
-    while (lock := devices._take_gpu(["a", "b"], 2)) is not None:
+    while (lock := devices._take_gpu(["a", "b"], 3)) is not None:
         locks.append(lock)
         taken.append(os.environ[devices.VISIBLE])
-    assert taken == ["a", "b", "a", "b"]
+    assert taken == ["a", "b", "a", "b", "a", "b"]
     locks[2].release()
-    locks.append(devices._take_gpu(["a", "b"], 2))
+    locks.append(devices._take_gpu(["a", "b"], 3))
     assert os.environ[devices.VISIBLE] == "a"
 
 

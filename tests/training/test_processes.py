@@ -227,14 +227,21 @@ def test_the_masks_of_an_update_are_those_of_its_step(monkeypatch):
     assert again == once != other
 
 
-@pytest.mark.parametrize("remedy", ["aggressive", "semi_amortized", "batch_norm"])
-def test_what_is_about_the_whole_batch_is_refused(remedy, monkeypatch):
+@pytest.mark.parametrize(
+    ("remedy", "said"),
+    [
+        ("aggressive", "update=aggressive trains in one process, and torchrun started 2"),
+        ("semi_amortized", "update=semi_amortized trains in one process, and torchrun started 2"),
+        ("batch_norm", "of which each of torchrun's 2 processes sees a part: leave it out"),
+    ],
+)
+def test_what_is_about_the_whole_batch_is_refused(remedy, said, monkeypatch):
     overrides = (*LANGUAGE, f"remedy=[{remedy}]")
     world.refuse(configured(*overrides))
     with pytest.raises(ConfigError, match=r"train\.accumulate"):
         configured(*overrides, "train.accumulate=2")
     announce(monkeypatch, RANK="0", WORLD_SIZE="2")
-    with pytest.raises(UserError, match="torchrun"):
+    with pytest.raises(UserError, match=said):
         world.refuse(configured(*overrides))
 
 
@@ -251,7 +258,9 @@ def test_a_single_process_is_rank_0_whatever_a_cluster_calls_it(rank, size, monk
     if size:
         monkeypatch.setenv("WORLD_SIZE", size)
     world.refuse(configured(*LANGUAGE))
-    assert world.rank() == 0
+    assert (world.rank(), world.described("cpu")) == (0, "cpu")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert world.described("cpu") == "2 processes on cpu"
 
 
 @pytest.mark.parametrize(

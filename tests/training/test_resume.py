@@ -579,7 +579,8 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_pat
     ]
     other = subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(FolderError, match="another process"), RunFolder(tmp_path).held():
+    said = f"^{tmp_path} is being written by another process$"
+    with pytest.raises(FolderError, match=said), RunFolder(tmp_path).held():
         pass
     other.kill()
     other.communicate()
@@ -597,7 +598,8 @@ def test_a_refused_start_leaves_the_lock_of_the_run_that_holds_the_folder(tmp_pa
     folder = RunFolder(tmp_path / "run")
     with folder.held():
         discard_if_empty(folder)
-        with pytest.raises(FolderError, match="another process"), RunFolder(folder.path).held():
+        said = f"^{folder.path} is being written by another process$"
+        with pytest.raises(FolderError, match=said), RunFolder(folder.path).held():
             pass
 
 
@@ -935,17 +937,26 @@ def test_a_disk_that_is_full_does_not_hide_what_ended_the_run(tmp_path, monkeypa
     assert RunFolder(tmp_path / "run").error.startswith("ZeroDivisionError: division by zero\n")
 
 
-@pytest.mark.parametrize("name", ["", "train.log", ".lock", "error.txt", "checkpoint_last.pt.tmp"])
-def test_a_place_where_nothing_can_be_written_is_told(name, tmp_path, configured):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "/run cannot be written: File exists"),
+        ("train.log", "/run/train.log: Is a directory; nothing is saved"),
+        (".lock", "/run cannot be written: Is a directory"),
+        ("error.txt", ""),  # the run itself does not need it
+        ("checkpoint_last.pt.tmp", "/run/checkpoint_last.pt.tmp: Is a directory; nothing is saved"),
+    ],
+)
+def test_a_place_where_nothing_can_be_written_is_told(name, why, tmp_path, configured):
     folder = tmp_path / "run"
     if name:
         (folder / name).mkdir(parents=True)
     else:
         folder.write_text("a file")
-    if name == "error.txt":  # the run itself does not need it
-        run(configured(*TOY, "train.stop_after=1"), RunFolder(folder))
+    if why:
+        assert refused(configured(*TOY), folder).endswith(f"{tmp_path}{why}")
     else:
-        refused(configured(*TOY), folder)
+        run(configured(*TOY, "train.stop_after=1"), RunFolder(folder))
 
 
 def test_a_folder_that_cannot_be_made_is_refused_and_none_is_made(tmp_path, monkeypatch):
