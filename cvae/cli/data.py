@@ -41,34 +41,35 @@ yelp/sentiment.dev.1 semi/data/yelp/sentiment.dev.1 f36e27ed83f3581ed17470ed4add
 yelp/sentiment.test.0 semi/data/yelp/sentiment.test.0 897fb6c896404c65f6dc062a9827f2d6b586ad59
 yelp/sentiment.test.1 semi/data/yelp/sentiment.test.1 219a8fb4b7c10520f21422e273dc38c72c0100c9
 """
-DG_VAE = "zhangjf-nlp/DG-VAEs/6ad9e59f4af66fb8de64b7b0d03ba0c9ad3175f0"
-DELLA = "OpenVLG/DELLA/55fdf6c018358294bbfb771ce574a1b6c23e2507"
-FURTHER = f"""\
-snli/snli.train.txt datasets/snli_data/snli.train.txt db0a08915e128d58cf5f9ed1bf36c72f978b16e1 {DG_VAE}
-snli/snli.valid.txt datasets/snli_data/snli.valid.txt 8da6ad737af08e0fee3f35ed1d5f1d4d18b7f427 {DG_VAE}
-snli/snli.test.txt datasets/snli_data/snli.test.txt 1bdd3568978d21e71ec0a765fe319ad46cc10548 {DG_VAE}
+FURTHER = {
+    "zhangjf-nlp/DG-VAEs/6ad9e59f4af66fb8de64b7b0d03ba0c9ad3175f0": """\
+snli/snli.train.txt datasets/snli_data/snli.train.txt db0a08915e128d58cf5f9ed1bf36c72f978b16e1
+snli/snli.valid.txt datasets/snli_data/snli.valid.txt 8da6ad737af08e0fee3f35ed1d5f1d4d18b7f427
+snli/snli.test.txt datasets/snli_data/snli.test.txt 1bdd3568978d21e71ec0a765fe319ad46cc10548
 short_yelp/short_yelp.train.txt datasets/short_yelp_data/short_yelp.train.txt \
-6c93efa5f9d0e3a1e71d12d0f393cbf321bfc3db {DG_VAE}
+6c93efa5f9d0e3a1e71d12d0f393cbf321bfc3db
 short_yelp/short_yelp.valid.txt datasets/short_yelp_data/short_yelp.valid.txt \
-53662f3bb9ff7ef97850091b2532fb52f58f5d4a {DG_VAE}
+53662f3bb9ff7ef97850091b2532fb52f58f5d4a
 short_yelp/short_yelp.test.txt datasets/short_yelp_data/short_yelp.test.txt \
-db207af633e93220b0538b667021bdd40987a132 {DG_VAE}
-yahoo/yahoo.train.txt data/yahoo/yahoo.train.txt ae7d4fc4d07e520dffdbd835868a1d7c7a6eb471 {DELLA}
-yahoo/yahoo.valid.txt data/yahoo/yahoo.valid.txt 4f7681b64f55d6f33461b1c604c2328124b4a092 {DELLA}
-yahoo/yahoo.test.txt data/yahoo/yahoo.test.txt fc5b20a939d06b657a857b423aa8772904ab434a {DELLA}
-yelp15/yelp15.train.txt data/yelp/yelp.train.txt 2c4c802349fd14b932d2dead17846ca6b4e1b870 {DELLA}
-yelp15/yelp15.valid.txt data/yelp/yelp.valid.txt 5280a264fbc11a7795cef76bb79541d67e65c568 {DELLA}
-yelp15/yelp15.test.txt data/yelp/yelp.test.txt 8c61afcb9c034eb53cc390c315c276fbdbed5a19 {DELLA}
-"""
+db207af633e93220b0538b667021bdd40987a132
+""",
+    "OpenVLG/DELLA/55fdf6c018358294bbfb771ce574a1b6c23e2507": """\
+yahoo/yahoo.train.txt data/yahoo/yahoo.train.txt ae7d4fc4d07e520dffdbd835868a1d7c7a6eb471
+yahoo/yahoo.valid.txt data/yahoo/yahoo.valid.txt 4f7681b64f55d6f33461b1c604c2328124b4a092
+yahoo/yahoo.test.txt data/yahoo/yahoo.test.txt fc5b20a939d06b657a857b423aa8772904ab434a
+yelp15/yelp15.train.txt data/yelp/yelp.train.txt 2c4c802349fd14b932d2dead17846ca6b4e1b870
+yelp15/yelp15.valid.txt data/yelp/yelp.valid.txt 5280a264fbc11a7795cef76bb79541d67e65c568
+yelp15/yelp15.test.txt data/yelp/yelp.test.txt 8c61afcb9c034eb53cc390c315c276fbdbed5a19
+""",
+}
 HOST = "https://raw.githubusercontent.com"
 
-
-def _further(target: str, source: str, blob: str, repository: str) -> DataFile:
-    return DataFile(target, source, blob, f"{HOST}/{repository}")
-
-
 FILES = tuple(DataFile(*line.split()) for line in TABLE.splitlines())
-FILES += tuple(_further(*line.split()) for line in FURTHER.splitlines())
+FILES += tuple(
+    DataFile(*line.split(), f"{HOST}/{repository}")
+    for repository, table in FURTHER.items()
+    for line in table.splitlines()
+)
 
 
 def choose_base_url(argument: str | None, default: str = DEFAULT_BASE_URL) -> str:

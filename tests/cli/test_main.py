@@ -98,6 +98,7 @@ def test_without_a_command_it_says_which_there_are(arguments, status, sentence, 
     assert main.main(arguments) == status
     out, err = capsys.readouterr()
     assert (err if status else out).endswith(f"{main.HELP}\n")
+    assert "\n\n  train     train a model, continue a run, or sweep over settings\n  evaluate  m" in main.HELP
     assert err.partition("\n")[0] == sentence
 
 

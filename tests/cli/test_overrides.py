@@ -156,9 +156,17 @@ def test_other_commands_stay_as_they_are(command, tmp_path, monkeypatch):
     assert continued(command) == command
 
 
-@pytest.mark.parametrize("content", [b"a: [", b"3", b"\x00", b"- name=\xe9"])
-def test_a_record_of_overrides_that_is_none_is_named(earlier, content):
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"a: [", "while parsing a flow node"),
+        (b"3", "Invalid loaded object type: int"),
+        (b"\x00", "unacceptable character #x0000"),
+        (b"- name=\xe9", "'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_a_record_of_overrides_that_is_none_is_named(earlier, content, reason):
     path = earlier / ".hydra" / "overrides.yaml"
     path.write_bytes(content)
-    with pytest.raises(UserError, match=f"^{re.escape(str(path))} is no list of overrides: [^\n]+$"):
+    with pytest.raises(UserError, match=f"^{re.escape(str(path))} is no list of overrides: {reason}[^\n]*$"):
         continued([f"continue_from={earlier}"])

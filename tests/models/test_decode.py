@@ -473,7 +473,7 @@ def test_what_cannot_be_sampled_is_refused(tmp_path, configured, capsys):
     folder = RunFolder(tmp_path / "run")
     run(configured(*SMALL, "schedule=none"), folder)
     assert script("sample").main([str(folder.path), "prior"]) == 1
-    assert capsys.readouterr().err.endswith("schedule=none has no prior to draw from\n")
+    assert capsys.readouterr().err.endswith(f"{folder.path}: schedule=none has no prior to draw from\n")
     assert said(str(folder.path), capsys, "--count", "2").keys() == {"reconstructions", "interpolation"}
     task = reopen(folder.configuration("cpu"), folder)
     assert Sampler(task, SamplingOptions()).reconstructions(["a"])["reconstructions"]

@@ -305,7 +305,14 @@ def test_a_finished_job_answers_with_its_objective_and_not_to_another(
     for name, value in (("RANK", "1"), ("WORLD_SIZE", "2")):
         monkeypatch.setenv(name, value)
     assert train._run(None, configured("seed=4")) is None
-    assert caplog.text.count("is already finished") == 1  # which rank 0 says
+    finished = f"{tmp_path} is already finished; overwrite=true runs it again"
+    assert caplog.messages == [finished]  # which rank 0 says
+    elsewhere = configured("task=ptb", "dataset.path=nowhere")
+    (tmp_path / "run.json").write_text(json.dumps(record | {"config": elsewhere.container}))
+    monkeypatch.delenv("RANK")
+    assert train._run(None, elsewhere) == 1.5
+    absent = "corpus not checked: train, val, test not on this machine"
+    assert caplog.messages[1:] == [f"{finished} ({absent})"]
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "no data"), ("1", "rank 1: no data")])

@@ -117,12 +117,14 @@ def test_nothing_of_this_machine_is_in_it(folder, shared):
 
 
 @pytest.mark.parametrize("where", ["/home/anna/texts", "~/anna/texts", "../anna/texts", "../../anna/texts"])
-def test_of_a_path_elsewhere_only_the_name_is_told(where, folder, tmp_path):
+def test_of_a_path_elsewhere_only_the_name_is_told(where, folder, tmp_path, capsys):
     own = Path(shutil.copytree(folder.path, tmp_path / "run"))
     record = json.loads((own / "run.json").read_text())
     record["config"]["dataset"]["path"] = where
     (own / "run.json").write_text(json.dumps(record | {"command": f"cvae train dataset.path={where}"}))
     assert export.main([str(own), str(tmp_path / "shared")]) == 0
+    files = "README.md, model.safetensors, results.json, run.json, vocabulary.txt"
+    assert capsys.readouterr().out == f"{tmp_path / 'shared'}: {files}\n"
     for path in (tmp_path / "shared").iterdir():
         assert path.suffix == ".safetensors" or "anna" not in path.read_text(encoding="utf-8"), path
     assert json.loads((tmp_path / "shared" / "run.json").read_text())["config"]["dataset"]["path"] == "texts"
