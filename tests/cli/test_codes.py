@@ -334,4 +334,6 @@ def test_the_toy_and_dialogs_say_what_they_are(configured, place, tmp_path):
     dialog = configured("task=switchboard", "dataset.path=nowhere").container
     (toy / "run.json").write_text(json.dumps(record | {"config": dialog}))
     for main, *arguments in ((encode.main, "a.txt", "--to", "z.npz"), (evaluate.main, "--data", "a.txt")):
-        assert "answers in dialogs and has no z of a single sentence" in said(main, toy.path, *arguments)
+        assert f"{toy} answers in dialogs and has no z of a single sentence" in said(
+            main, toy.path, *arguments
+        )

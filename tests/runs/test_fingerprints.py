@@ -274,7 +274,7 @@ def test_reopening_an_old_run_says_what_is_not_known_of_it(dialogs, tmp_path, mo
     folder = settle(tmp_path / "run", config, True, **fingerprints.corpus(config))
     run.reopen(config, folder)
     (record,) = (record for record in caplog.records if record.module == "run")
-    assert record.getMessage().endswith(": corpus not checked: task.references not in its run.json")
+    assert record.getMessage() == f"{folder}: corpus not checked: task.references not in its run.json"
 
 
 # ---- what is put together ----

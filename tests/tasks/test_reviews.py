@@ -733,13 +733,15 @@ def test_the_second_stage_goes_on_after_any_classifier(killed, finished, folder,
 
 
 def test_a_classifier_whose_loss_is_not_finite_stops_and_keeps_its_batch(folder, tmp_path, configured):
+    done = {"mode": "scratch", "share": 0.1, "seed": 0, "labels": 8, "test/accuracy": 0.5}
+    (tmp_path / "classifier.jsonl").write_text(json.dumps(done) + "\n")  # the next is that of seed 1
     own = ("task.finetune.modes=[scratch]", "task.finetune.lr=1e38", f"dataset.path={folder}")
     with pytest.raises(
-        Diverged, match=r"^loss is (nan|inf) at update \d of the classifier scratch, share 0\.1, seed 0: the "
+        Diverged, match=r"^loss is (nan|inf) at update \d of the classifier scratch, share 0\.1, seed 1: the "
     ):
         run(configured(*REVIEWS, *own), RunFolder(tmp_path))
     kept = json.loads((tmp_path / "diverged.json").read_text())
-    assert (kept["mode"], kept["share"], kept["seed"]) == ("scratch", 0.1, 0) and len(kept["sentences"]) == 8
+    assert (kept["mode"], kept["share"], kept["seed"]) == ("scratch", 0.1, 1) and len(kept["sentences"]) == 8
     assert re.fullmatch(r"loss is (nan|inf) at update \d", kept["cause"])
     assert not RunFolder(tmp_path).results["finished"]
 

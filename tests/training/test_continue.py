@@ -364,7 +364,9 @@ def test_other_data_and_a_source_that_changed_are_refused(finished, tmp_path, co
 def test_a_checkpoint_that_is_none_ends_in_a_sentence(finished, tmp_path, configured):
     source = shutil.copytree(finished(*PLAIN, "train.steps=24"), tmp_path / "source")
     shutil.copyfile(source / "checkpoint_best.pt", source / "checkpoint_last.pt")
-    with pytest.raises(CheckpointError, match="has weights only: training cannot go on"):
+    with pytest.raises(
+        CheckpointError, match=f"^{source / 'checkpoint_last.pt'} has weights only: training cannot go on$"
+    ):
         run(configured(*PLAIN, f"continue_from={source}", "train.steps=36"), RunFolder(tmp_path / "new"))
 
 
@@ -401,7 +403,10 @@ def test_early_stopping_sees_the_scores_of_before(tmp_path, configured):
         def on(*own: str) -> Config:
             return configured(*DIALOG, f"continue_from={source}", "continue_beta=hold", *own)
 
-        said = "was out of patience after 4 of 10 updates, and this run would stop at once: a longer"
+        said = (
+            f"^continue_from={source} was out of patience after 4 of 10 updates, and this run would stop at"
+            " once: a longer task.patience, or null, lets it go on$"
+        )
         with pytest.raises(FolderError, match=said):
             run(on("train.steps=20", "task.patience=2"), RunFolder(tmp_path / "new"))
         run(on("train.steps=8", "task.patience=3", "train.log_every=1"), RunFolder(tmp_path / "new"))

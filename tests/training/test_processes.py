@@ -7,6 +7,7 @@ import json
 import math
 import multiprocessing
 import os
+import platform
 import signal
 import socket
 import subprocess
@@ -165,10 +166,10 @@ def test_processes_stay_equal_to_the_bit_and_draw_masks_of_their_own(together):
 
 
 def test_the_others_name_the_process_that_is_lost():
-    (_, first), _, (_, third) = started(lose, 3, 3, 1)
+    (_, first), (lost, _), (_, third) = started(lose, 3, 3, 1)
+    name = f"rank 1 ({platform.node()}, process {lost.pid}) is lost: "
     for said in (first.recv(), third.recv()):
-        assert "rank 1 (" in said and "is lost" in said
-        assert "rank 0" not in said and "rank 2" not in said
+        assert said.startswith(name) and "rank 0" not in said and "rank 2" not in said
 
 
 def test_rank_0_is_named_where_the_store_is_lost_with_it():
@@ -354,9 +355,9 @@ def test_processes_that_wait_are_not_called_lost_with_the_one_that_is(monkeypatc
     assert collective._missing(RuntimeError("closed")) == "a process is lost: closed"
     monkeypatch.setenv("RANK", "1")  # torchrun keeps the store, which outlives rank 0
     assert collective._missing(RuntimeError("closed")) == "rank 0 (here, process 0) is lost: closed"
-    monkeypatch.delenv("RANK")
+    assert store["cvae/alive/0"] == store["cvae/alive/1"] == "yes"  # which the others wait for
     monkeypatch.setattr(collective.dist, "is_initialized", lambda: False)  # they met, and got no further
-    assert collective._missing(RuntimeError("closed")) == "rank 0 of 3 did not meet the others: closed"
+    assert collective._missing(RuntimeError("closed")) == "rank 1 of 3 did not meet the others: closed"
 
 
 @pytest.mark.parametrize("said", ["Gloo connectFullMesh failed", "Connection reset by peer", "out of memory"])
