@@ -17,7 +17,8 @@ from cvae.cli.arguments import Arguments, entry_point, parser
 from cvae.download import DataFile, DownloadError, check_url, fetch_all
 
 COMMIT = "6ef4ebabb631df696cf4bfc333a965283eba1958"
-DEFAULT_BASE_URL = f"https://raw.githubusercontent.com/haofuml/cyclical_annealing/{COMMIT}"
+HOST = "https://raw.githubusercontent.com"
+DEFAULT_BASE_URL = f"{HOST}/haofuml/cyclical_annealing/{COMMIT}"
 
 PTB_NOTE = (
     "Note: the Penn Treebank is licensed by the LDC; this preprocessed copy is the one the field "
@@ -62,11 +63,10 @@ yelp15/yelp15.valid.txt data/yelp/yelp.valid.txt 5280a264fbc11a7795cef76bb79541d
 yelp15/yelp15.test.txt data/yelp/yelp.test.txt 8c61afcb9c034eb53cc390c315c276fbdbed5a19
 """,
 }
-HOST = "https://raw.githubusercontent.com"
 
 FILES = tuple(DataFile(*line.split()) for line in TABLE.splitlines())
 FILES += tuple(
-    DataFile(*line.split(), f"{HOST}/{repository}")
+    DataFile(*line.split())._replace(base_url=f"{HOST}/{repository}")
     for repository, table in FURTHER.items()
     for line in table.splitlines()
 )

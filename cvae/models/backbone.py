@@ -96,7 +96,12 @@ def _weights(key: str, folder: Path, cls: Any, settings: Any) -> nn.Module:
             local_files_only=True,
             trust_remote_code=False,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # transformers' own refusal names none of them
         )
+    if others := sorted(report["mismatched_keys"]):
+        name, found, size = others[0]
+        sizes = " x ".join(map(str, found)), " x ".join(map(str, size))
+        raise UserError(f"{key}={folder}: {name} is {sizes[0]}, and by config.json it would be {sizes[1]}")
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{key}={folder} lacks weights of {cls.__name__}: {', '.join(missing[:3])}")
     return cast(nn.Module, loaded.train())  # it comes in evaluation mode
