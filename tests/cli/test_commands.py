@@ -322,6 +322,51 @@ def test_across_tokens_the_columns_of_a_task_are_of_words(task, names, other):
         assert set(default_columns(runs, every=True)) == {f"test/{name}" for name in results.keys() - dialogs}
 
 
+BOUND = ["elbo", "rec", "kl", "ppl", "word_ppl", "iw_nll", "iw_ppl", "iw_word_ppl"]
+EVERY = [
+    *BOUND,
+    *["mi", "au", "accuracy", "prior_gap", "path_a", "path_a_prior", "path_b"],
+    *(f"refined_{n}" for n in BOUND),
+]
+JUDGED = [
+    f"{n}_minus_permuted"
+    for n in ["act_hit", "bleu4_f1", "sacrebleu_f1", "a_bow_f1", "e_bow_f1", "greedy_f1"]
+]
+DIVERSITY = ["act_hit", "acts", "distinct2", "distinct2_context"]
+
+
+@pytest.mark.parametrize(
+    ("task", "own"),
+    [
+        ("toy", ["elbo", "rec", "kl", "mi", "accuracy", "prior_gap", "path_a"]),
+        ("ptb", ["ppl", "iw_ppl", "elbo", "rec", "kl", "mi", "au", "path_a"]),
+        ("switchboard", ["elbo", "rec", "kl", "rec_ppl", "path_a", *JUDGED, *DIVERSITY]),
+    ],
+)
+def test_a_table_has_the_measures_of_the_task_or_all_of_val_and_test(task, own):
+    run = told("words", task, **dict.fromkeys([*EVERY, "rec_ppl", *JUDGED, *DIVERSITY], 1.0))
+    run = replace(run, results=run.results | {f"val/{name}": 1.0 for name in EVERY})
+    assert default_columns([run], every=False) == [f"test/{name}" for name in own]
+    every = [f"{split}/{name}" for split in ("val", "test") for name in EVERY]
+    assert default_columns([run], every=True) == every
+
+
+@pytest.mark.parametrize("key", ["tokens", "tokenizer", "vocabulary", "min_count", None])
+def test_across_vocabularies_sentences_and_words_rank_and_tokens_do_not(key):
+    names = ["elbo", "ppl", "iw_ppl", "refined_ppl", "refined_iw_ppl", "word_ppl", "iw_word_ppl"]
+    runs = []
+    for number, schedule in enumerate(("constant", "cyclical")):
+        run = told("words", unknown=0.0, **dict.fromkeys(names, 9.0 - number))
+        dataset = run.config["dataset"] | ({key: str(number)} if key else {})
+        config = run.config | {"schedule": {"name": schedule}, "dataset": dataset}
+        data = {} if key else {"dataset.tokenizer": str(number)}  # of one name and other content
+        runs.append(replace(run, config=config, data=data))
+    table = results_table(runs, (), [f"test/{name}" for name in names])
+    cells = zip(*(row[-len(names) :] for row in table.body), strict=True)
+    ranked = [name for name, column in zip(names, cells, strict=True) if any(cell.best for cell in column)]
+    assert ranked == ["elbo", "word_ppl", "iw_word_ppl"]
+
+
 def test_other_units_and_answerers_have_rows_of_their_own(tmp_path, capsys):
     for schedule, rec in (("constant", 5.0), ("cyclical", 4.0)):
         for seed in (0, 1):
@@ -495,7 +540,8 @@ def test_published_copies_are_read_only_where_they_are_asked_for(tmp_path):
     ("sign", "keys"),
     [
         (1, "test/elbo val/refined_elbo test/iw_elbo test/bleu4_f1_minus_permuted test/accuracy/probe/0.1"),
-        (-1, "test/rec test/ppl val/refined_rec test/refined_iw_nll test/iw_ppl"),
+        (-1, "test/rec test/ppl val/refined_rec test/refined_iw_nll test/iw_ppl test/rec_ppl"),
+        (-1, "test/word_ppl test/iw_word_ppl test/iw_nll val/refined_word_ppl val/refined_iw_word_ppl"),
         (
             0,
             "test/kl test/mi test/au test/accuracy test/path_a test/refined_kl test/bleu4_f1 time/relative",
@@ -518,6 +564,16 @@ def test_a_cell_of_what_overflows_and_of_what_nearly_does():
     assert str(Cell((1e200, 3e200))) == "2.00e+200 ± 1.41e+200"
     assert (str(Cell((1.5e9,))), str(Cell((1e9,)))) == ("1.50e+09", "1.00e+09")
     assert str(Cell((-1.5e30,))) == "-1.50e+30"  # an ELBO
+    assert str(Cell((9.99e8,))) == "999000000.0"
+
+
+def test_latex_gets_no_character_that_it_would_read_otherwise_or_does_not_have():
+    marks = r"%&#_${}" + "\\^†–~β<>±∞≯≈✓✗"
+    head, *_ = (line for line in Table([marks], [["a"]]).latex().splitlines() if line.endswith(r" \\"))
+    assert head == (
+        r"\%\&\#\_\$\{\}\textbackslash{}\^{}\dag{}--$\sim$$\beta$"
+        r"$<$$>$$\pm$$\infty$$\not>$$\approx$$\checkmark$$\times$ \\"
+    )
     assert str(Cell((1.5e9, 1.5e9 + 2))) == "1.50e+09 ± 1.41e+00"  # written as the mean is, however small
     assert str(Cell((1e9 - 3, 1e9 - 1))) == "999999998.0 ± 1.4"
 

@@ -102,6 +102,11 @@ def test_without_a_command_it_says_which_there_are(arguments, status, sentence, 
     assert err.partition("\n")[0] == sentence
 
 
+def test_no_command_is_missing():
+    names = "train evaluate sample encode decode export table figures claims report status data"
+    assert list(main.COMMANDS) == names.split()
+
+
 def test_the_version_is_the_packages(capsys):
     assert main.main(["--version"]) == 0
     assert capsys.readouterr().out == f"{__version__}\n"

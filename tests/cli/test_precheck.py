@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.errors import HydraException
 
-from cvae.cli import precheck
+from cvae.cli import composition, precheck
 from cvae.cli.help import GROUPS
 from cvae.errors import UserError
 from tests.helpers import JARGON, choices
@@ -115,6 +116,21 @@ def test_unknown_choice(group, refused):
 def test_mistakes(command, said, refused):
     answer = refused(*command.split(" "))
     assert answer.startswith(said) and len(answer.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "advice",
+    [
+        *(
+            "See https://hydra.cc/docs/upgrades for details",
+            "To append to your default list use +lr=constant",
+        ),
+        *("Config search path:", "provider=main, path=file:///conf", "full_key: hydra.job.num"),
+        *("object_type=JobConf", "reference_type=JobConf"),
+    ],
+)
+def test_what_hydra_says_of_itself_is_left_out(advice):
+    assert composition.sentence(HydraException(f"No such thing.\n\t{advice}")) == "No such thing"
 
 
 def test_each_of_several_problems_has_a_line(refused):
@@ -282,6 +298,16 @@ def test_of_a_long_sweep_the_first_jobs_are_checked_and_all_have_their_folders(t
     sweep = precheck.check(["-m", "task=toy,ptb", "seed=0,1"])
     assert [Path(folder).parent.name for folder in sweep.jobs] == ["toy", "toy", "ptb", "ptb"]
     assert (done.count("load"), done.count("composed")) == (1, 3)  # one for the command, one for each task
+
+
+def test_forty_jobs_of_a_sweep_are_checked_before_it_starts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    base, checked = [], []
+    compose = precheck.composed
+    monkeypatch.setattr(precheck, "composed", lambda job: (base or base.append(compose(job)) or base)[0])
+    monkeypatch.setattr(precheck, "_checked", checked.append)
+    monkeypatch.setattr(precheck, "check_surroundings", lambda config, folder: None)
+    assert len(precheck.check(["-m", "seed=range(0,45)"]).jobs) == 45 and len(checked) == 40
 
 
 def test_missing_data(refused, monkeypatch):

@@ -329,9 +329,13 @@ class TestLoad:
 
 @pytest.mark.parametrize(
     ("hint", "words"),
-    [(Literal["a"], "a"), (Literal["a", "b"], "one of a, b"), (list[Literal["a"]], "a list, each a")],
+    [
+        *((Literal["a"], "a"), (Literal["a", "b"], "one of a, b"), (list[Literal["a"]], "a list, each a")),
+        *((bool, "true or false"), (str | None, "text or null"), (int, "a whole number")),
+        (float, "a finite number"),
+    ],
 )
-def test_a_choice_of_one_is_that_one(hint, words):
+def test_a_type_in_words(hint, words):
     assert describe(hint) == words
 
 

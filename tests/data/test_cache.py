@@ -482,7 +482,7 @@ def test_a_daemonic_process_reads_alone(monkeypatch):
     ("platform", "daemon", "cores", "number"),
     [
         ("linux", False, 3, 3),
-        ("linux", False, 99, parallel.MOST),
+        ("linux", False, 99, 8),
         ("linux", True, 3, 1),
         ("darwin", False, 3, 1),
         ("win32", False, 3, 1),

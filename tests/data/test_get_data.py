@@ -527,6 +527,9 @@ def test_real_table():
     assert len({item.target for item in data.FILES}) == 25
     assert len({item.blob for item in data.FILES}) == 25
     assert all(re.fullmatch("[0-9a-f]{40}", item.blob) for item in data.FILES)
+    names = [(Path(item.target).name, Path(item.source).name) for item in data.FILES]
+    yelp = {f"yelp15.{split}.txt": f"yelp.{split}.txt" for split in ("train", "valid", "test")}
+    assert {here: there for here, there in names if here != there} == yelp | {"valid.txt": "val.txt"}
     papers = {item.corpus for item in data.FILES if not item.base_url}
     assert papers == {"ptb", "switchboard", "yelp"}
 

@@ -93,6 +93,18 @@ def test_a_column_of_numbers_and_blanks_is_no_text(tmp_path, kind):
     assert sources.text_column(written(tmp_path, kind, rows), None) == "review"
 
 
+@pytest.mark.parametrize(("row", "looked_at"), [(100, True), (101, False)])
+def test_a_hundred_rows_tell_which_columns_are_text(row, looked_at, tmp_path):
+    path = tmp_path / "a.csv"
+    numbers = ["seven" if place == row else "7" for place in range(1, 103)]
+    path.write_text("id,review\n" + "".join(f"{number},a b\n" for number in numbers))
+    if not looked_at:
+        assert sources.text_column(path, None) == "review"
+        return
+    with pytest.raises(UserError, match="has the text columns id, review: "):
+        sources.text_column(path, None)
+
+
 @pytest.mark.parametrize("kind", [".jsonl", ".csv", ".tsv", ".parquet"])
 def test_texts_may_have_a_number_among_them(tmp_path, kind):
     rows = [row | {"review": text} for row, text in zip(ROWS, ["10", *TEXTS[1:]], strict=True)]
@@ -117,8 +129,8 @@ def test_lines_of_a_table_are_those_of_its_file(tmp_path):
 
 def test_a_field_may_be_longer_than_numbers_are(tmp_path):
     path, limit = tmp_path / "a.csv", csv.field_size_limit(1000)
-    path.write_text(f"a,b\n{'x ' * 600},1\n")
-    assert [len(text) for _, text in sources.texts(path, "a")] == [1200]
+    path.write_text(f"a,b\n{'x ' * 70_000},1\n")  # more than the limit of Python, too
+    assert [len(text) for _, text in sources.texts(path, "a")] == [140_000]
     csv.field_size_limit(limit)
 
 

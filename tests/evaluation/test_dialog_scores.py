@@ -388,6 +388,24 @@ def test_vectors_are_those_of_the_positive_pointwise_mutual_information(contexts
     np.testing.assert_allclose(found @ found.T, left * lengths @ left.T, atol=1e-5)
 
 
+def test_vectors_have_a_hundred_dimensions_of_the_company_of_a_thousand_words(monkeypatch):
+    reduced = []
+    axes = lambda square: reduced.append(square.shape) or (None, np.eye(len(square)))  # noqa: E731
+    monkeypatch.setattr(vectors.np.linalg, "eigh", axes)
+    sentences = [list(range(start, start + 10)) for start in range(4, 1204, 10)]
+    found, _ = vectors.cooccurrence(sentences, 1204, 4)
+    assert (found.shape, reduced) == ((1204, 100), [(1004, 1004)])
+
+
+def test_acts_are_learnt_in_two_epochs_of_batches_of_a_thousand(splits, monkeypatch):
+    classifier = ActClassifier(splits.corpora["train"], len(splits.vocabulary), len(splits.acts))
+    sizes, scored = [], classifier._scores
+    monkeypatch.setattr(classifier, "_scores", lambda some: sizes.append(len(some)) or scored(some))
+    for count in (1024, 1025):
+        classifier._train([[5]] * count, np.zeros(count, dtype=np.int64))
+    assert sizes == [1024] * 2 + [513, 512] * 2
+
+
 def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monkeypatch):
     train, held = splits.corpora["train"], splits.corpora["held"]
     state = torch.get_rng_state()

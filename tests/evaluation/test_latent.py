@@ -524,6 +524,17 @@ if __name__ == "__main__":  # arguments N Z I: the numbers in the docstring of t
     print(f"standard error {found.std():.3f} = {found.std() * math.sqrt(size):.2f} / √N")
 
 
+def test_how_many_sentences_the_projector_shows_and_a_population_has(monkeypatch):
+    *_, task = parts(config_of())
+    asked = []
+    monkeypatch.setattr(task, "codes", lambda *some: asked.append(some) or (None, []))
+    monkeypatch.setattr(task, "fixed_subset", lambda *some: asked.append(some))
+    monkeypatch.setattr(base, "normalisation", lambda encoder: SimpleNamespace(unknown=True))
+    task.projection()
+    base.estimate_population(task, SimpleNamespace(estimate=lambda batches: None))
+    assert asked == [("val", 2000), ("train", 20_000)]
+
+
 @pytest.mark.parametrize(("dimensions", "shown"), [(0, False), (1, False), (2, False), (3, True)])
 def test_the_projector_shows_what_is_more_than_a_plane(dimensions, shown):
     *_, task = parts(config_of(latent=dimensions))

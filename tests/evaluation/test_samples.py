@@ -60,3 +60,8 @@ def test_in_markdown_all_words_are_code_spans():
 
     spans = re.findall("`(.*?)`", samples.markdown(ALL))
     assert sorted(spans) == sorted(words(ALL))
+
+
+def test_a_run_s_samples_have_sixty_words_at_most_and_the_seed_0():
+    """As the class says; small runs of these tests cut them earlier (tests/quick.py)."""
+    assert (samples.Sampler.longest, samples.Sampler.seed) == (60, 0)

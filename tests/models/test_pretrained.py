@@ -551,7 +551,8 @@ def test_of_a_checkpoint_of_the_hub_only_what_cannot_run_is_fetched(checkpoints,
         hub._fetched.cache_clear()
     ((name, revision, patterns),) = asked
     assert (name, revision) == ("owner/gpt2", "v1")
-    assert all(pattern.endswith((".json", ".safetensors")) for pattern in patterns)
+    weights = {"*.safetensors", "*.safetensors.index.json"}  # whole or in several files
+    assert set(patterns) == {"config.json", "tokenizer.json", *weights}
 
 
 @pytest.mark.parametrize(

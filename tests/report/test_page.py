@@ -151,6 +151,7 @@ def test_figures_are_those_that_there_are_records_for():
         "Over updates: train.batch_size = 8",
         "Over updates: train.batch_size = –",
     ]
+    assert len(captions(*map(run_of, range(1, 10)))) == 1 + 8  # of nine settings one has no curves of its own
     (_, draw), *_ = page.drawers([run_of(8)])
     assert [key for key, _ in draw.args[1]] == ["val/rec"]  # a panel for what is recorded
 

@@ -257,6 +257,13 @@ def test_the_authors_unit_is_the_mean_over_batches(splits, model):
     assert found.keys() == off.keys() | {f"authors/{name}" for name in ("elbo", "kl", "bow")}
 
 
+def test_the_authors_unit_is_of_batches_of_60(monkeypatch):
+    """Protocol B4."""
+    sizes = []
+    monkeypatch.setattr(dialog, "authors_windows", lambda corpus, size: sizes.append(size) or [])
+    assert dialog.authors_unit(None, None, False, torch.Generator()) == {} and sizes == [60]
+
+
 def test_no_utterance_is_in_a_batch_twice(splits):
     corpus = splits.corpora["train"]
     batch = corpus.batch(np.arange(9))
@@ -265,6 +272,9 @@ def test_no_utterance_is_in_a_batch_twice(splits):
     spoken |= {tuple(said) for said in corpus.sentences(np.arange(9))}
     assert texts == len(spoken) + 1  # and `<d>`
     assert texts < len(batch.contexts.data)
+
+
+ANYBODY = {"age": 30, "sex": "MALE"}
 
 
 def test_what_the_files_mean_is_read(tmp_path):
@@ -284,6 +294,8 @@ def test_what_the_files_mean_is_read(tmp_path):
         {"age": 1.04, "education": 1 / 3, "female": 1.0, "male": 0.0},
         {"age": 0.3, "education": 2 / 3, "female": 0.0, "male": 0.0},
     ]
+    levels = [switchboard._person("A", ANYBODY | {"education": level}) for level in (0, "1", 2, 3, "9")]
+    assert [person["education"] for person in levels] == [0, 1 / 3, 2 / 3, 1, 2 / 3]
     assert found.topic == "AIR POLLUTION"
     words = ["don", "'", "t", "you", ",", "think"]
     assert found.names == ["A", "B"] and found.utterances[0] == Utterance(1, words, "qy", 0)

@@ -55,10 +55,8 @@ def test_an_exported_model_is_the_run_s(folder, shared):
     assert torch.equal(torch.get_rng_state(), before)  # which are the program's own
     np.testing.assert_array_equal(there.encode(TEXTS).mean, here.encode(TEXTS).mean)
     assert there.sample(5, temperature=1.0) == here.sample(5, temperature=1.0)
-    assert {path.name for path in shared.iterdir()} == {*EXPORTED, "README.md"} - {
-        "tokenizer.json",
-        "pretrained.json",
-    }
+    files = {"README.md", "model.safetensors", "results.json", "run.json", "vocabulary.txt"}
+    assert {path.name for path in shared.iterdir()} == files
 
 
 def test_the_last_checkpoint_is_exported_where_asked(folder, tmp_path, capsys):
@@ -150,6 +148,7 @@ def test_the_card_tells_the_digest_of_one_file_and_the_number_of_several(data, t
 def test_the_card_has_what_the_results_say_and_nothing_that_they_do_not(folder):
     sizes = {"data/vocabulary": 1234, "data/train/sentences": 2000, "data/train/tokens": 30000}
     sizes |= {"data/train/unknown_share": 0.0512, "data/test/sentences": 7, "data/held/sentences": 9}
+    sizes |= {"data/val/sentences": 5}
     measures = {
         "val/elbo": -3.0,
         "test/kl": 0.5,
@@ -164,7 +163,11 @@ def test_the_card_has_what_the_results_say_and_nothing_that_they_do_not(folder):
     assert "LSTM encoder, diagonal Gaussian z, LSTM decoder; z has 3 dimensions." in lines
     assert "Tokens are words, 1,234 of them." in page and "8,000 updates of 8 sentences, seed 0." in page
     rows = [line for line in lines if line.startswith(("| train", "| val", "| test", "| held"))]
-    assert rows == ["| train | 2,000 | 30,000 | 5.12 % | 0 files |", "| test | 7 | 0 | 0.00 % | 0 files |"]
+    assert rows == [
+        "| train | 2,000 | 30,000 | 5.12 % | 0 files |",
+        "| val | 5 | 0 | 0.00 % | 0 files |",
+        "| test | 7 | 0 | 0.00 % | 0 files |",
+    ]
     assert "| elbo | -3.00 | – |" in lines and "| kl | – | 0.50 |" in lines
     assert "| au | 0.00 | 2.00 |" in lines  # nothing is a measure too
     assert not [line for line in lines if line.startswith("| rec ")]
@@ -329,7 +332,8 @@ def test_a_name_of_the_hub_is_fetched_by_a_list_of_names(shared, monkeypatch, tm
     asked = hub_of(monkeypatch, shared)
     assert cvae.load("owner/name").latent == cvae.load("owner/name@refs/pr/1").latent == 3
     assert asked == [("owner/name", None, EXPORTED), ("owner/name", "refs/pr/1", EXPORTED)]
-    assert {Path(name).suffix for name in EXPORTED} == {".json", ".txt", ".safetensors"}
+    read = {"run.json", "results.json", "vocabulary.txt", "tokenizer.json", "pretrained.json"}
+    assert set(EXPORTED) == read | {"model.safetensors"}  # nothing that is pickled or could run
     (tmp_path / "owner").mkdir()  # now it is a path
     with pytest.raises(UserError, match="is not a run folder"):
         cvae.load("owner/name")

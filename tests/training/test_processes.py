@@ -272,6 +272,10 @@ def test_a_single_process_is_rank_0_whatever_a_cluster_calls_it(rank, size, monk
             {"MASTER_ADDR": "", "RANK": "0", "WORLD_SIZE": "2"},
             "without MASTER_ADDR: start the run by torchrun",
         ),
+        (
+            {"MASTER_PORT": "", "RANK": "0", "WORLD_SIZE": "2"},
+            "without MASTER_PORT: start the run by torchrun",
+        ),
         ({"RANK": "2", "WORLD_SIZE": "2"}, "RANK=2 must be below WORLD_SIZE=2"),
         ({"RANK": "0", "WORLD_SIZE": "0"}, "RANK=0 must be below WORLD_SIZE=0"),
         ({"RANK": "0", "WORLD_SIZE": "two"}, "WORLD_SIZE must be a whole number, found 'two'"),
@@ -300,6 +304,27 @@ def test_a_process_waits_so_long_for_the_others_to_arrive(monkeypatch):
     monkeypatch.setattr(collective, "ARRIVAL", timedelta(seconds=1))
     with pytest.raises(LostProcess, match="rank 0 of 2 did not meet the others"), collective.joined("cpu"):
         pass
+
+
+def test_how_long_processes_wait_to_meet_while_one_measures_and_for_an_answer(monkeypatch):
+    """As docs/reliability.md says of the second."""
+    waited = {}
+    store = SimpleNamespace(set=lambda *_: None, wait=lambda keys, time: waited.update(answer=time))
+    monkeypatch.setattr(collective, "_store", None)
+
+    def rendezvous(address: str, timeout: timedelta) -> Iterator[tuple]:
+        waited["meeting"] = timeout
+        yield store, 0, 2
+
+    def group(backend: str, timeout: timedelta, **_: Any) -> None:
+        waited["measuring"] = timeout
+
+    monkeypatch.setattr(collective.dist, "rendezvous", rendezvous)
+    monkeypatch.setattr(collective.dist, "init_process_group", group)
+    collective._meet("gloo")
+    assert collective._answers(store, 1)
+    seconds = {name: time.total_seconds() for name, time in waited.items()}
+    assert seconds == {"meeting": 600, "measuring": 7200, "answer": 5}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -572,6 +572,17 @@ def test_overwrite_starts_anew(tmp_path, configured):
     assert re.findall("going to .* of", (tmp_path / "train.log").read_text()) == ["going to 3 of"]
 
 
+def test_a_folder_is_cleared_of_all_that_runs_leave_and_of_nothing_else(tmp_path):
+    leave = "error.txt run.json results.json diverged.json vocabulary.txt samples.md accuracy.md train.log"
+    leave += " metrics.jsonl checkpoint_previous.pt events.out.tfevents.1.a projector_config.pbtxt map.png"
+    leave += " tokenizer.json pretrained.json tracker.json run.json.tmp"
+    mine = {"notes.md", "data.json", "weights.pt", "table.txt", "log"}
+    for name in (*leave.split(), *mine):
+        (tmp_path / name).touch()
+    RunFolder(tmp_path).clear()
+    assert {path.name for path in tmp_path.iterdir()} == mine
+
+
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
     hold = "with RunFolder(sys.argv[1]).held(): print('held', flush=True); input()"
     program = [
@@ -1050,6 +1061,7 @@ def test_checkpoints_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
         checkpoint.save(path, {"value": 2})
     monkeypatch.undo()
     assert checkpoint.load(path)["value"] == 1
+    assert torch.load(path)["format"] == 1  # as the checkpoints that there are
 
 
 def test_records_shorter_than_the_checkpoint_knows_are_refused(tmp_path, configured):
@@ -1081,8 +1093,11 @@ def test_curves_have_a_layout(whole):
     layout = layout_pb2.Layout()
     layout.ParseFromString(tensors[0].tensor_proto.string_val[0])
     overlaid = [chart.multiline.tag for category in layout.category for chart in category.chart]
-    for pair in (["train/elbo", "val/elbo"], ["val/path_a", "val/path_a_prior"]):
-        assert pair in [list(tags) for tags in overlaid]
+    assert [" ".join(tags) for tags in overlaid] == [
+        *("train/elbo val/elbo", "train/rec val/rec", "train/kl val/kl", "train/kl train/beta", "train/beta"),
+        "train/elbo train/rec train/kl train/beta",
+        *("val/path_a val/path_a_prior", "val/path_b", "val/path_a val/mi train/beta", "val/au"),
+    ]
     assert {tag for tags in overlaid for tag in tags} <= set(events.Tags()["tensors"])
 
 
