@@ -153,6 +153,8 @@ def test_figures_are_those_that_there_are_records_for():
     ]
     (_, draw), *_ = page.drawers([run_of(8)])
     assert [key for key, _ in draw.args[1]] == ["val/rec"]  # a panel for what is recorded
+    (panel, _) = draw().axes  # above β's
+    assert panel.get_title("left") == "(a) rec, validation"
 
 
 def test_a_setting_is_shared_where_every_run_has_it():
