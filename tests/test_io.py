@@ -67,7 +67,7 @@ def test_an_object_is_read_from_a_file_and_anything_else_refused_by_its_name(tmp
     path = tmp_path / "a.json"
     assert io.read_json(path) is None
     io.write_json(path, {"é": 1})
-    assert io.read_json(path) == {"é": 1}
+    assert io.read_json(path) == {"é": 1} and path.read_text(encoding="utf-8") == '{\n "é": 1\n}\n'
     with pytest.raises(FolderError, match=f"^{tmp_path} cannot be read: .*Is a directory"):
         io.read_json(tmp_path)
     for content, why in ((b"[]", "must hold a JSON object, found list$"), (b'"\xff"', "cannot be read: ")):

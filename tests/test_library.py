@@ -74,6 +74,7 @@ def test_decode_sample_and_interpolate_are_seeded(vae, monkeypatch):
     mean, _ = vae.encode(TEXTS)
     texts = vae.decode(mean, longest=5)
     assert len(texts) == len(mean) and texts == vae.decode(mean.tolist(), longest=5)
+    assert all(len(text.split()) <= 1 for text in vae.decode(mean, longest=1))  # the least
     drawn = {"temperature": 1.0, "top_p": 0.9, "longest": 9}
     assert vae.sample(9, **drawn) == vae.sample(9, **drawn) != vae.sample(9, **drawn, seed=1)
     assert "<unk>" not in "".join(vae.sample(50, **drawn, no_unk=True))

@@ -82,7 +82,6 @@ class Files:
     """A data set in files below `path`; `layout` names the file of each split, or split and class."""
 
     layout: ClassVar[dict[str, str]]
-    fetched: ClassVar[bool] = False  # by the command `data`
 
     name: str
     path: str
@@ -95,8 +94,10 @@ class Files:
         """Raise UserError for a missing file: where it was looked for, and what fetches it."""
         for path in self.files().values():
             if not path.is_file():
-                fetch = f"{command_line('data', self.name)} fetches them; " if self.fetched else ""
-                raise UserError(f"no data at {path}: {fetch}CVAE_DATA or dataset.path says where they are")
+                fetch = command_line("data", self.name)
+                raise UserError(
+                    f"no data at {path}: {fetch} fetches them; CVAE_DATA or dataset.path says where they are"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,6 @@ class TextFiles(SentenceFiles):
     """A folder with train.txt, valid.txt and test.txt: one sentence a line."""
 
     layout: ClassVar[dict[str, str]] = {"train": "train.txt", "val": "valid.txt", "test": "test.txt"}
-    fetched = True
 
     longest: Count | None = None
 
@@ -216,7 +216,6 @@ class DialogData(DialogFiles):
     """A folder with train.jsonl, valid.jsonl and test.jsonl: one dialog a line (protocol B1)."""
 
     layout: ClassVar[dict[str, str]] = {"train": "train.jsonl", "val": "valid.jsonl", "test": "test.jsonl"}
-    fetched = True
 
     name: Literal["switchboard"]
     held_out: Annotated[float, Ge(0), Lt(1)]
@@ -265,7 +264,6 @@ class ShenFiles(LabelledData):
         for split, part in (("train", "train"), ("val", "dev"), ("test", "test"))
         for label in (0, 1)
     }
-    fetched = True
     classes: ClassVar[tuple[str, ...]] = SENTIMENTS
 
     name: Literal["yelp"]
@@ -287,7 +285,6 @@ class ShortYelp(LabelledData):
         "val": "short_yelp.valid.txt",
         "test": "short_yelp.test.txt",
     }
-    fetched = True
     classes: ClassVar[tuple[str, ...]] = SENTIMENTS
 
     name: Literal["short_yelp"]

@@ -51,7 +51,7 @@ def compare(rule: str, difference: float, spread: float | None, margin: float | 
     if rule == "not more":
         return 1.0 - compare("more", difference, spread, margin)
     unit = max(2 * (spread or 0.0), margin or 0.0)
-    if gain <= 0 or unit == 0:
+    if unit == 0:
         return float(gain > 0)
     return 1.0 if gain >= unit else 0.5 if gain >= unit / 2 else 0.0
 

@@ -253,13 +253,15 @@ def test_nothing_is_bold_across_vocabularies_or_corpora(dataset, prints, why, tm
             tmp_path,
             str(seed),
             seed,
-            {"test/ppl": ppl, "test/elbo": -1.0},
+            {"test/ppl": ppl, "test/elbo": -1.0, "test/kl": 1.0},
             name=("constant", "cyclical")[seed],
         )
         path = tmp_path / str(seed) / "run.json"
         content = json.loads(path.read_text())
         content["config"]["dataset"] = {"name": "text", "path": str(seed), "sampler": "equal_length"} | part
         path.write_text(json.dumps(content | {"data": {"train": "a", "val": "a", "test": "a"} | data}))
+    assert script("table").main([str(tmp_path), "--columns", "test/kl"]) == 0
+    assert "in bold" not in capsys.readouterr().out  # of no KL is said that it is the best
     assert script("table").main([str(tmp_path), *columns]) == 0
     said = capsys.readouterr().out
     assert ("**8.00**" in said) == (not why)
@@ -486,6 +488,12 @@ def test_a_sweep_ends_no_sooner_than_its_longest_run():
     assert seconds_left(running) == 800
     assert seconds_left([*running, job("stopped", 40, 100, 20.0)]) == (20 + 800 + 1200) / 2
     assert seconds_left([*running, job("failed", 0, 100, 99.0)]) == 800
+    # where no job has a length, a pace, or runs, nothing is known
+    assert seconds_left([job("running", 90, None, 2.0)]) is None
+    assert seconds_left([job("running", 90, 100, None)]) is None
+    assert seconds_left([job("stopped", 90, 100, 2.0)]) is None
+    bare = job("running", 0, None, None)
+    assert seconds_left([running[0], bare]) == 200  # in the length and at the pace of the other
 
 
 def test_the_table_along_training_averages_the_window_before_a_step(runs, capsys):

@@ -193,6 +193,16 @@ def test_a_commit_says_whether_there_are_changes_beside_it(status, commit, monke
     assert provenance.git_commit() == commit
 
 
+def test_the_commit_is_that_of_the_programme_wherever_it_is_started(tmp_path, monkeypatch):
+    git = tmp_path / "git"
+    git.write_text("#!/bin/sh\n/bin/pwd\n")  # git looks for its repository from the current folder on
+    git.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(provenance, "INSTALLED", False)
+    assert provenance.git_commit() == f"{ROOT / 'cvae' / 'runs'}+"
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError("git"), subprocess.CalledProcessError(128, "git")])
 def test_without_git_or_its_folder_there_is_no_commit(error, monkeypatch):
     def fails(*_: str) -> str:

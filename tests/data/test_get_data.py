@@ -369,16 +369,23 @@ def test_interrupt_leaves_no_temporary_file(script, run, tmp_path, capsys, monke
     assert len(names) == 2  # two that download at once do not write into each other's
 
 
-def test_full_disk_is_told_in_one_sentence(script, run, server, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(28, "No space left on device"), "No space left on device"),
+        (OSError("the tape is full"), "the tape is full"),  # without a number
+    ],
+)
+def test_full_disk_is_told_in_one_sentence(error, why, script, run, server, tmp_path, capsys, monkeypatch):
     def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(download.os, "fsync", full)
     assert run("yelp") == 1
     assert stored(tmp_path) == {}
     sentence = one_sentence(capsys)
     where = f"yelp/three: cannot store {server.url}/b/three.json as {tmp_path / 'yelp' / 'three'}"
-    assert sentence == f"{where} (No space left on device); choose another folder with --to DIR."
+    assert sentence == f"{where} ({why}); choose another folder with --to DIR."
 
 
 def test_mirror_and_folder_come_from_the_environment(script, server, tmp_path, capsys, monkeypatch):
@@ -605,9 +612,8 @@ def test_a_transfer_that_breaks_off_says_after_how_many_bytes(end, why):
 def test_where_a_corpus_is_missing_the_command_that_fetches_it_is_said(corpus, configured, tmp_path):
     task = {"switchboard": "switchboard", "yelp": "yelp", "short_yelp": "yelp"}.get(corpus, "ptb")
     dataset = configured(f"task={task}", f"dataset={corpus}", f"dataset.path={tmp_path}").dataset
-    with pytest.raises(
-        UserError, match=rf"^no data at {tmp_path}.*: \S+ \S+get_data.py {corpus} fetches them"
-    ):
+    said = rf"get_data.py {corpus} fetches them; CVAE_DATA or dataset.path says where they are$"
+    with pytest.raises(UserError, match=rf"^no data at {tmp_path}.*: python scripts/{said}"):
         dataset.refuse_missing()
     wanted = {item.target.removeprefix(f"{corpus}/") for item in data.FILES if item.corpus == corpus}
     assert {path.name for path in dataset.files().values()} <= wanted

@@ -1051,10 +1051,12 @@ def test_a_number_chooses_only_where_there_are_answers(monkeypatch):
     both = [chat.Said("yes", None), chat.Said("no", None)]
     monkeypatch.setattr(chat, "answers", lambda *a: heard.append(a[1]) or both)
     task = types.SimpleNamespace(data=types.SimpleNamespace(topics=[]))
-    _, *lines = chat.chat(task, ["7", "2", "5", "", "3"], "", seed=0)
-    assert heard == [["7"], ["3"]]
-    chosen = ["B has said: no", "B has said: yes"]  # beyond the last they are counted from the first again
-    assert lines == ["1. yes\n2. no", *chosen, "A new dialog.", "1. yes\n2. no"]
+    _, *lines = chat.chat(task, ["7", "2", "so", "2", "5", "oh", "", "3"], "", seed=0)
+    # of each turn before, what was typed and the answer that was chosen last
+    assert heard == [["7"], ["7", "no", "so"], ["7", "no", "so", "yes", "oh"], ["3"]]
+    both_said, no, yes = "1. yes\n2. no", "B has said: no", "B has said: yes"
+    # beyond the last they are counted from the first again
+    assert lines == [both_said, no, both_said, no, yes, both_said, "A new dialog.", both_said]
 
 
 def test_a_topic_is_spelt_as_in_the_corpus(monkeypatch):

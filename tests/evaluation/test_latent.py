@@ -437,15 +437,22 @@ def test_a_bar_is_drawn_where_progress_is_asked_for_and_stderr_is_a_terminal(
     assert shown == [progress and terminal]
 
 
-@pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_products_of_the_weighted_nll_are_in_bf16_where_the_run_is(precision, trained, monkeypatch):
+@pytest.mark.parametrize(
+    ("precision", "device", "wanted"),
+    [("float32", "cpu", False), ("bf16", "cpu", True), ("bf16", "cuda", False), ("tf32", "cuda", False)],
+)
+def test_products_of_the_weighted_nll_are_in_bf16_where_the_run_is(
+    precision, device, wanted, trained, monkeypatch
+):
     model, task = trained
-    asked = []
+    asked, noise = [], task.generator()
+    monkeypatch.setattr(task, "generator", lambda: noise)
+    monkeypatch.setattr(type(task), "device", property(lambda _: torch.device(device)))
     monkeypatch.setattr(base, "products_in_bf16", lambda wanted: asked.append(wanted) or nullcontext())
     monkeypatch.setattr(task, "config", dataclasses.replace(task.config, precision=precision))
     with task.eval_mode():
         base.importance_weighted(task, "val", model)
-    assert asked == [precision == "bf16"]
+    assert asked == [wanted]
 
 
 def test_codes_are_those_of_the_texts_beside_them(trained):

@@ -221,7 +221,9 @@ def folder(tmp_path_factory, configured) -> str:
 
 def said(folder: str, capsys, *arguments: str) -> dict:
     assert script("sample").main([folder, *arguments, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert "\\u" not in out  # letters are written as they are
+    return json.loads(out)
 
 
 def test_a_finished_run_keeps_samples_without_unk(folder):
@@ -298,7 +300,7 @@ def test_neighbours_are_nearest_first_and_a_sentence_is_its_own(folder, capsys):
 
 
 def test_arithmetic_moves_z_along_the_way_from_one_set_to_another(folder, tmp_path, capsys):
-    sentence, (a, b) = "the old dog sleeps", (tmp_path / "a.txt", tmp_path / "b.txt")
+    sentence, (a, b) = "the old dog sleeps", (tmp_path / "a.txt", tmp_path / "β é.txt")
     a.write_text("the old dog sleeps\n\n")
     b.write_text("a king sees every river\nthe old dog sleeps\n")
     way = ("arithmetic", sentence, "--from", str(a), "--to", str(b), "--count", "3")

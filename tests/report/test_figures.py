@@ -332,6 +332,9 @@ def test_figure_2_shows_three_schedules_and_three_shapes():
     left, right = figures.schedules_figure().axes
     assert [line.get_label() for line in left.lines] == ["Constant", "Monotonic", "Cyclical"]
     assert [line.get_label() for line in right.lines] == ["linear", "sigmoid", "cosine"]
+    said = [(ax.get_title("left"), ax.get_xlabel(), tuple(ax.get_yticks())) for ax in (left, right)]
+    titles = ("(a) three schedules", "(b) shapes of the cyclical ramp")
+    assert said == [(title, "update", (0, 0.5, 1)) for title in titles]
     steps, beta = left.lines[2].get_data()
     assert beta[list(steps).index(10000)] == 0
     assert beta[list(steps).index(5000)] == 1
@@ -512,7 +515,7 @@ def test_sequences_have_a_legend_as_long_as_there_is_a_colour_for_each(tmp_path:
     assert shown == ([["sequence n", *map(str, range(10))]] if count == 10 else [])
 
 
-@pytest.mark.parametrize(("far", "limit"), [(0.0, 4), (3.7, 4), (4.1, 8), (9.0, 16)])
+@pytest.mark.parametrize(("far", "limit"), [(0.0, 4), (3.7, 4), (4 / 1.05, 4), (4.1, 8), (9.0, 16)])
 def test_the_picture_of_a_validation_is_as_wide_as_its_points_need(far: float, limit: int, monkeypatch):
     drawn = []
     monkeypatch.setattr(figures.latents, "draw_plane", lambda ax, *how: drawn.append((ax, *how)))
@@ -680,6 +683,8 @@ def test_figure_4_says_that_an_autoencoder_has_no_kl(toy: Path):
     make_run(toy / "none-1", "none", seed=1, until=0)  # which has only begun
     figure = figures.curves_figure(find_runs([toy]))
     assert figure.axes[2].get_title("right") == "not recorded: Autoencoder"
+    alone = figures.curves_figure(find_runs([toy]), (("train/kl", "KL"),))  # without the entropy of the loss
+    assert alone.axes[0].get_title("right") == "not recorded: Autoencoder" and "ln 10" not in texts(alone)
 
 
 def test_the_curves_of_a_run_have_its_validations_beside_its_training(tmp_path: Path):

@@ -154,6 +154,8 @@ def test_figures_are_those_that_there_are_records_for():
     assert len(captions(*map(run_of, range(1, 10)))) == 1 + 8  # of nine settings one has no curves of its own
     (_, draw), *_ = page.drawers([run_of(8)])
     assert [key for key, _ in draw.args[1]] == ["val/rec"]  # a panel for what is recorded
+    (panel, _) = draw().axes  # above β's
+    assert panel.get_title("left") == "(a) rec, validation"
 
 
 def test_a_setting_is_shared_where_every_run_has_it():

@@ -268,13 +268,15 @@ class Reader(nn.Module):
 
 def test_a_classifier_of_three_classes_starts_as_its_probe():
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 3, 60)
+    labels = rng.choice(3, 60, p=(0.6, 0.3, 0.1))  # whose biases differ
     corpus = Corpus([[BOS, 4 + label, EOS] for label in labels], 20, CPU, labels)
     reader = Reader()
     means = reader(corpus.batch(np.arange(60))).mean.detach()
     scaling = Scaling.of(means)
     fitted = probe(scaling(means)[:40], labels[:40], scaling(means)[40:], labels[40:], [1.0])
     assert fitted.weights.shape == (3, 3) and fitted.score.accuracy == 1.0
+    again = judge(fitted.logits(scaling(means)[40:]), labels[40:])
+    assert again == pytest.approx(tuple(fitted.score), abs=1e-9)
     classifier = Classifier(reader, scaling, 3)
     classifier.start_from(fitted)
     logits = classifier(corpus.batch(np.arange(60))).detach().double().numpy()

@@ -172,6 +172,8 @@ def test_a_run_in_float32_goes_on_on_any_processor(monkeypatch):
     refuse("bf16", cpu, {}), refuse("bf16", gpu, began), refuse("tf32", gpu, None)
     with pytest.raises(UserError, match="precision=bf16: this run began"):
         refuse("bf16", cpu, began)
+    monkeypatch.setattr(precision, "multiplies_bf16", lambda: True)
+    refuse("bf16", cpu, began)
 
 
 def test_tf32_is_refused_on_the_cpu(configured, tmp_path):

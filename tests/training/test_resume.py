@@ -1111,7 +1111,10 @@ def test_hparams_have_values_and_the_columns_of_every_run(name, whole):
     content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     start.ParseFromString(content)
     schedule = "none" if name == "autoencoder" else "cyclical"
-    assert start.session_start_info.hparams["schedule.name"].string_value == schedule
+    values = start.session_start_info.hparams
+    assert values["schedule.name"].string_value == schedule
+    assert values["train.batch_size"].number_value == (32 if name == "tiny" else 10)
+    assert "None" not in {value.string_value for value in values.values()}  # what is not set has no column
     experiment = plugin_data_pb2.HParamsPluginData()
     experiment.ParseFromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
     assert {info.name for info in experiment.experiment.hparam_infos if info.differs} == {

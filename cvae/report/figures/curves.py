@@ -143,7 +143,7 @@ def _panels(total: float, panels: Panels) -> tuple[Figure, dict[str, Axes], list
     """Return a figure with a panel for each scalar side by side, and a thin strip for β beneath each."""
     size = (0.4 + 4.2 * len(panels), 4.4)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.04))
-    top, strips = figure.subplots(2, len(panels), sharex=True, height_ratios=(5, 1))
+    top, strips = figure.subplots(2, len(panels), sharex=True, squeeze=False, height_ratios=(5, 1))
     for ax, letter, (_, title) in zip(top, "abcd", panels, strict=False):
         over_steps(ax, total)
         ax.set_title(f"({letter}) {title}", loc="left", fontsize=12)
