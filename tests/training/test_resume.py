@@ -1113,7 +1113,7 @@ def test_hparams_have_values_and_the_columns_of_every_run(name, whole):
     schedule = "none" if name == "autoencoder" else "cyclical"
     values = start.session_start_info.hparams
     assert values["schedule.name"].string_value == schedule
-    assert values["train.batch_size"].number_value == (32 if name == "tiny" else 10)
+    assert values["train.batch_size"].number_value == (8 if name == "tiny" else 10)
     assert "None" not in {value.string_value for value in values.values()}  # what is not set has no column
     experiment = plugin_data_pb2.HParamsPluginData()
     experiment.ParseFromString(events.summary_metadata["_hparams_/experiment"].plugin_data.content)
