@@ -538,6 +538,8 @@ def test_an_error_in_another_process_is_the_user_s(monkeypatch):
         text.splits({"train": ["a"] * 9 + ["<pad>"] + ["a"] * 9}, words, CPU, {})
     with pytest.raises(UserError, match="has died"):
         list(parallel.in_chunks(lambda _: os._exit(1), ["a"] * 9, 3))
+    with pytest.raises(UserError, match="has died"):  # the last of the three alone
+        list(parallel.in_chunks(lambda chunk: os._exit(1) if "b" in chunk else 0, [*"aaaab"], 3))
     ours, theirs = FORK.Pipe()
     ours.send(["a"])
     theirs.close()  # before it has read them: a reset, and no end

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 import cvae
@@ -372,6 +372,8 @@ def test_dropout_is_in_the_decoder_only(make):
     z = codes(model, 1)
     assert not torch.equal(model.decode_nll(batch, z), model.decode_nll(batch, z))
     assert torch.equal(model.posterior(batch).mean, model.posterior(batch).mean)
+    dropouts = [part.p for part in model.decoder.modules() if isinstance(part, nn.Dropout)]
+    assert set(dropouts) == {0.5}  # of the words, within attention and after each layer
 
 
 # ---- runs ----

@@ -257,6 +257,8 @@ def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys
 
     launcher = {"_target_": "x.BasicLauncher"}
     monkeypatch.setenv("PYTHONPATH", "first")
+    (tmp_path / "neighbour").mkdir()
+    (tmp_path / "neighbour" / "run.json").write_text("{}")  # of another sweep
     for place in (tmp_path / "none", tmp_path / "broken"):
         monkeypatch.setattr(train, "check", lambda *_, place=place: Sweep(place, "cpu", launcher))
         if place.name == "broken":

@@ -579,8 +579,11 @@ def test_a_folder_is_cleared_of_all_that_runs_leave_and_of_nothing_else(tmp_path
     mine = {"notes.md", "data.json", "weights.pt", "table.txt", "log"}
     for name in (*leave.split(), *mine):
         (tmp_path / name).touch()
+    below = tmp_path / "seed-1" / "run.json"  # of another run
+    below.parent.mkdir()
+    below.touch()
     RunFolder(tmp_path).clear()
-    assert {path.name for path in tmp_path.iterdir()} == mine
+    assert {path.name for path in tmp_path.iterdir()} == mine | {"seed-1"} and below.exists()
 
 
 def test_a_second_process_is_refused_and_a_dead_ones_lock_is_no_obstacle(tmp_path):
