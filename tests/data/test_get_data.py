@@ -21,8 +21,9 @@ import pytest
 from cvae import download
 from cvae.cli import data
 from cvae.config import layout
+from cvae.data import build
 from cvae.errors import UserError
-from tests.helpers import ROOT
+from tests.helpers import CPU, ROOT
 
 SCRIPT = ROOT / "scripts" / "get_data.py"
 CONTENT = {
@@ -613,8 +614,9 @@ def test_where_a_corpus_is_missing_the_command_that_fetches_it_is_said(corpus, c
     task = {"switchboard": "switchboard", "yelp": "yelp", "short_yelp": "yelp"}.get(corpus, "ptb")
     dataset = configured(f"task={task}", f"dataset={corpus}", f"dataset.path={tmp_path}").dataset
     said = rf"get_data.py {corpus} fetches them; CVAE_DATA or dataset.path says where they are$"
-    with pytest.raises(UserError, match=rf"^no data at {tmp_path}.*: python scripts/{said}"):
-        dataset.refuse_missing()
+    for read in (dataset.refuse_missing, lambda: build(dataset, CPU)):
+        with pytest.raises(UserError, match=rf"^no data at {tmp_path}.*: python scripts/{said}"):
+            read()
     wanted = {item.target.removeprefix(f"{corpus}/") for item in data.FILES if item.corpus == corpus}
     assert {path.name for path in dataset.files().values()} <= wanted
     for key, path in dataset.files().items():
