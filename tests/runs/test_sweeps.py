@@ -250,7 +250,7 @@ def test_a_number_of_threads_that_the_user_gives_stays(tmp_path, monkeypatch):
 
 
 def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys):
-    """Cleaning up must not hide the cause: here there is no folder yet, there its plan is broken."""
+    """Cleaning up must not hide the cause: there is no folder yet, or an empty one, or a broken plan."""
 
     def fails(job: object) -> None:
         raise ZeroDivisionError("the cause")
@@ -259,7 +259,8 @@ def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys
     monkeypatch.setenv("PYTHONPATH", "first")
     (tmp_path / "neighbour").mkdir()
     (tmp_path / "neighbour" / "run.json").write_text("{}")  # of another sweep
-    for place in (tmp_path / "none", tmp_path / "broken"):
+    (tmp_path / "empty").mkdir()
+    for place in (tmp_path / "none", tmp_path / "empty", tmp_path / "broken"):
         monkeypatch.setattr(train, "check", lambda *_, place=place: Sweep(place, "cpu", launcher))
         if place.name == "broken":
             place.mkdir()
@@ -272,7 +273,7 @@ def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys
         assert train.main(["-m"]) == 1
     said = capsys.readouterr()
     assert said.err.count("must hold a JSON object") == len(said.err.splitlines()) == 2
-    assert said.out == "0 runs: \n" * 2
+    assert said.out == "0 runs: \n" * 4  # and nothing of its neighbour
     # what a launcher starts has the cvae of this checkout before any other
     assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
 
