@@ -79,6 +79,7 @@ def ranked(found: dict[str, Classes]) -> tuple[str, ...]:
 
 def read_reviews(config: Reviews) -> dict[str, Classes]:
     """Return the texts of each split and sentiment. Raises UserError for what `files.check` refuses."""
+    config.refuse_missing()
     found: dict[str, Classes] = {split: {name: [] for name in config.classes} for split in layout.SPLIT_NAMES}
     for key, path in config.files().items():
         split, _, number = key.partition("/")
@@ -97,6 +98,7 @@ def read_own(config: OwnLabels) -> tuple[dict[str, Classes], tuple[str, ...]]:
 
     Raises UserError naming file and line for what cannot be used.
     """
+    config.refuse_missing()
     found: dict[str, Classes] = {}
     left_out = 0
     for split, paths in config.parts().items():

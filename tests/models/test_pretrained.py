@@ -517,6 +517,11 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     other = changed("other").replace("decoder", "encoder")
     shutil.copy(tmp_path / "other.json", tmp_path / "other" / "tokenizer.json")
     refused(r"^model\.encoder=\S+/other has other pieces than the run, such as '", other)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
+
+
+def test_a_record_of_an_architecture_that_cannot_be_used_is_said_in_a_sentence(tmp_path):
     for content in ("absent", "{}", '{"decoder": 1}'):
         path = tmp_path / content[:3] / "pretrained.json"
         if content != "absent":
@@ -527,8 +532,6 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     path.write_text('{"decoder": {"model_type": "gpt2", "n_head": "two"}}')
     with pytest.raises(UserError, match=r"^model\.decoder=\S+pretrained\.json cannot be read: .*\w \w"):
         backbone.network("decoder", str(path), 0.0)
-    monkeypatch.setitem(sys.modules, "transformers", None)
-    refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
 
 
 def test_words_are_no_pieces_of_a_checkpoint(checkpoints):
