@@ -193,7 +193,7 @@ def test_a_commit_says_whether_there_are_changes_beside_it(status, commit, monke
     assert provenance.git_commit() == commit
 
 
-def test_the_commit_is_that_of_the_programme_wherever_it_is_started(tmp_path, monkeypatch):
+def test_the_recorded_commit_is_that_of_cvae_and_not_of_the_current_folder(tmp_path, monkeypatch):
     git = tmp_path / "git"
     git.write_text("#!/bin/sh\n/bin/pwd\n")  # git looks for its repository from the current folder on
     git.chmod(0o755)

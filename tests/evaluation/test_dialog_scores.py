@@ -388,7 +388,7 @@ def test_vectors_are_those_of_the_positive_pointwise_mutual_information(contexts
     np.testing.assert_allclose(found @ found.T, left * lengths @ left.T, atol=1e-5)
 
 
-def test_vectors_have_a_hundred_dimensions_of_the_company_of_a_thousand_words(monkeypatch):
+def test_vectors_have_100_dimensions_from_cooccurrence_with_the_1000_commonest_words(monkeypatch):
     reduced = []
     axes = lambda square: reduced.append(square.shape) or (None, np.eye(len(square)))  # noqa: E731
     monkeypatch.setattr(vectors.np.linalg, "eigh", axes)
