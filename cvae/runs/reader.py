@@ -324,16 +324,23 @@ def changes(runs: Sequence[Run]) -> list[str]:
     plainest = min(values, key=distance)
     texts = [
         ", ".join(
-            _change(key, value) for key, value, off in zip(keys, row, plainest, strict=True) if value != off
+            _change(key, value, keys)
+            for key, value, off in zip(keys, row, plainest, strict=True)
+            if value != off
         )
         for row in values
     ]
     return [text or "plain" for text in texts]
 
 
-def _change(key: str, value: Any) -> str:
-    """Return a key and its value in short: the group of a name, the last part of a key or a path."""
+def _change(key: str, value: Any, keys: Sequence[str]) -> str:
+    """Return a key and its value in short: the group of a name, the last part of a key or a path.
+
+    A key whose last part another of `keys` has stays whole.
+    """
     group, _, last = key.rpartition(".")
+    if last != "name" and sum(other.rpartition(".")[2] == last for other in keys) > 1:
+        last = key
     short = value.rpartition("/")[2] if isinstance(value, str) else value
     return last if value is True else f"{group if last == 'name' else last}={short}"
 

@@ -959,6 +959,18 @@ class TestReports:
             (tmp_path / name / "run.json").write_text(json.dumps({"config": config}))
         assert changes(find_runs([tmp_path])) == ["plain", "plain", "stop=0.4", "plain"]
 
+    def test_two_keys_that_end_alike_stay_whole(self, base, tmp_path):
+        for name, cycles in {"a": 4, "b": 4, "c": 1}.items():
+            (tmp_path / name).mkdir()
+            changed = {"schedule": base["schedule"] | {"cycles": cycles}, "seed": ord(name)}
+            changed |= {"lr": {"name": "cosine_restarts", "value": 0.1, "cycles": cycles, "epochs": cycles}}
+            (tmp_path / name / "run.json").write_text(json.dumps({"config": base | changed}))
+        assert changes(find_runs([tmp_path])) == [
+            "plain",
+            "plain",
+            "schedule.cycles=1, lr.cycles=1, epochs=1",
+        ]
+
     def test_many_keys_share_a_column_and_time_is_that_of_plain(self, runs):
         table = tables.results_table(runs, ("constant", "cyclical"), ["test/kl", "time/relative"])
         assert table.head == ["schedule.name", "changed", "n", "test/kl", "time/relative"]
