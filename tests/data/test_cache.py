@@ -217,7 +217,7 @@ def test_an_edited_text_and_another_vocabulary_are_read_again(tmp_path, monkeypa
             return [first, data.build(config, CPU, known)]
 
     for built in twice():
-        assert built.vocabulary is known
+        assert built.vocabulary is known and len(built.notes) == 1  # of its own none is strange
         assert all(corpus.tokens.max() < len(known) for corpus in built.corpora.values())
     assert data.build(config, CPU).vocabulary.words != known.words
     for known.source in ("another run", "a third"):
@@ -383,6 +383,28 @@ def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch, folder, 
     (said,) = caplog.messages
     assert f"{folder} cannot keep them as numbers (FileSystem does not appear to support flock); " in said
     assert not list(folder.iterdir())
+
+
+def test_a_folder_that_can_only_be_read_serves_what_it_has_and_says_once_what_is_damaged(
+    tmp_path, monkeypatch, folder, caplog
+):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    config = labelled(tmp_path)  # whose reader needs no lock of its own
+    first = data.build(config, CPU)
+    (path,) = folder.glob("*.safetensors")
+    caplog.clear()
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with monkeypatch.context() as patch:
+        unread(patch)
+        assert same(first, data.build(config, CPU)) and not caplog.messages
+    damage(path, "tokens")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert same(first, data.build(config, CPU))
+    damaged, kept = caplog.messages
+    assert damaged.startswith(f"{path} is damaged (a checksum differs)")
+    assert f"{folder} cannot keep them as numbers (Read-only file system); " in kept
 
 
 def test_a_killed_builder_leaves_nothing_that_is_used(tmp_path, monkeypatch, folder):

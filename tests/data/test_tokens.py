@@ -66,6 +66,8 @@ def test_a_text_is_shown_as_it_is_read_whatever_the_tokens(pieces):
     letters = Characters.of([Characters.split("the old cat")])
     for known, shown in ((pieces, "the old ox"), (letters, "the old o<unk>"), (WORDS, "the <unk> <unk>")):
         assert Codec(model, known).known("the  old ox") == shown
+    unknown = [*pieces.split("the cat"), "<unk>", "<unk>", *pieces.split("saw")]
+    assert pieces.join(unknown) == "the cat <unk> <unk> saw"
 
 
 def test_a_word_is_of_the_same_pieces_wherever_it_stands(pieces):

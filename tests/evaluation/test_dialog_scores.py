@@ -342,6 +342,10 @@ def test_vectors_may_begin_with_their_number_and_size(tmp_path, head):
         ("cat 1 2\ndog 1 inf\n", "line 2: a word and 2 numbers expected"),
         ("dog nan 2\n", "line 1: a word and 2 numbers expected"),
         ("dog 1 x\n", "line 1: a word and 2 numbers expected"),
+        ("1 2.0\ndog 1 2\n", "line 1: a word and 2 numbers expected"),
+        ("one 2\ndog 1 2\n", "line 1: a word and 2 numbers expected"),
+        ("3\n", "line 1: a word and 2 numbers expected"),
+        ("3 1 2\n", "has none of the 5 words"),  # is a word here
         ("zz 1 2\n", "has none of the 5 words"),
     ],
 )

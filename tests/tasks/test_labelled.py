@@ -243,8 +243,9 @@ def test_a_class_that_train_lacks_and_a_folder_without_any_are_refused(tmp_path)
     with pytest.raises(UserError, match="test has the class good, and train has only bad, fair"):
         data.build(own(tmp_path), CPU)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"no labelled sentences at .*empty: dataset\.path must be"):
-        data.build(own(tmp_path / "empty"), CPU)
+    for read in (labelled.read_own, lambda config: data.build(config, CPU)):
+        with pytest.raises(UserError, match=r"no labelled sentences at .*empty: dataset\.path must be"):
+            read(own(tmp_path / "empty"))
 
 
 def test_softmax_of_more_classes_is_scored_as_defined():

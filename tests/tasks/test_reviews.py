@@ -764,6 +764,9 @@ def test_classifiers_of_an_encoder_with_batch_norm_use_the_population(
     run(config, RunFolder(tmp_path))
     assert len(seen) == 2 * 5 and not any(seen)
     assert RunFolder(tmp_path).results["finished"]
+    task = prepare(config)  # whose population nothing has asked for yet
+    means, layer = task.classification.posteriors["train"].mean, task.model.encoder.normalise
+    torch.testing.assert_close(means.mean(0), layer.shift.detach(), rtol=0, atol=1e-4)
 
 
 def test_init_from_restores_exactly_and_gives_the_same_classifiers(

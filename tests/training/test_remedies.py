@@ -422,6 +422,8 @@ class TestBatchNorm:
                 torch.testing.assert_close(means.std(0, correction=0), spread, rtol=1e-3, atol=0)
                 seen.append(task.model.encoder.normalise.spread.clone())
             assert len(seen) == len({tuple(one.tolist()) for one in seen})
+            update(batches.at(3), 0.5, 3e-2)
+            assert torch.isfinite(task.codec.encode(["a"]).mean).all()  # measured before anything else is
 
     def test_kl_of_validation_is_near_that_of_training(self):
         config = tiny("batch_norm", **{"dataset.sentences": 400, "model.latent": 4})
