@@ -118,6 +118,8 @@ def test_a_share_of_training_is_the_update_nearest_to_it(total, share, update):
     assert read_side([run], {"at": share}, "val/kl").values == (2 * update,)
     # train/* is of the updates just before, of a short run of that one alone
     assert read_side([run], {"at": share}, "train/kl").values == (update - 0.5 * (total == 100),)
+    gap = replace(run, metrics=[record for record in records if record["step"] != update])
+    assert read_side([gap], {"at": share}, "val/kl").values == ()  # and no other update stands for it
     unknown = replace(run, results={})  # how long such a run is, nothing says
     assert read_side([unknown, run], {"at": share}, "val/kl").values == (2 * update,)
 

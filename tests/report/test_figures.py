@@ -382,6 +382,10 @@ def test_a_shorter_run_that_made_all_its_own_updates_is_not_called_unfinished(to
     short = replace(run, metrics=[{"step": 98}], config=run.config | {"seed": 4})
     assert curves._seeds([short], total=1000) == " (to 98)"
     assert curves._seeds([run, short], total=1000) == " (2 seeds; seed 4 to 98)"
+    near = replace(run, metrics=[{"step": 99}])  # the last record may be a little before the end
+    assert curves._seeds([near], total=1000) == ""
+    endless = made([{"step": 99}])  # as long as the others, nothing else says
+    assert [curves._seeds([endless], total=total) for total in (100, 200)] == ["", " (to 99)"]
 
 
 @pytest.mark.parametrize(("last", "places"), [(80, 8), (79, 8), (78, 7), (40, 4), (38, 3), (9, 1), (8, 0)])
@@ -423,6 +427,7 @@ def test_unfinished_runs_are_drawn_and_what_is_missing_is_said(tmp_path: Path):
     words = texts(figures.curves_figure(runs))
     assert "Cyclical (to 12K)" in words
     assert "Monotonic (no records yet)" in words
+    assert "not recorded" not in words  # of a run that has only begun nobody can say
 
 
 @pytest.mark.parametrize("size", [1, 3])
@@ -669,6 +674,13 @@ def test_what_sets_runs_apart_is_told_by_a_colour_of_each(count: int):
     assert len({line.get_color() for line in points}) == count
     words = [text.get_text() for text in figure.legends[0].get_texts()]
     assert words == ["Cyclical", *(["plain", "size=1", "size=2"][:count] if count > 1 else [])]
+
+
+def test_a_line_of_equal_bounds_that_only_touches_a_corner_has_no_name():
+    run = replace(made([]), results={"finished": True, "test/kl": 1.0, "test/rec": 1.0})
+    (ax,) = figures.rate_figure([run]).axes
+    assert (*ax.get_xlim(), *ax.get_ylim()) == (0.5, 1.5, 0.5, 1.5)
+    assert [text.get_text() for text in ax.texts] == ["1.25", "1.5", "1.75", "2", "2.25", "2.5", "2.75"]
 
 
 @pytest.mark.parametrize("draw", [figures.curves_figure, figures.rate_figure])
