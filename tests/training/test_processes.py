@@ -406,8 +406,13 @@ def test_processes_take_gpus_where_there_are_some_that_the_run_wants(device, the
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(collective, "_take_gpu", lambda: done.append("its GPU"))
     monkeypatch.setattr(collective, "_meet", done.append)
+    monkeypatch.setattr(collective.dist, "is_initialized", lambda: "left" not in done)
+    monkeypatch.setattr(collective.dist, "destroy_process_group", lambda: done.append("left"))
     with collective.joined(device):
-        assert done == (["its GPU", "cpu:gloo,cuda:nccl"] if gpu else ["gloo"])
+        assert done == (met := ["its GPU", "cpu:gloo,cuda:nccl"] if gpu else ["gloo"])
+    assert done == [*met, "left"]
+    collective.leave()
+    assert done == [*met, "left"]  # twice would be an error
 
 
 @pytest.mark.parametrize("ranks", [{"LOCAL_RANK": "1", "RANK": "3"}, {"RANK": "1"}])
@@ -453,8 +458,9 @@ def test_remedies_of_the_whole_batch_are_refused_in_parts(remedy):
 
 
 PATIENCE = 240  # seconds for processes that start on a machine whose cores others use
-ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=1")
-ARGUMENTS += ("train.validate_every=40", "train.progress=false")
+ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=2")
+# updates that no record has read yet come before a validation and before another checkpoint, too
+ARGUMENTS += ("train.validate_every=40", "train.save_every=10", "train.progress=false")
 
 
 def train(rank: int, port: int, folder: Path, name: str, line: Any) -> None:
