@@ -31,7 +31,10 @@ from cvae.report import figures
 from cvae.runs import world
 from cvae.runs.folder import RunFolder
 from cvae.training import collective, follower
+from cvae.training import loop as loops
 from cvae.training import run as runs
+from cvae.training.logger import Logger
+from cvae.training.loop import Loop
 from cvae.training.means import StepSums, read
 from cvae.training.run import prepare
 from cvae.training.state import TrainingState
@@ -355,6 +358,21 @@ def test_a_signal_to_another_process_during_the_last_step_ends_this_one_too(monk
     assert folder.has_checkpoint and not folder.finished
 
 
+@pytest.mark.parametrize("kind", [Loop, follower.Follower])
+def test_all_processes_add_up_their_sums_at_the_same_steps(kind, monkeypatch, tmp_path):
+    every = ("train.log_every=4", "train.save_every=6", "train.validate_every=8")
+    config = configured(*LANGUAGE, "train.epochs=null", "train.steps=10", *every)
+    added, folder = [], RunFolder(tmp_path)
+    for module in (loops, follower):
+        monkeypatch.setattr(module, "read", lambda steps: added.append(len(steps)) or read(steps))
+    loop = kind(config, prepare(config), folder)
+    with Logger(folder, config, 0, {}) as recorder:
+        loop.run(recorder)
+    # records after 1, 5, 9 and 10 updates, validations after 8 and 10; what is saved after 6, 8 and 10
+    assert added == [1, 4, 1, 2, 0, 1, 1, 0, 0]
+    assert (len(loop.state.scores), loop._saved) == (2, 10)
+
+
 def test_a_process_with_other_data_says_so(monkeypatch, tmp_path):
     task = prepare(configured(*LANGUAGE))
     monkeypatch.setattr(collective, "share", lambda ours: ours | {"vocabulary": "other", "data": {}})
@@ -458,9 +476,8 @@ def test_remedies_of_the_whole_batch_are_refused_in_parts(remedy):
 
 
 PATIENCE = 240  # seconds for processes that start on a machine whose cores others use
-ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=2")
-# updates that no record has read yet come before a validation and before another checkpoint, too
-ARGUMENTS += ("train.validate_every=40", "train.save_every=10", "train.progress=false")
+ARGUMENTS = (*CASES["language"], "device=cpu", "train.epochs=null", "train.steps=120", "train.log_every=1")
+ARGUMENTS += ("train.validate_every=40", "train.progress=false")
 
 
 def train(rank: int, port: int, folder: Path, name: str, line: Any) -> None:
