@@ -403,11 +403,15 @@ def test_vectors_have_100_dimensions_from_cooccurrence_with_the_1000_commonest_w
 
 def test_acts_are_learnt_in_two_epochs_of_batches_of_a_thousand(splits, monkeypatch):
     classifier = ActClassifier(splits.corpora["train"], len(splits.vocabulary), len(splits.acts))
-    sizes, scored = [], classifier._scores
+    sizes, scored, gradients = [], classifier._scores, []
     monkeypatch.setattr(classifier, "_scores", lambda some: sizes.append(len(some)) or scored(some))
+    monkeypatch.setattr(torch.optim.Adam, "step", lambda *_: gradients.append(classifier.bias.grad.clone()))
     for count in (1024, 1025):
         classifier._train([[5]] * count, np.zeros(count, dtype=np.int64))
     assert sizes == [1024] * 2 + [513, 512] * 2
+    for gradient in gradients:  # each of its own batch alone
+        torch.testing.assert_close(gradient, gradients[0])
+    assert len(gradients) == 6 and gradients[0].any()
 
 
 def test_the_act_classifier_learns_words_and_is_the_same_each_time(splits, monkeypatch):

@@ -115,6 +115,8 @@ def test_transformers_is_as_talkative_afterwards_as_before(make):
             switch()
             make("gpt2 no z")  # one network: what is turned round twice is as before
             assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.INFO, on)
+            with backbone._reading("model.decoder", Path("gpt2")):
+                assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (logging.ERROR, False)
     finally:
         logging.set_verbosity(before)
         if not bars:

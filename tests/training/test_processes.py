@@ -31,7 +31,10 @@ from cvae.report import figures
 from cvae.runs import world
 from cvae.runs.folder import RunFolder
 from cvae.training import collective, follower
+from cvae.training import loop as loops
 from cvae.training import run as runs
+from cvae.training.logger import Logger
+from cvae.training.loop import Loop
 from cvae.training.means import StepSums, read
 from cvae.training.run import prepare
 from cvae.training.state import TrainingState
@@ -355,6 +358,21 @@ def test_a_signal_to_another_process_during_the_last_step_ends_this_one_too(monk
     assert folder.has_checkpoint and not folder.finished
 
 
+@pytest.mark.parametrize("kind", [Loop, follower.Follower])
+def test_all_processes_add_up_their_sums_at_the_same_steps(kind, monkeypatch, tmp_path):
+    every = ("train.log_every=4", "train.save_every=6", "train.validate_every=8")
+    config = configured(*LANGUAGE, "train.epochs=null", "train.steps=10", *every)
+    added, folder = [], RunFolder(tmp_path)
+    for module in (loops, follower):
+        monkeypatch.setattr(module, "read", lambda steps: added.append(len(steps)) or read(steps))
+    loop = kind(config, prepare(config), folder)
+    with Logger(folder, config, 0, {}) as recorder:
+        loop.run(recorder)
+    # records after 1, 5, 9 and 10 updates, validations after 8 and 10; what is saved after 6, 8 and 10
+    assert added == [1, 4, 1, 2, 0, 1, 1, 0, 0]
+    assert (len(loop.state.scores), loop._saved) == (2, 10)
+
+
 def test_a_process_with_other_data_says_so(monkeypatch, tmp_path):
     task = prepare(configured(*LANGUAGE))
     monkeypatch.setattr(collective, "share", lambda ours: ours | {"vocabulary": "other", "data": {}})
@@ -406,8 +424,13 @@ def test_processes_take_gpus_where_there_are_some_that_the_run_wants(device, the
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     monkeypatch.setattr(collective, "_take_gpu", lambda: done.append("its GPU"))
     monkeypatch.setattr(collective, "_meet", done.append)
+    monkeypatch.setattr(collective.dist, "is_initialized", lambda: "left" not in done)
+    monkeypatch.setattr(collective.dist, "destroy_process_group", lambda: done.append("left"))
     with collective.joined(device):
-        assert done == (["its GPU", "cpu:gloo,cuda:nccl"] if gpu else ["gloo"])
+        assert done == (met := ["its GPU", "cpu:gloo,cuda:nccl"] if gpu else ["gloo"])
+    assert done == [*met, "left"]
+    collective.leave()
+    assert done == [*met, "left"]  # twice would be an error
 
 
 @pytest.mark.parametrize("ranks", [{"LOCAL_RANK": "1", "RANK": "3"}, {"RANK": "1"}])

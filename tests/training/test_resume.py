@@ -1174,10 +1174,15 @@ def test_a_plane_is_shown_of_codes_of_two_numbers_and_pictures_at_half_their_siz
 
 
 def test_recorder_writes_null_for_scalars_that_json_has_not_and_refuses_other_such_numbers(
-    tmp_path, configured
+    tmp_path, configured, monkeypatch
 ):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
     with Logger(RunFolder(tmp_path), configured(*TOY), 0, {}) as recorder:
         recorder.write(0, {"val/ppl": float("inf"), "val/kl": 1.0})
         with pytest.raises(ValueError, match="JSON"):
             recorder.append("latents.jsonl", {"step": 0, "mean": [[float("nan")]]})
+        size = (tmp_path / "metrics.jsonl").stat().st_size
+        assert recorder.offsets() == {"metrics.jsonl": size, "latents.jsonl": 0}
+        assert synced == [size, 0]  # a checkpoint knows no record that a power cut would lose
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 0, "val/ppl": None, "val/kl": 1.0}
