@@ -24,9 +24,9 @@ def fields(cls: type) -> dict[str, Any]:
 
 def bounds(hint: Any) -> list[tuple[str, float]]:
     """Return the bounds of an annotation, as in [(">=", 0)], or of its first alternative that has some."""
-    limits = [part for part in getattr(hint, "__metadata__", ()) if type(part) in SIGNS]
-    if not limits and typing.get_origin(hint) is not Annotated:
+    if typing.get_origin(hint) is not Annotated:
         return next((inner for part in typing.get_args(hint) if (inner := bounds(part))), [])
+    limits = [part for part in hint.__metadata__ if type(part) in SIGNS]
     return [(SIGNS[type(limit)][0], dataclasses.astuple(limit)[0]) for limit in limits]
 
 

@@ -142,12 +142,12 @@ def choices(group: str) -> list[str]:
 
 def sentence(error: Exception) -> str:
     """Return an error of Hydra or OmegaConf as the user should read it: what is wrong and what is allowed."""
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+    if isinstance(error, MissingConfigException):
         missing = str(error.missing_cfg_file)
         group, _, choice = missing.partition("/")
         if group not in GROUPS:
             group, _, choice = missing.rpartition("/")
-        if allowed := choices(group):
+        if group and (allowed := choices(group)):
             return f"{group}={choice}: no such choice, {group} is one of {listing(allowed)}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return unresolved(error, error.full_key)

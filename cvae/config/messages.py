@@ -79,6 +79,6 @@ def unknown_key(
     if key in ("experiment", "remedy"):
         return f"unknown key {key}: a file in conf/{key} starts with the line '# @package _global_'"
     if not allowed:
-        return f"unknown key {key}{hint} ({label or where} has no keys)"
+        return f"unknown key {key}{hint} ({label or where.rstrip('.')} has no keys)"
     group = f"keys of {label or where.rstrip('.')}" if where else "keys"
     return f"unknown key {key}{hint} ({group}: {listing(allowed)})"

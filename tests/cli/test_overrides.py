@@ -102,6 +102,11 @@ def test_the_name_is_default_where_nothing_is_set():
     assert slug([]) == "default"
 
 
+def test_the_brackets_of_a_list_are_left_out_and_those_of_a_path_are_not():
+    for value, name in (("[a,b]", "a-b"), ("[]", "none"), ("[a]b", "-a-b"), ("b[a]", "b-a"), ("[", "")):
+        assert slug([f"init_from={value}"]) == f"init_from-{name}".strip("-")
+
+
 def test_the_experiment_is_named_only_where_it_does_not_set_the_name():
     assert slug(["experiment=toy", "seed=1"]) == "seed-1"
     assert slug(["experiment=toy", "name=x"]) == "experiment-toy"

@@ -67,6 +67,7 @@ def test_unknown_choice(group, refused):
         ("steps=3", "unknown key steps, did you mean train.steps?"),
         ("hydra.foo=1", "unknown key hydra.foo (keys of hydra: "),
         ("hydra.run.foo=1", "unknown key hydra.run.foo (keys of hydra.run: dir)"),
+        ("hydra.job.env_set.A=1", "unknown key hydra.job.env_set.A (hydra.job.env_set has no keys)"),
         ("hydra.job.num=x", "Error merging override hydra.job.num=x: Value 'x' of type 'str' could not be"),
         ("+hydra.job.env_set.A=1 steps=3", "unknown key steps, did you mean train.steps?"),
         ("++seed=1 steps=3", "unknown key steps, did you mean train.steps?"),
@@ -156,6 +157,8 @@ def test_a_sweep_of_one_job_does_not_name_it(refused):
         ("train: 3", "train must be a group of keys, found 3"),
         ("defaults: [override /lr: typo]", "lr=typo: no such choice, lr is one of constant, cosine"),
         ("train: {steps: [3}", "while parsing a flow sequence"),
+        ("defaults: [/nope]", "In 'experiment/mine': Could not load 'nope'"),  # in conf/, not in a group
+        ("defaults: [/]", "In 'experiment/mine': Could not load ''"),
         ("defaults: [3]", "experiment=mine: Hydra cannot compose this: Unsupported type in defaults"),
         ("defaults: [/experiment: mine]", "experiment=mine: Hydra cannot compose this: maximum recursion"),
         ("hydra: null", "experiment=mine: Hydra cannot compose this: "),

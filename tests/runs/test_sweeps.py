@@ -278,6 +278,21 @@ def test_a_sweep_that_ends_before_any_job_says_why(tmp_path, monkeypatch, capsys
     assert os.environ["PYTHONPATH"].split(os.pathsep)[0] == str(ROOT)
 
 
+def test_a_sweep_is_done_where_all_its_jobs_are_and_the_others_are_named(tmp_path, capsys):
+    for name, finished in (("a", True), ("b", False), ("c", True)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+        RunFolder(tmp_path / name).write_results({"finished": finished})
+    for names, done, said in (
+        ("ac", True, "2 runs: 2 done\n"),
+        ("ab", False, f"2 runs: 1 done, 1 stopped\nstopped {tmp_path / 'b'}"),
+        ("b", False, f"1 runs: 1 stopped\nstopped {tmp_path / 'b'}"),
+    ):
+        jobs = {str(tmp_path / name): [] for name in names}
+        assert Sweep(tmp_path, "cpu", {"_target_": "x.BasicLauncher"}, jobs).end() is done
+        assert capsys.readouterr().out.startswith(said)
+
+
 def test_a_plan_that_is_broken_ends_the_command_in_a_sentence(tmp_path, monkeypatch, capsys):
     (tmp_path / "sweep.json").write_text("[1]")
     sweep = Sweep(tmp_path, "cpu", {"_target_": "x.BasicLauncher"}, {str(tmp_path / "a"): ["seed=0"]})
@@ -321,7 +336,7 @@ def test_a_finished_job_answers_with_its_objective_and_not_to_another(
 
 
 @pytest.mark.parametrize(("rank", "said"), [("0", "no data"), ("1", "rank 1: no data")])
-def test_a_mistake_ends_each_process_in_its_sentence(rank, said, configured, monkeypatch):
+def test_a_mistake_ends_each_process_in_its_sentence_and_no_other_job(rank, said, configured, monkeypatch):
     def fails(*given: object) -> None:
         raise UserError("no data")
 
@@ -332,6 +347,9 @@ def test_a_mistake_ends_each_process_in_its_sentence(rank, said, configured, mon
     with pytest.raises(SystemExit) as ended:
         train.run(OmegaConf.create(), configured("seed=4"))
     assert ended.value.code == said
+    monkeypatch.setattr(train.HydraConfig, "get", lambda: SimpleNamespace(mode=RunMode.MULTIRUN))
+    with pytest.raises(UserError, match=r"^no data$"):
+        train.run(OmegaConf.create(), configured("seed=4"))
 
 
 @pytest.mark.parametrize(
