@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import datasets
 import pytest
@@ -253,6 +254,19 @@ def script(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # where dataclasses look for their names
     spec.loader.exec_module(module)
     return module
+
+
+def unloadable(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    """Make `import library` fail as where it is installed and a part of it cannot be loaded."""
+
+    class Finder:
+        @staticmethod
+        def find_spec(name: str, *_: Any) -> None:
+            if name == library:
+                raise ImportError(f"lib{library}.so: cannot open shared object file")
+
+    monkeypatch.delitem(sys.modules, library)
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
 
 
 def choices(group: str) -> list[str]:

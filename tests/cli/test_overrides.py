@@ -72,6 +72,7 @@ def test_a_number_names_the_same_folder_however_it_is_typed_and_as_in_a_sweep(ty
     assert slug([f"lr.value={typed}"]) == "lr.value-0.002"
     assert slug([f"task.shares=[1,{typed}]"]) == "task.shares-1-0.002"
     assert slug(["dataset.path=v2.10/1e5x"]) == "default" and slug(["a=1_0.5"]) == "a-1_0.5"
+    assert slug(["dataset.path=a=b.txt"]) == "default"  # the first equal sign ends the key
 
 
 OVERRIDE = st.builds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import datasets
@@ -14,6 +15,7 @@ from cvae.data import vocabulary
 from cvae.data.vocabulary import BOS, EOS, SPECIALS, UNK, Characters, Pieces, Vocabulary
 from cvae.errors import UserError
 from cvae.evaluation.codec import Codec
+from tests.helpers import unloadable
 
 LINES = [
     f"the {a} {b} saw a {c}" for a in ("old", "red") for b in ("cat", "dog", "fox") for c in ("sea", "hill")
@@ -146,10 +148,12 @@ def test_a_tokenizer_of_ones_own_is_used_and_its_unknown_token_is_unknown(tmp_pa
             Pieces.read(path)
 
 
-def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch, tmp_path):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
+@pytest.mark.parametrize("installed", [False, True])  # but it cannot be loaded
+def test_a_machine_without_the_library_is_told_what_to_install(monkeypatch, tmp_path, installed):
+    if installed:
+        unloadable(monkeypatch, "tokenizers")
+    else:
+        monkeypatch.setitem(sys.modules, "tokenizers", None)
     config = OwnText(
         name="text", path="x", max_words=9, held_out=0.1, sampler="bucketed", tokens="bpe", vocabulary=300
     )

@@ -40,6 +40,7 @@ from tests.helpers import (
     logits_of,
     moved_logits,
     moved_means,
+    unloadable,
 )
 
 pytest.importorskip("tokenizers")
@@ -519,6 +520,8 @@ def test_what_cannot_be_used_is_said_in_a_sentence(command, configured, tmp_path
     other = changed("other").replace("decoder", "encoder")
     shutil.copy(tmp_path / "other.json", tmp_path / "other" / "tokenizer.json")
     refused(r"^model\.encoder=\S+/other has other pieces than the run, such as '", other)
+    unloadable(monkeypatch, "transformers")
+    refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
     monkeypatch.setitem(sys.modules, "transformers", None)
     refused(r"needs the transformers package: pip install 'cvae-lab\[pretrained\]'")
 

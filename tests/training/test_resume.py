@@ -1107,6 +1107,7 @@ def test_curves_have_a_layout(whole):
 @pytest.mark.parametrize("name", ["tiny", "toy", "autoencoder"])  # which report the best and the last
 def test_hparams_have_values_and_the_columns_of_every_run(name, whole):
     from tensorboard.plugins.hparams import plugin_data_pb2
+    from tensorboard.plugins.hparams.api_pb2 import DataType
 
     events = EventAccumulator(str(whole[name]))
     events.Reload()
@@ -1123,6 +1124,9 @@ def test_hparams_have_values_and_the_columns_of_every_run(name, whole):
     assert {info.name for info in experiment.experiment.hparam_infos if info.differs} == {
         *("schedule.name", "schedule.cycles", "schedule.ratio", "lr.name", "seed")
     }
+    kinds = {info.name: DataType.Name(info.type) for info in experiment.experiment.hparam_infos}
+    assert kinds["schedule.name"] == kinds["lr.name"] == kinds["seed"] == "DATA_TYPE_STRING"
+    assert kinds["schedule.cycles"] == "DATA_TYPE_FLOAT64"
     shown = {info.name.tag for info in experiment.experiment.metric_infos}
     which = "best" if name == "tiny" else "last"
     bounds = itertools.product(("val", "test"), ("elbo", "rec", "kl", "ppl"))
@@ -1130,6 +1134,12 @@ def test_hparams_have_values_and_the_columns_of_every_run(name, whole):
     unknown = {tag.rpartition("/")[2] for tag in shown - set(events.Tags()["tensors"])}
     assert unknown == ({"elbo", "kl", "ppl"} if name == "autoencoder" else set())
     assert {info.display_name for info in experiment.experiment.metric_infos} == shown
+
+
+def test_an_autoencoder_is_evaluated_without_a_likelihood(whole, capsys):
+    assert script("evaluate").main([str(whole["autoencoder"])]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert "test/rec" in found and "test/iw_ppl" not in found
 
 
 def test_what_hydra_made_for_a_refused_run_is_removed_with_two_empty_folders_above_it(tmp_path):
