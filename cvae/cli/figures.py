@@ -16,7 +16,7 @@ EXAMPLES = """\
   %(prog)s 3 outputs/toy              the latent plane over training
   %(prog)s 4 outputs/toy --to figs    loss, rec and KL over updates
   %(prog)s all outputs/toy            all three
-  %(prog)s curves outputs/ptb_quick   ELBO, rec, KL and path A over updates
+  %(prog)s curves outputs/lr_vs_beta  ELBO, rec, KL and path A over updates
   %(prog)s accuracy outputs/yelp_quick outputs/yelp_scratch   accuracy against labels
   %(prog)s map outputs/yelp_quick     the test sentences' z in a plane
   %(prog)s rate outputs/remedies      KL against rec, a point per run

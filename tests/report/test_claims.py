@@ -340,15 +340,15 @@ def test_train_starts_what_has_no_runs_and_goes_on_with_what_has_some(
     def run(command):
         assert command[:-1] == [sys.executable, *start]
         started.append(command[-1])
-        return SimpleNamespace(returncode=int("ptb_monotonic" in command[-1]))
+        return SimpleNamespace(returncode=int("ptb_cyclical" in command[-1]))
 
     monkeypatch.setattr("cvae.cli.claims.subprocess.run", run)
     monkeypatch.chdir(tmp_path)
-    finished(tmp_path / "outputs" / "ptb_quick" / "a", "cyclical", 0, 1.0)
+    finished(tmp_path / "outputs" / "original" / "ptb_monotonic" / "a", "cyclical", 0, 1.0)
     finished(tmp_path / "mine" / "toy" / "a", "cyclical", 0, 1.0)
     assert claims_command(["mine", *more, "--train"]) == 1
-    assert started == ["experiment=ptb_quick", "experiment=original/ptb_monotonic"]
-    assert "experiment=original/ptb_monotonic ended with exit status 1" in capsys.readouterr().err
+    assert started == ["experiment=original/ptb_monotonic", "experiment=original/ptb_cyclical"]
+    assert "experiment=original/ptb_cyclical ended with exit status 1" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_refused(tmp_path, capsys):
