@@ -381,7 +381,7 @@ def test_train_shows_what_it_has_trained(tmp_path, monkeypatch, capsys):
 def test_runs_of_one_s_own_come_before_the_published_ones(tmp_path, monkeypatch, capsys):
     for place, value in (("outputs/published", 8.765), ("mine", 4.321)):
         finished(tmp_path / place / "toy" / "a", "cyclical", 0, value)
-    finished(tmp_path / "outputs" / "published" / "ptb_quick" / "a", "cyclical", 0, 7.654)
+    finished(tmp_path / "outputs" / "published" / "original" / "ptb_cyclical" / "a", "cyclical", 0, 7.654)
     monkeypatch.chdir(tmp_path)
     for folders, told, untold in ((["mine"], "4.32", "8.7"), ([], "8.7", "4.32")):
         assert claims_command(folders) == 0
