@@ -422,6 +422,9 @@ def test_a_run_is_resumed_loaded_and_exported_without_the_checkpoint(
     export(whole, tmp_path / "shared")
     for name in ("README.md", "run.json"):  # nobody else has that folder
         assert str(tmp_path) not in (tmp_path / "shared" / name).read_text(encoding="utf-8")
+    network = "Pretrained GPT-2 or T5 as encoder and decoder, with a diagonal Gaussian z between them"
+    card = (tmp_path / "shared" / "README.md").read_text(encoding="utf-8")
+    assert f"{network}; z has 3 dimensions." in card.splitlines()
     texts = ["the old cat saw it", "no red hen"]
     own, other = cvae.load(whole.path), cvae.load(tmp_path / "shared")
     assert (own.encode(texts).mean == other.encode(texts).mean).all()

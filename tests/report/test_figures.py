@@ -18,7 +18,7 @@ from cvae.cli import figures as command
 from cvae.cli.figures import main as figures_command
 from cvae.errors import RunsError, UserError
 from cvae.report import figures
-from cvae.report.figures import curves, run_pictures
+from cvae.report.figures import animation, curves, run_pictures
 from cvae.runs.reader import Run, find_runs, measured, read_classifiers, read_map, read_run
 from cvae.schedules import Autoencoder, Constant, Cyclical, Monotonic
 from tests.forked import Forks
@@ -95,6 +95,13 @@ def texts(figure) -> str:
         found += [ax.get_title(loc) for loc in ("left", "center", "right")]
         found += [text.get_text() for text in ax.legend_.get_texts()] if ax.legend_ else []
     return "\n".join(found)
+
+
+def side_by_side(figure: Figure) -> bool:
+    """Whether all panels are inside a figure and none lies over another."""
+    places = [ax.get_position() for ax in figure.axes]
+    inside = all(min(place.min) >= 0 and max(place.max) <= 1 for place in places)
+    return inside and all(place.count_overlaps(places) == 1 for place in places)  # with itself
 
 
 @pytest.fixture
@@ -367,9 +374,11 @@ def test_an_exact_cloud_is_the_means_once():
 
 
 def test_figure_3_names_cycles_numbers_and_the_drawn_seed(toy: Path):
-    figure = figures.latent_figure(find_runs([toy]))
+    runs = find_runs([toy])
+    figure = figures.latent_figure(runs)
     words = texts(figure)
-    assert len(figure.axes) == 18
+    assert len(figure.axes) == 18 and side_by_side(figure)
+    assert side_by_side(figures.latents.run_latents(runs[0], figures.latents.SNAPSHOTS))
     for word in ("1st cycle", "4th cycle", "31K", "I 1.42  acc 71%", "seed 0 (2 runs)"):
         assert word in words
     assert "3rd cycle" not in words
@@ -465,9 +474,15 @@ def test_of_several_seeds_the_first_with_snapshots_is_drawn(tmp_path: Path):
 def test_a_schedule_of_another_name_is_drawn_too(tmp_path: Path):
     run = read_run(make_run(tmp_path / "run", until=2000))
     odd = replace(run, config=run.config | {"schedule": {"name": "odd"}})
-    for figure in (figures.latent_figure([odd], (1000,)), figures.curves_figure([odd])):
-        assert "Odd" in texts(figure)
-    assert len(list(figures.latent_animation([odd], samples=2, dpi=30))) == 2
+    plane, lines = figures.latent_figure([odd], (1000,)), figures.curves_figure([odd])
+    assert "Odd" in texts(plane) and "Odd" in texts(lines)
+    look = {(line.get_marker(), line.get_color()) for ax in lines.axes[:3] for line in ax.lines}
+    assert look - {("None", "#666666")} == {("v", "#CC79A7")}  # beside the entropy
+    frames = list(figures.latent_animation([odd], samples=2, dpi=60))
+    assert len(frames) == 2
+    pixels = np.asarray(frames[1]) == (0xCC, 0x79, 0xA7)
+    top, middle, bottom = (part.all(-1).any() for part in np.array_split(pixels, (25, 160)))
+    assert (top, middle, bottom) == (True, False, True)  # its name and its β
 
 
 def test_a_step_is_in_the_cycle_that_it_ends_unless_the_cycles_are_of_several_runs():
@@ -597,13 +612,18 @@ def test_a_point_for_each_run_has_its_rate_its_distortion_and_hollow_markers_for
         places[float(number), 9.0 - number] = schedule, lr
     unfinished = make_run(tmp_path / "unfinished", until=500, latents=False)
     (unfinished / "results.json").write_text('{"finished": false, "test/kl": 7.0, "test/rec": 7.0}')
-    figure = figures.rate_figure(find_runs([tmp_path]))
-    (ax,) = figure.axes
-    points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
+    autoencoder = make_run(tmp_path / "autoencoder", "none", until=500, latents=False)
+    for absent in ({}, {"test/kl": None}):
+        (autoencoder / "results.json").write_text(json.dumps({"finished": True, "test/rec": 1.0} | absent))
+        figure = figures.rate_figure(find_runs([tmp_path]))
+        (ax,) = figure.axes
+        points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1]
+        assert len(points) == len(places)
     assert {(*line.get_xdata(), *line.get_ydata()) for line in points} == places.keys()
     for line in points:
         schedule, lr = places[(*line.get_xdata(), *line.get_ydata())]
         assert line.get_marker() == figures.style.MARKERS.get(schedule, "v")
+        assert line.get_color() == figures.style.COLOURS.get(schedule, "#666666")
         assert (line.get_markerfacecolor() == "none") == (lr == "another")
     without = [run for run in find_runs([tmp_path]) if run.group[1] != "constant"]
     filled = [line.get_markerfacecolor() for line in figures.rate_figure(without).axes[0].get_lines()]
@@ -746,6 +766,7 @@ def test_the_animation_has_a_frame_for_each_update_that_all_schedules_have(tmp_p
     make_run(tmp_path / "a", "constant", until=3000)
     make_run(tmp_path / "b", "cyclical", until=2000)
     make_run(tmp_path / "c", "none", until=1000)
+    assert side_by_side(animation._axes(find_runs([tmp_path]), samples=20)[0])
     frames = list(figures.latent_animation(find_runs([tmp_path]), samples=20, dpi=50))
     assert len(frames) == 2
     path = figures.save_gif(iter(frames), tmp_path / "to" / "latents.gif", seconds=0.2, rest=1.5)

@@ -162,7 +162,8 @@ def test_a_setting_is_shared_where_every_run_has_it():
     one, other = run_of(8), run_of(16)
     first = replace(one, config=one.config | {"model": {"size": 3, "limit": None, "flow": None}})
     second = replace(other, config=other.config | {"model": {"size": 3, "flow": None}})
-    for runs in ((first, second), (second, first)):  # `limit` is newer than the second run
+    # `limit` is newer than the second run, and what two of three share is not shared
+    for runs in ((first, second), (second, first), (first, first, second), (first, second, first)):
         shared = {"schedule.name": "constant", "task.name": "ptb", "model.size": 3, "model.flow": None}
         assert page.shared_settings(runs) == shared
 
