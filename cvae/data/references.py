@@ -85,7 +85,7 @@ def _by_context(
         if key in waiting
         for turn, number in enumerate(numbers)
     }
-    used = sum(min(len(waiting[key]), len(numbers)) for key, numbers in places.items() if key in waiting)
+    used = sum(min(len(waiting[key]), len(numbers)) for key, numbers in places.items())
     if 2 * used < len(entries):
         which = f"{used:,} are those" if used > 1 else "one is one" if used else "none is one"
         raise UserError(

@@ -90,6 +90,7 @@ def test_the_three_formats_hold_the_same_and_open_without_pickle(folder, place):
         for part in (rows, lines):
             values = np.array([row[name] for row in part], dtype=np.float32)
             np.testing.assert_array_equal(values, arrays[name])
+            assert all(isinstance(number, float) for row in part for number in row[name])
 
 
 @pytest.mark.parametrize("main", [encode.main, decode.main])

@@ -241,11 +241,12 @@ def test_an_edited_tokenizer_is_read_again_and_one_elsewhere_or_gone_is_none(tmp
     assert same(built, going_on)
 
 
-def test_other_code_reads_again_and_takes_the_place(tmp_path, monkeypatch, folder):
+def test_other_code_reads_again_and_takes_the_place(tmp_path, monkeypatch, folder, caplog):
     config = own(tmp_path)
     data.build(config, CPU)
     monkeypatch.setattr(cache, "_version", lambda: "newer")
     data.build(config, CPU)
+    assert caplog.text.count("the texts are kept as numbers in ") == 2
     unread(monkeypatch)
     data.build(config, CPU)
     assert len(list(folder.glob("*.safetensors"))) == 1

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from tqdm import tqdm
 
 from cvae import download
 from cvae.cli import data
@@ -316,6 +317,21 @@ def test_a_body_whose_length_is_not_announced_is_taken_whole(run, server, tmp_pa
     server.answers["b/three.json"] = [unannounced]
     assert run("yelp") == 0
     assert stored(tmp_path) == expected("yelp/three") and server.requests == ["b/three.json"]
+
+
+def test_a_bar_tells_how_much_of_a_file_has_come(server, tmp_path, monkeypatch):
+    bars, screen = [], io.StringIO()
+
+    def on_a_terminal(**shown: object) -> tqdm:
+        assert shown["disable"] is None  # to ask whether stderr is one
+        bars.append(tqdm(**(shown | {"disable": False, "file": screen})))
+        return bars[-1]
+
+    monkeypatch.setattr(download, "tqdm", on_a_terminal)
+    monkeypatch.setenv("no_proxy", "*")
+    download.save(f"{server.url}/a/one.txt", tmp_path / "one", "a name")
+    assert [(bar.n, bar.total) for bar in bars] == [(155_000, 155_000)]
+    assert "a name:" in screen.getvalue()
 
 
 def test_silent_server_times_out(script, run, server, tmp_path, capsys, monkeypatch):

@@ -93,6 +93,12 @@ def test_a_column_of_numbers_and_blanks_is_no_text(tmp_path, kind):
     assert sources.text_column(written(tmp_path, kind, rows), None) == "review"
 
 
+@pytest.mark.parametrize("other", [3, ["good"], {"of": 5}])
+def test_a_column_of_which_one_value_is_no_string_is_no_text(tmp_path, other):
+    rows = [row | {"stars": stars} for row, stars in zip(ROWS, ["good", "", other, None], strict=True)]
+    assert sources.text_column(written(tmp_path, ".jsonl", rows), None) == "review"
+
+
 @pytest.mark.parametrize(("row", "looked_at"), [(100, True), (101, False)])
 def test_a_hundred_rows_tell_which_columns_are_text(row, looked_at, tmp_path):
     path = tmp_path / "a.csv"

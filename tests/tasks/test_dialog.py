@@ -414,6 +414,10 @@ def test_other_speakers_are_different_people_of_whom_nothing_is_known(tmp_path):
             "speakers must be named as they are described, A and B, found only Ann, Bo, Cy\n",
         ),
         (
+            lambda line: line | {"utts": [["a" * 50, "hi", ["x"]], ["b" * 50, "oh", ["x"]]]},
+            f"found only {'a' * 50}, bbbbbbbb\n",
+        ),
+        (
             lambda line: line | {"utts": [*line["utts"], ["A", 3, ["x"]]]},
             'utterance 7 must be [speaker, text, [dialog act, ...]], found ["A", 3, ["x"]]\n',
         ),

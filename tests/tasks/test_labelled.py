@@ -194,6 +194,12 @@ BAD = [
     ),
     (
         "a.jsonl",
+        '{"text": "a", "stars": 1}\n{"text": "a", "stars": " "}\n',
+        {"label": "stars"},
+        'line 2: stars must name a class, found " "',
+    ),
+    (
+        "a.jsonl",
         '{"text": "a", "stars": {"of": 5}}\n',
         {"label": "stars"},
         'line 1: stars must name a class, found {"of": 5}',
