@@ -92,7 +92,7 @@ def completed(section: dict[str, Any], cls: Any = Config) -> dict[str, Any]:
             filled[field.name] = dict(vars(default)) if dataclasses.is_dataclass(default) else default
         value, hint = filled.get(field.name), fields(cls)[field.name]
         if isinstance(value, dict):
-            kind = options(hint).get(str(value.get("name", "")), hint)  # whatever a damaged record has there
+            kind = options(hint).get(str(value.get("name")), hint)  # whatever a damaged record has there
             filled[field.name] = completed(value, kind) if dataclasses.is_dataclass(kind) else value
     return filled
 

@@ -598,7 +598,7 @@ def options(hint: Any) -> dict[str, type]:
     if not any(isinstance(part, Discriminator) for part in getattr(hint, "__metadata__", ())):
         return {}
     union = typing.get_args(hint)[0]
-    return {typing.get_args(fields(cls)["name"])[0]: cls for cls in typing.get_args(union)}
+    return {name: cls for cls in typing.get_args(union) for name in typing.get_args(fields(cls)["name"])}
 
 
 def reported(container: dict[str, Any]) -> str:

@@ -45,7 +45,7 @@ class Job:
 
     def __str__(self) -> str:
         first_line = self.folder.error.partition("\n")[0]
-        details = {"failed": first_line, "missing": self.command}.get(self.state, "")
+        details = {"failed": first_line, "missing": self.command}.get(self.state)
         if self.state in ("running", "stopped"):
             step, total, _ = self.progress
             details = f"{step:,} of {total:,} updates" if total else ""

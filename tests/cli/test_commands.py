@@ -976,11 +976,14 @@ def test_an_importance_weighted_likelihood_that_is_not_measured_is_refused(tmp_p
         describe(RunFolder(tmp_path / name), configured(key, *SIZES), "", {})
         for flag in ("--iw-sentences", "--chunk"):
             assert script("evaluate").main([str(tmp_path / name), flag, "3"]) == 1
-    *first, third, fourth = capsys.readouterr().err.splitlines()
+    assert script("evaluate").main([str(tmp_path / "unweighted")]) == 1  # for another reason
+    *first, third, fourth, fifth = capsys.readouterr().err.splitlines()
     none = f"{tmp_path / 'ae'}: schedule=none has no likelihood to estimate, leave out --iw-* and --chunk"
     assert first == [none, none]
     unweighted = f"{tmp_path / 'unweighted'}: the run has task.iw_samples=0, so give --iw-samples too"
     assert [third, fourth] == [unweighted, unweighted]
+    missing = tmp_path / "unweighted" / "checkpoint_last.pt"
+    assert fifth == f"{missing} cannot be read: No such file or directory"
 
 
 @pytest.mark.parametrize(

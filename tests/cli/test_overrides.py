@@ -130,11 +130,12 @@ def test_folders_keep_their_names_from_version_to_version():
 def earlier(tmp_path) -> Path:
     """A run folder with the overrides of its command."""
     made = ["task=ptb", "schedule=cyclical", "train.epochs=4", "train.stop_after=9", "overwrite=true"]
-    made += ["init_from=a", "remedy=[pretrained]", "name=mine", "continue_beta=hold", "+seed=3"]
+    made += ["init_from='a=b'", "remedy=[pretrained]", "name=mine", "continue_beta=hold", "+seed=3"]
     made += ["continue_lr=hold", "reset_decoder=true", "hydra.run.dir=elsewhere"]
-    (tmp_path / ".hydra").mkdir()
-    (tmp_path / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in made))
-    return tmp_path
+    folder = tmp_path / "lr=3"  # only the first equal sign ends a key
+    (folder / ".hydra").mkdir(parents=True)
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {override}\n" for override in made))
+    return folder
 
 
 @pytest.mark.parametrize("mark", ["", "'", '"'])

@@ -13,6 +13,7 @@ from hydra.errors import HydraException
 from cvae.cli import composition, precheck
 from cvae.cli.help import GROUPS
 from cvae.errors import UserError
+from cvae.runs.compatibility import differences
 from tests.helpers import JARGON, choices
 
 
@@ -352,6 +353,14 @@ def test_a_folder_with_another_run(refused, tmp_path, configured):
     assert said.startswith("outputs/toy/seed-3 holds a different run: lr.value is 2")
     assert "seed is 4 there and 3 here" in said and "overwrite=true" in said
     assert refused("-m", "seed=2,3") == said
+
+
+def test_a_key_that_one_of_two_runs_lacks_is_told_from_one_of_null():
+    assert differences({"a": None, "b": 1}, {"b": 2, "c": None}) == [
+        "a is None there and 'absent' here",
+        "b is 1 there and 2 here",
+        "c is 'absent' there and None here",
+    ]
 
 
 def test_a_source_that_is_no_finished_run(refused):

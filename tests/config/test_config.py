@@ -642,6 +642,7 @@ def test_what_contradicts_each_other_is_said_and_nothing_else_is(values, sentenc
             "; schedule=cyclical has it, and a run takes one schedule",
         ),
         ("schedule=cyclical", "schedule.stopp", ")"),
+        *((f"task=ptb dataset={name}", "dataset.held_outt", ")") for name in ("snli", "yahoo", "yelp15")),
         ("task=yelp", "task.finetune.samples", ")"),  # which other tasks have, but not for classifiers
     ],
 )

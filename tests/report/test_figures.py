@@ -221,10 +221,10 @@ def test_a_malformed_line_is_named(tmp_path: Path, name: str, line: str, message
     folder = make_run(tmp_path / "run", until=1000)
     path = folder / name
     count = len(path.read_text().splitlines())
-    path.write_text(path.read_text() + line + "\n")
+    path.write_text(f"{path.read_text()} \n{line}\n")  # behind a line of spaces, which counts as one
     with pytest.raises(RunsError) as caught:
         read_run(folder)
-    assert f"{path}, line {count + 1}: " in str(caught.value)
+    assert f"{path}, line {count + 2}: " in str(caught.value)
     assert message in str(caught.value)
 
 

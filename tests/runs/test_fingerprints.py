@@ -205,6 +205,7 @@ def test_other_data_for_a_run_may_lie_at_home(text, tmp_path, monkeypatch):
 
 
 def test_a_run_that_only_classifies_takes_the_encoder_of_a_run_of_its_task(tmp_path, configured):
+    assert RunFolder(tmp_path / "source").reported == tmp_path / "source" / "checkpoint_best.pt"
     source = settle(tmp_path / "source", configured("task=ptb"), True)
     (source / "checkpoint_best.pt").touch()
     start = f"init_from={source}"

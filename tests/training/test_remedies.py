@@ -247,9 +247,11 @@ class TestOldRuns:
         for name in REMEDIES:
             assert identity(treated(base, name).container) != identity(base)
 
-    @pytest.mark.parametrize("task", ["task=toy", "task=ptb"])
+    @pytest.mark.parametrize(
+        "task", [("task=toy",), ("task=ptb",), ("task=ptb", "dataset=yahoo")], ids=" ".join
+    )
     def test_a_folder_without_them_is_accepted_and_read(self, task, tmp_path):
-        config = load(container(task))
+        config = load(container(*task))
         folder = RunFolder(tmp_path)
         describe(folder, config, "", fingerprints.corpus(config))
         record = folder.record
@@ -263,7 +265,7 @@ class TestOldRuns:
         (tmp_path / "run.json").write_text(json.dumps(record))
         refuse_other_run(folder, config)
         with pytest.raises(FolderError, match=r"model\.skip is False there and True here"):
-            refuse_other_run(folder, load(container(task, "remedy=[skip]")))
+            refuse_other_run(folder, load(container(*task, "remedy=[skip]")))
         assert completed(record["config"]) == config.container
         assert folder.configuration("cpu").model == config.model
 

@@ -1000,10 +1000,13 @@ def test_a_folder_that_cannot_be_made_is_refused_and_none_is_made(tmp_path, monk
             refuse_impossible(RunFolder(path))
     for path in (tmp_path, tmp_path / "a" / "b"):
         refuse_impossible(RunFolder(path))
-    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)
-    refuse_impossible(RunFolder(tmp_path))
-    with pytest.raises(FolderError, match="cannot be made: Permission denied"):
-        refuse_impossible(RunFolder(tmp_path / "a" / "b"))
+    for denied in (os.W_OK, os.X_OK):
+        monkeypatch.setattr(
+            os, "access", lambda place, asked, denied=denied: place != tmp_path or not asked & denied
+        )
+        refuse_impossible(RunFolder(tmp_path))
+        with pytest.raises(FolderError, match="cannot be made: Permission denied"):
+            refuse_impossible(RunFolder(tmp_path / "a" / "b"))
 
 
 def foreign(last: dict, other: Config) -> Iterator[tuple[dict, str]]:
