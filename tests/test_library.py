@@ -65,6 +65,8 @@ def test_encode_gives_the_posteriors_in_the_order_of_the_sentences(vae):
     mean, std = vae.encode(sentences)
     assert mean.shape == std.shape == (len(sentences), vae.latent) and mean.dtype == np.float32
     assert (std > 0).all() and np.ptp(mean, axis=0).max() > 0
+    with torch.autocast("cpu", torch.bfloat16):  # which numpy does not know
+        assert {values.dtype for values in vae.encode(TEXTS)} == {np.dtype(np.float32)}
     alone = np.concatenate([vae.encode([text]).mean for text in sentences[34:40]])
     np.testing.assert_allclose(mean[34:40], alone, atol=0.05)  # batch_norm magnifies differences of 1e-7
     assert vae.encode([]).mean.shape == (0, vae.latent)

@@ -70,7 +70,7 @@ def log_weights(
     noise = torch.empty((samples, *q.mean.shape), dtype=q.mean.dtype, device=q.mean.device)
     z = q.mean + torch.exp(0.5 * q.logvar) * noise.normal_(generator=generator)
     q, p = (Gaussian(density.mean.double(), density.logvar.double()) for density in (q, p))
-    ratio = gaussian.log_prob(p, z.double()) - gaussian.log_prob(q, z.double())
+    ratio = gaussian.log_prob(p, z) - gaussian.log_prob(q, z)
     at_once = max(1, chunk // len(q.mean))
     return ratio - torch.cat([model.decode_nll(batch, part).double() for part in z.split(at_once)])
 

@@ -60,6 +60,12 @@ def test_greedy_takes_the_most_likely_word_until_the_end_and_rows_do_not_mix():
             assert logits.argmax() == following
 
 
+def test_at_temperature_0_words_that_are_as_likely_are_not_drawn_from():
+    generator = noise()
+    assert len(set(SamplingOptions().choose(torch.zeros(50, WORDS), generator).tolist())) == 1
+    assert torch.equal(generator.get_state(), noise().get_state())
+
+
 def test_draws_have_the_probabilities_of_the_tempered_softmax():
     logits = torch.randn(WORDS)
     logits[[PAD, BOS]] = -torch.inf

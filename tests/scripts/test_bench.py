@@ -301,6 +301,20 @@ def test_keeping_freed_memory_can_be_asked_for_anywhere_and_again():
     assert memory.keep_freed() is known and memory.keep_freed() is known
 
 
+@pytest.mark.parametrize("refused", [None, -1, -3])
+def test_both_of_glibcs_settings_are_made_and_one_that_is_refused_is_said(refused, monkeypatch):
+    asked = {}
+
+    def mallopt(setting: int, size: int) -> int:
+        asked[setting] = size
+        return int(setting != refused)
+
+    monkeypatch.setattr(memory.sys, "platform", "linux")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    assert memory.keep_freed() is (refused is None)
+    assert asked == {-3: 33_554_432, -1: 2_147_483_647}
+
+
 STARTED = """
 import json, os, sys
 given = dict(word.split("=", 1) for word in sys.argv[1:])

@@ -411,6 +411,11 @@ def test_early_stopping_sees_the_scores_of_before(tmp_path, configured):
             run(on("train.steps=20", "task.patience=2"), RunFolder(tmp_path / "new"))
         run(on("train.steps=8", "task.patience=3", "train.log_every=1"), RunFolder(tmp_path / "new"))
         config = configured(*DIALOG)
+        shutil.copyfile(source / "checkpoint_best.pt", source / "checkpoint_last.pt")  # which has no scores
+        with pytest.raises(
+            CheckpointError, match=r"checkpoint_last\.pt has weights only: training cannot go"
+        ):
+            run(on("train.steps=8", "task.patience=3"), RunFolder(tmp_path / "another"))
     assert RunFolder(tmp_path / "new").results["step"] == 6
     assert {step: config.schedule(step, 10) for step in range(4, 6)}.items() <= betas(
         tmp_path / "new"

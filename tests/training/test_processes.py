@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
 import math
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
 from cvae.cli.train import main
 from cvae.config.schema import Config
@@ -362,7 +364,14 @@ def test_a_signal_to_another_process_during_the_last_step_ends_this_one_too(monk
 def test_all_processes_add_up_their_sums_at_the_same_steps(kind, monkeypatch, tmp_path):
     every = ("train.log_every=4", "train.save_every=6", "train.validate_every=8")
     config = configured(*LANGUAGE, "train.epochs=null", "train.steps=10", *every)
-    added, folder = [], RunFolder(tmp_path)
+    added, bars, folder = [], [], RunFolder(tmp_path)
+    monkeypatch.setattr(
+        loops.console,
+        "progress_bar",
+        lambda train, step, total: (
+            bars.append(tqdm(initial=step, total=total, file=io.StringIO())) or bars[0]
+        ),
+    )
     for module in (loops, follower):
         monkeypatch.setattr(module, "read", lambda steps: added.append(len(steps)) or read(steps))
     loop = kind(config, prepare(config), folder)
@@ -371,6 +380,8 @@ def test_all_processes_add_up_their_sums_at_the_same_steps(kind, monkeypatch, tm
     # records after 1, 5, 9 and 10 updates, validations after 8 and 10; what is saved after 6, 8 and 10
     assert added == [1, 4, 1, 2, 0, 1, 1, 0, 0]
     assert (len(loop.state.scores), loop._saved) == (2, 10)
+    assert (bars[0].n, bars[0].total) == (10, 10)
+    assert ("rec=" in str(bars[0].postfix)) == (kind is Loop)  # of all processes, which rank 0 alone shows
 
 
 def test_a_process_with_other_data_says_so(monkeypatch, tmp_path):

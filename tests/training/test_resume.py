@@ -776,6 +776,7 @@ DAMAGES = {
     "foreign": USELESS + "File is not a zip file",
     "malicious": USELESS + "it holds other things than weights and plain values",
     "format": "was written in another format, by cvae 7.1" + OTHERS,
+    "nameless": "was written in another format, by cvae ?" + OTHERS,
     "list": "was written in another format, by cvae ?" + OTHERS,
 }
 
@@ -802,6 +803,8 @@ def test_a_bad_checkpoint_is_refused_in_a_sentence_and_nothing_is_executed(damag
         path.write_bytes(b"not a checkpoint")
     elif damage == "format":
         torch.save({"format": 99, "version": "7.1"}, path)
+    elif damage == "nameless":
+        torch.save({"format": 99}, path)
     elif damage == "list":
         torch.save([1, 2], path)
     else:
